@@ -1,0 +1,40 @@
+"""Shuffled mini-batches from single-cell collections larger than memory."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from annbatch.batch import CSR, Batch, Capacity, Emit
+from annbatch.collection import Collection
+from annbatch.errors import (
+    AnnbatchError,
+    CorruptStoreError,
+    InputError,
+    MissingInputError,
+    OutputError,
+    OutputExistsError,
+    StoreError,
+)
+from annbatch.loader import Loader
+from annbatch.samplers import Partition
+from annbatch.write import create_anndata_collection
+
+__version__ = version("annbatch-dlpack")
+
+__all__ = [
+    "CSR",
+    "AnnbatchError",
+    "Batch",
+    "Capacity",
+    "Collection",
+    "CorruptStoreError",
+    "Emit",
+    "InputError",
+    "Loader",
+    "MissingInputError",
+    "OutputError",
+    "OutputExistsError",
+    "Partition",
+    "StoreError",
+    "create_anndata_collection",
+]

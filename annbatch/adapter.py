@@ -1,0 +1,71 @@
+"""What do the loaders of all frameworks share?
+
+An adapter sends its `Emit` down to the core and wraps each `Batch` that comes up; it owns nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from annbatch.batch import Batch, Emit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from annbatch.loader import Loader
+
+
+class Adapter(ABC):
+    """A core `Loader` seen through one framework's arrays; epochs, threads and stores stay with the core loader.
+
+    Parameters
+    ----------
+    loader
+        The core loader, its data already added.
+    emit
+        What the framework takes without a copy.
+    """
+
+    def __init__(self, loader: Loader, emit: Emit) -> None:
+        if not hasattr(loader, "batches"):
+            raise TypeError(f"ds must be an annbatch.Loader, got {type(loader).__name__}")
+        self.loader = loader
+        self._emit = emit
+
+    @abstractmethod
+    def _hand_over(self, batch: Batch) -> Batch:
+        """Give the batch with the framework's arrays in it; the memory stays the same where it can."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        # `map` rather than a generator: it keeps no reference to a batch that the user has let go.
+        return map(self._hand_over, self.loader.batches(self._emit))
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return len(self.loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next ``iter`` gives, as `Loader.set_epoch` does."""
+        self.loader.set_epoch(epoch)
+
+    @property
+    def n_obs(self) -> int:
+        """Number of rows."""
+        return self.loader.n_obs
+
+    @property
+    def n_vars(self) -> int:
+        """Number of columns."""
+        return self.loader.n_vars
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """The columns' annotation."""
+        return self.loader.var
+
+    @property
+    def categories(self) -> Mapping[str, Any]:
+        """Per categorical label column: the names of its codes."""
+        return self.loader.categories

@@ -1,0 +1,150 @@
+"""What does a batch look like, and who decides that?
+
+1. An `Emit` goes down with the plan: it says which value and index types, CSR or dense, exact or padded.
+2. A `CSR` (or a dense array) comes up in a `Batch`, together with the labels and the row numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import scipy.sparse as sp
+
+Array = np.ndarray[Any, Any]
+"""A NumPy array; on a GPU loader the same place holds a CuPy array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How many stored elements a padded CSR batch has room for: geometric buckets, or one fixed size.
+
+    Few distinct capacities mean few compilations under ``jax.jit``.
+
+    Raises
+    ------
+    ValueError
+        If ``growth`` is not above 1, or ``smallest`` or ``fixed`` is below 1.
+    """
+
+    growth: float = 1.25
+    """Ratio of one bucket to the next."""
+    smallest: int = 1024
+    """Elements in the smallest bucket."""
+    fixed: int | None = None
+    """If given, every batch has exactly this many elements."""
+
+    def __post_init__(self) -> None:
+        if not self.growth > 1:
+            raise ValueError(f"growth must be > 1, got {self.growth}")
+        if self.smallest < 1:
+            raise ValueError(f"smallest must be >= 1, got {self.smallest}")
+        if self.fixed is not None and self.fixed < 1:
+            raise ValueError(f"fixed must be >= 1, got {self.fixed}")
+
+    def __call__(self, nnz: int) -> int:
+        """Give the capacity, in elements, for a batch of ``nnz`` elements.
+
+        Raises
+        ------
+        ValueError
+            If ``nnz`` exceeds the fixed capacity.
+        """
+        if self.fixed is not None:
+            if nnz > self.fixed:
+                raise ValueError(f"a batch has {nnz} elements, more than the fixed capacity of {self.fixed}")
+            return self.fixed
+        capacity = self.smallest
+        while capacity < nnz:
+            capacity = math.ceil(capacity * self.growth / 64) * 64
+        return capacity
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """What a batch shall look like; an adapter passes one to `Loader.batches`."""
+
+    dtype: np.dtype[Any] | None = None
+    """Type of the values; None gives the type that the data had before they were written."""
+    index_dtype: np.dtype[Any] | None = None
+    """Type of ``indices`` and ``indptr``; None gives int32, and int64 from 2**31 elements."""
+    layout: Literal["csr", "dense"] = "csr"
+    """A `CSR`, or a dense C-ordered (n_rows, n_vars) array."""
+    nse: Callable[[int], int] | None = None
+    """Capacity rule: elements needed -> elements allocated (zeros behind the last row); None means exact."""
+    pad_rows: bool = False
+    """Whether a short batch is filled up to ``batch_size`` with empty rows whose code and index are -1."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CSR:
+    """A sparse matrix in compressed rows, as three buffers.
+
+    Elements from ``indptr[-1]`` on, if any, are padding and zero.
+    """
+
+    data: Array
+    """(nse,) values."""
+    indices: Array
+    """(nse,) column numbers, ascending within a row if they are so in the store."""
+    indptr: Array
+    """(n_rows + 1,) where each row starts in ``data`` and ``indices``; ``indptr[0] == 0``."""
+    shape: tuple[int, int]
+    """(n_rows, n_vars)."""
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored elements, without padding."""
+        return int(self.indptr[-1])
+
+    def to_scipy(self) -> sp.csr_matrix:
+        """Give a `scipy.sparse.csr_matrix` on the same memory, without the padding."""
+        import scipy.sparse as sp
+
+        nnz = self.nnz
+        return sp.csr_matrix((self.data[:nnz], self.indices[:nnz], self.indptr), shape=self.shape, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Mapping[str, Any]):
+    """One mini-batch: a read-only mapping whose keys are attributes too.
+
+    Keys are ``data``, ``labels`` and, unless the loader was told otherwise, ``index``.
+    """
+
+    data: Any
+    """A `CSR`, or a dense (n_rows, n_vars) array."""
+    codes: Mapping[str, Any]
+    """Per label column: (n_rows,) int32 codes into ``Loader.categories`` (missing -1), or float32 values (missing NaN)."""
+    index: Any
+    """(n_rows,) int64 global row numbers, counted through the stores; None if they were not asked for."""
+    make_labels: Callable[[], pd.DataFrame] = field(repr=False)
+    """Builds ``labels``; called at most once, and only if somebody asks."""
+    n_padding: int = 0
+    """How many of the last rows only fill the batch up (`Emit.pad_rows`)."""
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """The label columns as a DataFrame with their own dtypes, one row for each row of ``data``."""
+        return self.make_labels()
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in tuple(self):
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        yield "data"
+        yield "labels"
+        if self.index is not None:
+            yield "index"
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -1,0 +1,207 @@
+"""How do columns of obs become codes that every store agrees on?
+
+1. `columns_of_frame` and `columns_of_group` describe the obs columns of one store, in memory or on disk.
+2. `merge_columns` unites the stores' categories, in order of first appearance, into one `Column` per name.
+3. `Column.gather` reads the rows of a window; `Column.codes` and `Column.series` say what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+
+from annbatch.errors import InputError, StoreError
+from annbatch.flat import Flat, flat_of
+from annbatch.plan import Ranges
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoreColumn:
+    """One obs column of one store."""
+
+    values: Flat
+    """(n_obs,) codes if there are categories, else values."""
+    mask: Flat | None
+    """(n_obs,) bool, true where a value is missing."""
+    categories: pd.Index[Any] | None
+    """What the codes mean; None for numbers."""
+    dtype: Any
+    """The pandas dtype that users see."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """One obs column of all stores."""
+
+    name: str
+    categories: pd.Index[Any] | None
+    """What the codes mean, in the collection's order; None for numbers."""
+    dtype: Any
+    """The pandas dtype that users see."""
+    parts: tuple[StoreColumn, ...]
+    """The column in each store."""
+    recodes: tuple[NDArray[np.int32] | None, ...]
+    """Per store: store's code -> collection's code, the last entry for missing (-1); None where they are the same."""
+
+    def gather(self, store: int, ranges: Ranges) -> NDArray[Any]:
+        """Read rows of one store: int32 codes, or numbers (missing ones NaN, or masked arrays where integers)."""
+        part, recode = self.parts[store], self.recodes[store]
+        values = part.values.read(ranges)[ranges.places]
+        if part.mask is not None:
+            missing = part.mask.read(ranges)[ranges.places]
+            if self.categories is not None:
+                values = np.where(missing, -1, values.astype(np.int32))
+            else:
+                values = np.ma.MaskedArray(values, missing)
+        if self.categories is None:
+            return values
+        if len(values) and not (-1 <= values.min() and values.max() < len(part.categories)):  # type: ignore[arg-type]
+            raise StoreError(f"obs[{self.name!r}]: codes must lie in [-1, {len(self.categories)}), got {values.max()}")
+        return values.astype(np.int32) if recode is None else recode[values]
+
+    def codes(self, gathered: NDArray[Any]) -> NDArray[Any]:
+        """Give what a batch carries for gathered rows: int32 codes (missing -1) or float32 (missing NaN)."""
+        if self.categories is not None:
+            return gathered
+        if isinstance(gathered, np.ma.MaskedArray):
+            return np.asarray(gathered.astype(np.float32).filled(np.nan))
+        return gathered.astype(np.float32)
+
+    def series(self, gathered: NDArray[Any]) -> pd.Series[Any]:
+        """Give gathered rows as users know the column."""
+        if isinstance(self.dtype, pd.CategoricalDtype):
+            return pd.Series(pd.Categorical.from_codes(gathered, dtype=self.dtype))
+        if self.categories is not None:
+            values: Any = self.categories.to_numpy(object).take(gathered)
+            values[gathered == -1] = pd.NA if pd.api.types.is_extension_array_dtype(self.dtype) else None
+            return pd.Series(values, dtype=self.dtype)
+        if isinstance(gathered, np.ma.MaskedArray):
+            series = pd.Series(np.asarray(gathered.data), dtype=self.dtype)
+            return series.mask(np.ma.getmaskarray(gathered))
+        return pd.Series(gathered, dtype=self.dtype)
+
+
+def columns_of_frame(obs: pd.DataFrame, names: Sequence[str] | None, store: str) -> dict[str, StoreColumn]:
+    """Describe the obs columns of an AnnData in memory; None means all."""
+    return {name: _of_series(obs[name]) for name in _chosen(names, [str(c) for c in obs.columns], store)}
+
+
+def columns_of_group(obs: zarr.Group, names: Sequence[str] | None, store: str) -> dict[str, StoreColumn]:
+    """Describe the obs columns of an AnnData store on disk without reading them; None means all."""
+    available = [str(name) for name in obs.attrs.get("column-order", ())]  # type: ignore[union-attr]
+    return {name: _of_element(obs[name], f"{store} obs[{name!r}]") for name in _chosen(names, available, store)}
+
+
+def merge_columns(stores: Mapping[str, dict[str, StoreColumn]]) -> tuple[Column, ...]:
+    """Unite the columns that all stores have, in the order of the first store.
+
+    Raises
+    ------
+    InputError
+        If a column is categorical (or text) in one store and numeric in another.
+    """
+    frames = list(stores.values())
+    shared = [name for name in frames[0] if all(name in columns for columns in frames)]
+    return tuple(_merge(name, {store: columns[name] for store, columns in stores.items()}) for name in shared)
+
+
+def _chosen(names: Sequence[str] | None, available: list[str], store: str) -> list[str]:
+    for name in names or ():
+        if name not in available:
+            raise InputError(f"{store}: labels must be obs columns, got {name!r}; there are {available}")
+    return available if names is None else list(names)
+
+
+def _of_series(series: pd.Series[Any]) -> StoreColumn:
+    dtype = series.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return StoreColumn(flat_of(series.cat.codes.to_numpy()), None, dtype.categories, dtype)
+    if pd.api.types.is_bool_dtype(dtype):
+        missing = series.isna().to_numpy()
+        codes = np.where(missing, -1, series.fillna(False).to_numpy(np.int8)).astype(np.int8)  # noqa: FBT003
+        return StoreColumn(flat_of(codes), None, pd.Index([False, True]), dtype)
+    if pd.api.types.is_numeric_dtype(dtype):
+        if pd.api.types.is_extension_array_dtype(dtype):
+            filled = series.fillna(0).to_numpy(dtype.numpy_dtype)  # type: ignore[union-attr]
+            return StoreColumn(flat_of(filled), flat_of(series.isna().to_numpy()), None, dtype)
+        return StoreColumn(flat_of(series.to_numpy()), None, None, dtype)
+    text = pd.Categorical(series)
+    return StoreColumn(flat_of(text.codes), None, text.categories, dtype)
+
+
+def _of_element(element: Any, where: str) -> StoreColumn:
+    encoding = element.attrs.get("encoding-type")
+    if encoding == "categorical":
+        categories = pd.Index(ad.io.read_elem(element["categories"]))
+        ordered = bool(element.attrs.get("ordered", False))
+        return StoreColumn(
+            flat_of(element["codes"]), None, categories, pd.CategoricalDtype(categories, ordered)
+        )
+    if encoding == "nullable-integer":
+        values = flat_of(element["values"])
+        return StoreColumn(values, flat_of(element["mask"]), None, pd.api.types.pandas_dtype(_nullable(values.dtype)))
+    if encoding == "nullable-boolean":
+        mask = flat_of(element["mask"])
+        return StoreColumn(flat_of(element["values"]), mask, pd.Index([False, True]), pd.BooleanDtype())
+    if encoding == "array" and element.dtype.kind == "b":
+        return StoreColumn(flat_of(element), None, pd.Index([False, True]), element.dtype)
+    if encoding == "array" and element.dtype.kind in "iuf":
+        return StoreColumn(flat_of(element), None, None, element.dtype)
+    if encoding in ("string-array", "nullable-string-array"):
+        return _of_series(pd.Series(ad.io.read_elem(element)))
+    raise StoreError(f"{where}: encoding {encoding!r} is not one that a label column can have")
+
+
+def _nullable(dtype: np.dtype[Any]) -> str:
+    """Name the nullable pandas dtype of an integer dtype."""
+    return dtype.name.replace("uint", "UInt").replace("int", "Int", 1) if dtype.kind == "i" else f"UInt{dtype.itemsize * 8}"
+
+
+def _merge(name: str, parts: dict[str, StoreColumn]) -> Column:
+    first_store, first = next(iter(parts.items()))
+    for store, part in parts.items():
+        if _kind(part) != _kind(first):
+            raise InputError(
+                f"obs[{name!r}] must be of one kind in all stores: it is {_kind(first)} in {first_store} and "
+                f"{_kind(part)} in {store}"
+            )
+    columns = tuple(parts.values())
+    if first.categories is None:
+        return Column(name, None, _common_dtype([part.dtype for part in columns]), columns, (None,) * len(columns))
+    categories = first.categories
+    for part in columns[1:]:
+        categories = categories.append(part.categories[~part.categories.isin(categories)])  # type: ignore[index,union-attr]
+    recodes = tuple(
+        None if categories[: len(part.categories)].equals(part.categories)  # type: ignore[arg-type]
+        else np.append(categories.get_indexer(part.categories), -1).astype(np.int32)  # type: ignore[arg-type]
+        for part in columns
+    )
+    same = all(part.dtype == first.dtype for part in columns)
+    dtype: Any = first.dtype
+    if _kind(first) == "boolean" and not same:
+        dtype = pd.BooleanDtype()
+    elif isinstance(dtype, pd.CategoricalDtype):
+        dtype = pd.CategoricalDtype(categories, ordered=bool(dtype.ordered) and same)
+    return Column(name, categories, dtype, columns, recodes)
+
+
+def _kind(column: StoreColumn) -> str:
+    if column.categories is None:
+        return "numeric"
+    return "boolean" if pd.api.types.is_bool_dtype(column.dtype) else "categorical"
+
+
+def _common_dtype(dtypes: list[Any]) -> Any:
+    if all(dtype == dtypes[0] for dtype in dtypes):
+        return dtypes[0]
+    if any(pd.api.types.is_extension_array_dtype(dtype) for dtype in dtypes):
+        plain = np.result_type(*(getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes))
+        return pd.api.types.pandas_dtype(_nullable(plain)) if plain.kind in "iu" else pd.Float64Dtype()
+    return np.result_type(*dtypes)

@@ -1,0 +1,169 @@
+"""How are n things put in random order so that the order never changes between versions and machines?
+
+Random bits come from raw Philox4x64-10 words [1]_, whose stream NumPy guarantees, keyed by (seed, epoch) and
+counted from (item, purpose). No method of `numpy.random.Generator` is used: those streams may change.
+
+1. Up to `SORT_LIMIT` things are sorted by one random word each: a uniform permutation, held in memory.
+2. More than that are permuted by a Feistel network with cycle walking [2]_: any position is computed when asked for,
+   so memory does not grow with n.
+
+References
+----------
+.. [1] Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3. SC11, 2011.
+.. [2] Black, Rogaway: Ciphers with arbitrary finite domains. CT-RSA 2002.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SORT_LIMIT = 1 << 22
+"""Number of things up to which a permutation is sorted in memory (32 MiB of words)."""
+
+Ints = NDArray[np.int64]
+
+
+class Purpose(IntEnum):
+    """What random words are for; each purpose has a stream of its own."""
+
+    BLOCKS = 0
+    ROWS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Names one stream of random words."""
+
+    seed: int
+    """0 <= seed < 2**64."""
+    epoch: int
+    """0 <= epoch < 2**64."""
+    purpose: Purpose
+    item: int = 0
+    """Which of the things that the purpose numbers, for example the window."""
+
+    def words(self, n: int) -> NDArray[np.uint64]:
+        """Give the first ``n`` words of the stream: (n,) uint64."""
+        philox = np.random.Philox(
+            key=np.array([self.seed, self.epoch], np.uint64),
+            counter=np.array([0, self.item, self.purpose, 0], np.uint64),
+        )
+        return philox.random_raw(n)
+
+
+class Permutation(Protocol):
+    """A bijection of range(n)."""
+
+    def forward(self, positions: Ints) -> Ints:
+        """Say which things stand at these positions."""
+
+    def inverse(self, things: Ints) -> Ints:
+        """Say at which positions these things stand."""
+
+
+def shuffled(n: int, key: Key) -> Ints:
+    """Give a uniformly random permutation of range(n) as an array: (n,) int64.
+
+    The index rides in the low bits of the random words, which makes one plain sort do; words whose high bits are
+    equal (for a window, fewer than one pair in 2**20 windows) keep their order.
+    """
+    bits = np.uint64(max(n - 1, 0).bit_length())
+    low = (np.uint64(1) << bits) - np.uint64(1)
+    words = (key.words(n) & ~low) | np.arange(n, dtype=np.uint64)
+    words.sort()
+    return (words & low).astype(np.int64)
+
+
+def permutation(n: int, key: Key) -> Permutation:
+    """Give a random permutation of range(n); see the module for how it is made."""
+    return Sorted(shuffled(n, key)) if n <= SORT_LIMIT else Feistel.make(n, key)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Leaves everything where it is."""
+
+    def forward(self, positions: Ints) -> Ints:
+        """Give the positions themselves."""
+        return positions
+
+    def inverse(self, things: Ints) -> Ints:
+        """Give the things themselves."""
+        return things
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sorted:
+    """A permutation held as an array."""
+
+    order: Ints
+    """(n,) which thing stands at each position."""
+
+    def forward(self, positions: Ints) -> Ints:
+        """Say which things stand at these positions."""
+        return self.order[positions]
+
+    def inverse(self, things: Ints) -> Ints:
+        """Say at which positions these (few) things stand."""
+        places = np.flatnonzero(np.isin(self.order, things))
+        found = self.order[places]
+        return places[np.argsort(found)][np.searchsorted(np.sort(found), things)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Feistel:
+    """A permutation computed when asked for, in constant memory."""
+
+    n: int
+    half_bits: int
+    """The network works on 2 * half_bits bits, the smallest such domain that holds n."""
+    round_keys: NDArray[np.uint64]
+    """(N_ROUNDS,) one word a round."""
+
+    N_ROUNDS = 12
+
+    @classmethod
+    def make(cls, n: int, key: Key) -> Feistel:
+        """Draw the round keys for a permutation of range(n)."""
+        return cls(n, max(1, -(-max(n - 1, 1).bit_length() // 2)), key.words(cls.N_ROUNDS))
+
+    def forward(self, positions: Ints) -> Ints:
+        """Say which things stand at these positions."""
+        return self._walk(positions, self._encrypt)
+
+    def inverse(self, things: Ints) -> Ints:
+        """Say at which positions these things stand."""
+        return self._walk(things, self._decrypt)
+
+    def _walk(self, x: Ints, step: Any) -> Ints:
+        """Apply ``step`` until every value is below n: at most four times on average."""
+        y = step(np.asarray(x).astype(np.uint64))
+        while (outside := np.flatnonzero(y >= self.n)).size:
+            y[outside] = step(y[outside])
+        return y.astype(np.int64)
+
+    def _encrypt(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        shift, low = np.uint64(self.half_bits), np.uint64((1 << self.half_bits) - 1)
+        left, right = x >> shift, x & low
+        for key in self.round_keys:
+            left, right = right, left ^ (_mix(right ^ key) & low)
+        return (left << shift) | right
+
+    def _decrypt(self, x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        shift, low = np.uint64(self.half_bits), np.uint64((1 << self.half_bits) - 1)
+        left, right = x >> shift, x & low
+        for key in self.round_keys[::-1]:
+            left, right = right ^ (_mix(left ^ key) & low), left
+        return (left << shift) | right
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix 64 bits: the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable generators, OOPSLA 2014)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,230 @@
+"""Where in which file is each inner chunk of a local zarr v3 array stored?
+
+1. A `Layout` says which file holds which chunks. Without sharding each chunk file is a shard of one chunk.
+2. `ShardTables.locate` reads a shard's index on first touch, checks its crc32c and that it stays within the file, and
+   keeps it.
+3. It opens files, a bounded number of them, and a `Located` keeps those that it names open.
+
+Format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from annbatch.errors import CorruptStoreError, StoreError
+from annbatch.native import crc32c
+
+Ints = npt.NDArray[np.int64]
+
+_MISSING = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which file holds which chunks."""
+
+    folder: Path
+    """The array's directory."""
+    prefix: str
+    """What a chunk key starts with."""
+    suffix: str
+    """What it ends with, behind the number of the chunk along the rows."""
+    n_chunks: int
+    """Inner chunks that hold rows of the array."""
+    chunks_per_shard: int
+    """Inner chunks in a file."""
+    index_at: str | None
+    """``"start"`` or ``"end"`` of the file; None without sharding."""
+    stored_nbytes: tuple[int, int]
+    """Fewest and most bytes that a stored chunk can have."""
+
+    @property
+    def n_shards(self) -> int:
+        """Files, if all exist."""
+        return -(-self.n_chunks // self.chunks_per_shard)
+
+    def file(self, shard: int) -> Path:
+        """Give a shard's path."""
+        return self.folder / f"{self.prefix}{shard}{self.suffix}"
+
+    def describe(self, chunk: int) -> str:
+        """Name an inner chunk for people."""
+        if self.index_at is None:
+            return str(self.file(chunk))
+        shard, within = divmod(chunk, self.chunks_per_shard)
+        return f"{self.file(shard)}: inner chunk {within}"
+
+
+class _File:
+    """An open file; it is closed when the last one who holds it lets go, so never under a running kernel."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: Path) -> None:
+        self.fd = -1
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Located:
+    """Where chunks are stored; the files stay open as long as this object lives."""
+
+    fds: npt.NDArray[np.int32]
+    """(n,) descriptors; -1 where the shard does not exist."""
+    offsets: Ints
+    """(n,) first byte in the file; -1 where the chunk is missing, which means that it is all fill value."""
+    nbytes: Ints
+    """(n,) stored bytes; -1 where the chunk is missing."""
+    files: Sequence[_File | None]
+    """What keeps the descriptors open."""
+
+    def part(self, j: int) -> Located:
+        """Give the place of one chunk, kept open likewise."""
+        return Located(self.fds[j : j + 1], self.offsets[j : j + 1], self.nbytes[j : j + 1], self.files)
+
+
+def _max_open_files() -> int:
+    try:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except ImportError:
+        return 64
+    return 512 if soft == resource.RLIM_INFINITY else max(16, min(512, soft // 4))
+
+
+# One lock for all tables: it is held for microseconds, except when a shard is touched for the first time. A fork waits
+# until nothing is half done, and the child gets it free.
+_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+_recent: OrderedDict[tuple[int, int], weakref.ref[ShardTables]] = OrderedDict()
+_max_recent = _max_open_files()
+_tokens = count()
+
+
+class ShardTables:
+    """Offsets and sizes of the inner chunks of one array, and its recently used files.
+
+    All arrays of the process together keep at most 512 files open (fewer where the limit on descriptors is low), and
+    besides those what `Located` objects hold.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._token = next(_tokens)
+        n = layout.n_shards * layout.chunks_per_shard
+        # Untouched pages of these cost no memory.
+        self._offsets, self._nbytes = np.empty(n, np.int64), np.empty(n, np.int64)
+        self._known = np.zeros(layout.n_shards, np.bool_)
+        self._files: dict[int, _File | None] = {}
+
+    def __reduce__(self) -> tuple[Callable[[Layout], ShardTables], tuple[Layout]]:
+        return ShardTables, (self.layout,)
+
+    def locate(self, chunks: npt.ArrayLike) -> Located:
+        """Say where chunks are stored.
+
+        Hold as many at once as one kernel call works on: each keeps its file open.
+
+        Parameters
+        ----------
+        chunks
+            (n,) chunk numbers, in any order.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a shard's index does not match its checksum, or leads out of its file.
+        StoreError
+            If a chunk number is out of range, or a file cannot be opened.
+        """
+        wanted = np.asarray(chunks, np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.layout.n_chunks):
+            raise StoreError(
+                f"{self.layout.folder}: chunks must be in 0..{self.layout.n_chunks - 1}, "
+                f"got {wanted.min()}..{wanted.max()}"
+            )
+        shards, place = np.unique(wanted // self.layout.chunks_per_shard, return_inverse=True)
+        with _lock:
+            files = [self._open(shard) for shard in shards.tolist()]
+        fds = np.array([-1 if file is None else file.fd for file in files], np.int32)
+        return Located(fds[place], self._offsets[wanted], self._nbytes[wanted], files)
+
+    def _open(self, shard: int) -> _File | None:
+        """Give a shard's file, and see to it that its index is known; the lock is held."""
+        if shard in self._files:
+            file = self._files[shard]
+        else:
+            path, n = self.layout.file(shard), self.layout.chunks_per_shard
+            try:
+                file = _File(path)
+            except FileNotFoundError:
+                file = None
+            except OSError as error:
+                raise StoreError(f"{path}: cannot be opened: {error}") from error
+            if not self._known[shard]:
+                self._read_index(shard, file)
+            elif file is None and (self._offsets[shard * n : (shard + 1) * n] != -1).any():
+                raise StoreError(f"{path}: has been removed since it was first read")
+            self._files[shard] = file
+        _recent[self._token, shard] = weakref.ref(self)
+        _recent.move_to_end((self._token, shard))
+        while len(_recent) > _max_recent:
+            (_, oldest), reference = _recent.popitem(last=False)
+            if (tables := reference()) is not None:
+                tables._files.pop(oldest, None)
+        return file
+
+    def _read_index(self, shard: int, file: _File | None) -> None:
+        layout = self.layout
+        n, path = layout.chunks_per_shard, layout.file(shard)
+        offsets, nbytes = self._offsets[shard * n : (shard + 1) * n], self._nbytes[shard * n : (shard + 1) * n]
+        if file is None:
+            offsets[:] = nbytes[:] = -1
+            self._known[shard] = True
+            return
+        status = os.fstat(file.fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"{path}: is not a file")
+        if layout.index_at is None:
+            table = np.array([[0, status.st_size]], np.uint64)
+        else:
+            size = 16 * n + 4
+            start = 0 if layout.index_at == "start" else status.st_size - size
+            stored = np.frombuffer(os.pread(file.fd, size, start) if start >= 0 else b"", np.uint8).copy()
+            if stored.size != size:
+                raise CorruptStoreError(f"{path}: shard index must have {size} bytes, the file has {status.st_size}")
+            if crc32c(stored[:-4]) != int(stored[-4:].view("<u4")[0]):
+                raise CorruptStoreError(f"{path}: shard index does not match its crc32c checksum")
+            table = stored[:-4].view("<u8").reshape(n, 2)
+        at, length = table[:, 0], table[:, 1]
+        missing = (at == _MISSING) & (length == _MISSING)
+        smallest, largest = layout.stored_nbytes
+        end = np.uint64(status.st_size)
+        wrong = (at > end) | (length > end - np.minimum(at, end)) | (length < smallest) | (length > largest)
+        if (wrong & ~missing).any():
+            k = int(np.flatnonzero(wrong & ~missing)[0])
+            raise CorruptStoreError(
+                f"{layout.describe(shard * n + k)}: a chunk of {smallest} to {largest} bytes must lie within the "
+                f"file's {status.st_size}, got {length[k]} bytes at {at[k]}"
+            )
+        offsets[:], nbytes[:] = at.view(np.int64), length.view(np.int64)
+        self._known[shard] = True

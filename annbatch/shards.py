@@ -1,0 +1,325 @@
+"""How do the elements of a local zarr v3 array get to their places, without zarr and without the GIL?
+
+1. `ShardedArray.open` reads ``zarr.json``: it gives the array, or the reason why zarr has to read it.
+2. `ShardedArray.scatter` locates, reads, decodes and casts many chunks in one call that holds no GIL.
+3. `ShardedArray.read_ranges` gathers ranges of elements; of uncompressed arrays it reads nothing else.
+
+Format: https://zarr-specs.readthedocs.io/en/latest/v3/core/
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from annbatch.codecs import HEAD_NBYTES, Codec, Decoder, Library, Workspace, gunzip, library, parse_codecs
+from annbatch.errors import CorruptStoreError, StoreError
+from annbatch.kernels import Status, copy_types, native_types, read_pieces, read_stored, scatter_buffer, scatter_chunks
+from annbatch.shard_tables import Layout, Located, ShardTables
+
+Ints = npt.NDArray[np.int64]
+Pieces = tuple[Ints, Ints, Ints]
+
+_DTYPES = frozenset(
+    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
+)
+_INDEX_CODECS = [("bytes", {"endian": "little"}), ("crc32c", {})]
+_FILES_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardedArray:
+    """A one-dimensional, or row-chunked two-dimensional, local zarr v3 array that the kernels can read.
+
+    It may be used by many threads, after a fork, and unpickled elsewhere.
+    """
+
+    path: Path
+    """The array's directory."""
+    dtype: np.dtype[Any]
+    """Stored dtype."""
+    shape: tuple[int, ...]
+    """(n,) or (n_rows, n_columns)."""
+    chunk_elements: int
+    """Elements in an inner chunk; element e of the flattened array lies in chunk ``e // chunk_elements``."""
+    decoder: Decoder
+    """How an inner chunk is decoded."""
+    fill: npt.NDArray[Any] = field(repr=False)
+    """(1,) what missing chunks consist of."""
+    tables: ShardTables = field(repr=False)
+    """Where the chunks are stored."""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> ShardedArray | str:
+        """Open the array in a directory, or give the reason why zarr has to read it.
+
+        Nothing but ``zarr.json`` is read.
+        """
+        folder = Path(path)
+        try:
+            metadata = json.loads((folder / "zarr.json").read_bytes())
+        except (OSError, ValueError) as error:
+            return f"{folder} has no zarr.json that can be read ({type(error).__name__})"
+        try:
+            return cls.from_metadata(folder, metadata)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            return f"the metadata are not understood ({type(error).__name__}: {error})"
+
+    @classmethod
+    def from_metadata(cls, folder: Path, metadata: Mapping[str, Any]) -> ShardedArray | str:
+        """Describe the array in a directory by the contents of its ``zarr.json``, or give the reason why not."""
+        if not hasattr(os, "pread") or sys.maxsize < 2**32:
+            return "the platform has no 64-bit pread"
+        if (metadata["zarr_format"], metadata["node_type"]) != (3, "array"):
+            return "it is not a zarr v3 array"
+        if metadata["data_type"] not in _DTYPES:
+            return f"the dtype must be one of {sorted(_DTYPES)}, got {metadata['data_type']!r}"
+        if metadata.get("storage_transformers"):
+            return "it has storage transformers"
+        dtype = np.dtype(metadata["data_type"])
+        shape = tuple(int(size) for size in metadata["shape"])
+        grid, key = metadata["chunk_grid"], metadata["chunk_key_encoding"]
+        if grid["name"] != "regular":
+            return f"the chunk grid must be regular, got {grid['name']!r}"
+        outer = inner = tuple(int(size) for size in grid["configuration"]["chunk_shape"])
+        codecs, index_at = metadata["codecs"], None
+        if codecs[0]["name"] == "sharding_indexed":
+            if len(codecs) > 1:
+                return "there are codecs around the shards"
+            sharding = codecs[0]["configuration"]
+            index_codecs = [(codec["name"], codec.get("configuration") or {}) for codec in sharding["index_codecs"]]
+            if index_codecs != _INDEX_CODECS:
+                return f"the index codecs must be [bytes (little), crc32c], got {index_codecs}"
+            index_at = sharding.get("index_location", "end")
+            if index_at not in ("start", "end"):
+                return f"the index location must be start or end, got {index_at!r}"
+            inner, codecs = tuple(int(size) for size in sharding["chunk_shape"]), sharding["codecs"]
+        if len(shape) not in (1, 2) or shape[1:] != inner[1:] or inner[1:] != outer[1:]:
+            return f"chunks must span whole rows of one or two dimensions, got shape {shape} in chunks {inner}"
+        if min(inner) < 1 or outer[0] < 1 or outer[0] % inner[0]:
+            return f"shards must be whole multiples of chunks, got {outer} and {inner}"
+        elements = math.prod(inner)
+        decoder = parse_codecs(codecs, dtype, elements * dtype.itemsize)
+        if isinstance(decoder, str):
+            return decoder
+        separators = {"default": "/", "v2": "."}
+        if key["name"] not in separators:
+            return f"the chunk key encoding must be default or v2, got {key['name']!r}"
+        separator = (key.get("configuration") or {}).get("separator", separators[key["name"]])
+        layout = Layout(
+            folder=folder.absolute(),
+            prefix=f"c{separator}" if key["name"] == "default" else "",
+            suffix=f"{separator}0" * (len(shape) - 1),
+            n_chunks=-(-shape[0] // inner[0]),
+            chunks_per_shard=outer[0] // inner[0],
+            index_at=index_at,
+            stored_nbytes=decoder.stored_nbytes(elements * dtype.itemsize),
+        )
+        fill = _fill_value(metadata["fill_value"], dtype)
+        return cls(layout.folder, dtype, shape, elements, decoder, fill, ShardTables(layout))
+
+    def locate(self, chunks: npt.ArrayLike) -> Located:
+        """Say where chunks are stored; see `ShardTables.locate`."""
+        return self.tables.locate(chunks)
+
+    def scatter(
+        self,
+        workspace: Workspace,
+        chunks: Ints,
+        bounds: Ints,
+        sources: Ints,
+        lengths: Ints,
+        targets: npt.NDArray[np.int64] | npt.NDArray[np.uint64],
+        dtype: np.dtype[Any],
+        limit: int | None = None,
+    ) -> None:
+        """Read and decode chunks, and cast pieces of them to their addresses.
+
+        Parameters
+        ----------
+        workspace
+            Of the calling thread.
+        chunks
+            (n_chunks,) chunk numbers.
+        bounds
+            (n_chunks + 1,) chunk c serves the pieces ``bounds[c]`` to ``bounds[c + 1]``. To serve some of the chunks
+            of a plan, slice these two and leave the pieces whole.
+        sources, lengths
+            (n_pieces,) first element, counted within the chunk, and number of elements of each piece.
+        targets
+            (n_pieces,) address of each piece's destination, which must have room for its elements.
+        dtype
+            What the elements are cast to, as `numpy.ndarray.astype` does.
+        limit
+            If given, integers must be at least 0 and below it.
+
+        Raises
+        ------
+        CorruptStoreError
+            If what is stored contradicts its checksum, its size or ``limit``; what the destinations hold is then void.
+        StoreError
+            If a file cannot be read, or a piece reaches beyond its chunk.
+        """
+        if not len(sources) == len(lengths) == len(targets) or len(bounds) != len(chunks) + 1:
+            raise ValueError(
+                f"pieces must have as many sources as lengths and targets, and one bound more than chunks, got "
+                f"{len(sources)}, {len(lengths)}, {len(targets)}, {len(bounds)} and {len(chunks)}"
+            )
+        if limit is not None and (self.dtype.kind not in "iu" or dtype.kind not in "iu"):
+            raise ValueError(f"limit needs integers, got {self.dtype} and {dtype}")
+        pieces = (_ints(sources), _ints(lengths), _ints(np.asarray(targets).view(np.int64)))
+        bounds, located, types = _ints(bounds), self.locate(chunks), native_types(self.dtype, dtype)
+        if types is not None and self.decoder.codec is not Codec.GZIP:
+            self._run(workspace, chunks, located, bounds, pieces, types, limit)
+            return
+        for j in range(len(chunks)):
+            decoded = self._decode(workspace, chunks[j : j + 1], located.part(j))
+            if types is None:
+                # A cast that only NumPy makes as NumPy does; what is out of range is its business, not a warning.
+                with np.errstate(all="ignore"):
+                    decoded = decoded.astype(dtype)
+            seen, wanted = types or copy_types(dtype)
+            part = [array[bounds[j] : bounds[j + 1]] for array in pieces]
+            status = scatter_buffer(decoded.view(seen), *part, self._limit(limit), np.empty(0, wanted))
+            self._check(status, chunks[j], limit)
+
+    def read_ranges(self, workspace: Workspace, starts: Ints, stops: Ints) -> npt.NDArray[Any]:
+        """Give the elements of ascending ranges of the flattened array, one range after the other.
+
+        Of an uncompressed array without checksums, only these elements are read.
+
+        Parameters
+        ----------
+        workspace
+            Of the calling thread.
+        starts, stops
+            (n,) the ranges, half open.
+
+        Raises
+        ------
+        CorruptStoreError, StoreError
+            As `scatter` does, and if a range reaches beyond the array.
+        """
+        starts, stops = _ints(starts), _ints(stops)
+        size = math.prod(self.shape)
+        if starts.size and (starts.min() < 0 or (stops < starts).any() or stops.max() > size):
+            raise StoreError(f"{self.path}: ranges must lie within {size} elements, got {starts.min()}..{stops.max()}")
+        starts, stops = starts[stops > starts], stops[stops > starts]
+        out = np.empty(int((stops - starts).sum()), self.dtype)
+        n = self.chunk_elements
+        pieces_of_range = (stops - 1) // n - starts // n + 1
+        range_of_piece = np.repeat(np.arange(starts.size), pieces_of_range)
+        nth = np.arange(range_of_piece.size) - np.repeat(np.cumsum(pieces_of_range) - pieces_of_range, pieces_of_range)
+        chunks = starts[range_of_piece] // n + nth
+        first = np.maximum(starts[range_of_piece], chunks * n)
+        lengths = np.minimum(stops[range_of_piece], (chunks + 1) * n) - first
+        targets = out.ctypes.data + (np.cumsum(lengths) - lengths) * self.dtype.itemsize
+        sources = first - chunks * n
+        if self.decoder != Decoder(Codec.RAW):
+            if (np.diff(chunks) < 0).any():
+                raise ValueError("ranges must ascend")
+            chunks, bounds = np.unique(chunks, return_index=True)
+            bounds = np.append(bounds, lengths.size)
+            for at in range(0, chunks.size, _FILES_AT_ONCE):
+                part = chunks[at : at + _FILES_AT_ONCE]
+                part_bounds = bounds[at : at + part.size + 1]
+                self.scatter(workspace, part, part_bounds, sources, lengths, targets, self.dtype)
+            return out
+        # Pieces of one chunk follow each other, so few files are open at once unless there are few pieces in each.
+        for at in range(0, chunks.size, 64 * _FILES_AT_ONCE):
+            these = slice(at, at + 64 * _FILES_AT_ONCE)
+            located = self.locate(chunks[these])
+            status, j = read_pieces(
+                located.fds, located.offsets, sources[these], lengths[these], targets[these], self.dtype.itemsize
+            )
+            self._check(status, chunks[these][j], None)
+            for k in at + np.flatnonzero(located.offsets == -1):
+                start = (targets[k] - out.ctypes.data) // self.dtype.itemsize
+                out[start : start + lengths[k]] = self.fill
+        return out
+
+    def _run(
+        self,
+        workspace: Workspace,
+        chunks: Ints,
+        located: Located,
+        bounds: Ints,
+        pieces: Pieces,
+        types: tuple[np.dtype[Any], np.dtype[Any]],
+        limit: int | None,
+    ) -> None:
+        loaded, decoder = library(), self.decoder
+        nbytes = self.chunk_elements * self.dtype.itemsize
+        status, j = scatter_chunks(
+            loaded.decompress_address if isinstance(loaded, Library) else 0,
+            workspace.context,
+            int(decoder.codec),
+            decoder.shuffle,
+            decoder.crc32c,
+            located.fds,
+            located.offsets,
+            located.nbytes,
+            bounds,
+            *pieces,
+            self._limit(limit),
+            self.fill.view(types[0]),
+            workspace.raw(decoder.stored_nbytes(nbytes)[1]),
+            workspace.shuffled(nbytes if decoder.shuffle > 1 else 0),
+            workspace.scratch(nbytes).view(types[0]),
+            np.empty(0, types[1]),
+        )
+        self._check(status, chunks[j] if len(chunks) else -1, limit)
+
+    def _decode(self, workspace: Workspace, chunks: Ints, located: Located) -> npt.NDArray[Any]:
+        """Give a decoded chunk of its own memory."""
+        decoded = np.full(self.chunk_elements, self.fill[0])
+        if located.offsets[0] == -1:
+            return decoded
+        decoder = self.decoder
+        if decoder.codec is not Codec.GZIP:
+            whole = (_ints([0]), _ints([decoded.size]), _ints([decoded.ctypes.data]))
+            self._run(workspace, chunks, located, _ints([0, 1]), whole, copy_types(self.dtype), None)
+            return decoded
+        raw = workspace.raw(decoder.stored_nbytes(decoded.nbytes)[1])
+        status, size = read_stored(located.fds[0], located.offsets[0], located.nbytes[0], raw, decoder.crc32c)
+        self._check(status, chunks[0], None)
+        plain = gunzip(raw[HEAD_NBYTES : HEAD_NBYTES + size], decoded.nbytes)
+        if plain is None:
+            self._check(Status.DECODE, chunks[0], None)
+        else:
+            decoded.view(np.uint8).reshape(-1, decoder.shuffle)[:] = plain.reshape(decoder.shuffle, -1).T
+        return decoded
+
+    def _limit(self, limit: int | None) -> int:
+        """Give the limit for a kernel, which may see negative values as huge unsigned ones."""
+        if limit is None:
+            return -1
+        return min(limit, 2 ** (8 * self.dtype.itemsize - 1)) if self.dtype.kind == "i" else min(limit, 2**63 - 1)
+
+    def _check(self, status: int, chunk: int, limit: int | None) -> None:
+        if status == Status.OK:
+            return
+        text = Status(status).text + (f" of {limit}" if status == Status.LIMIT else "")
+        kind = StoreError if status in (Status.READ, Status.PIECE) else CorruptStoreError
+        raise kind(f"{self.tables.layout.describe(int(chunk))}: {text}")
+
+
+def _ints(values: npt.ArrayLike) -> Ints:
+    # Writable and contiguous, because kernels are compiled for the kind of array that they first saw.
+    return np.require(values, np.int64, ["C", "W"])
+
+
+def _fill_value(value: Any, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Give (1,) of a fill value in JSON: a number, a boolean, NaN or Infinity by name, or a float's bits in hex."""
+    if isinstance(value, str) and value.startswith("0x"):
+        return np.array([int(value, 16)], f"u{dtype.itemsize}").view(dtype)
+    return np.array([float(value) if isinstance(value, str) else value], dtype)
