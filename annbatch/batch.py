@@ -116,17 +116,22 @@ class CSR:
 class Batch(Mapping[str, Any]):
     """One mini-batch: a read-only mapping whose keys are attributes too.
 
-    Keys are ``data``, ``labels`` and, unless the loader was told otherwise, ``index``.
+    Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``layers`` and ``obsm`` where asked
+    for.
     """
 
     data: Any
     """A `CSR`, or a dense (n_rows, n_vars) array."""
     codes: Mapping[str, Any]
-    """Per label column: (n_rows,) int32 codes into ``Loader.categories`` (missing -1), or float32 values (missing NaN)."""
+    """Per label column: (n_rows,) int32 codes into ``Loader.categories`` (missing -1), or float32 (missing NaN)."""
     index: Any
     """(n_rows,) int64 global row numbers, counted through the stores; None if they were not asked for."""
     make_labels: Callable[[], pd.DataFrame] = field(repr=False)
     """Builds ``labels``; called at most once, and only if somebody asks."""
+    layers: Mapping[str, Any] | None = None
+    """Per layer asked for: a matrix like ``data``; None if none were."""
+    obsm: Mapping[str, Any] | None = None
+    """Per element of obsm asked for: a dense (n_rows, width) array; None if none were."""
     n_padding: int = 0
     """How many of the last rows only fill the batch up (`Emit.pad_rows`)."""
 
@@ -143,8 +148,9 @@ class Batch(Mapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         yield "data"
         yield "labels"
-        if self.index is not None:
-            yield "index"
+        for optional in ("index", "layers", "obsm"):
+            if getattr(self, optional) is not None:
+                yield optional
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

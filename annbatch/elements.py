@@ -11,6 +11,7 @@ without arguments that any thread may run, each of which reads some chunks once 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -41,9 +42,8 @@ class Elements(Protocol):
     """One long array whose elements can be scattered."""
 
     dtype: np.dtype[Any]
+    size: int
     chunk_elements: int
-
-    def __len__(self) -> int: ...
 
     def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> list[Task]:
         """Give the tasks that put all pieces in their places.
@@ -94,10 +94,8 @@ class DirectElements:
     def __init__(self, array: ShardedArray) -> None:
         self._array = array
         self.dtype = array.dtype
+        self.size = math.prod(array.shape)
         self.chunk_elements = array.chunk_elements
-
-    def __len__(self) -> int:
-        return self._array.shape[0]
 
     def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> list[Task]:
         """Read each chunk in one of the tasks."""
@@ -121,16 +119,16 @@ class DirectElements:
 
 
 class ZarrElements:
-    """A zarr (or NumPy) array, read through its own indexing."""
+    """A zarr or NumPy array, read through its own indexing; of two dimensions only whole rows are wanted."""
 
     def __init__(self, name: str, array: Any) -> None:
         self.name = name
         self._array = array
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
-        self.chunk_elements = int(array.chunks[0]) if isinstance(array, zarr.Array) else max(1, len(self))
-
-    def __len__(self) -> int:
-        return int(self._array.shape[0])
+        self.size = math.prod(array.shape)
+        self._width = math.prod(array.shape[1:])
+        rows = int(array.chunks[0]) if isinstance(array, zarr.Array) else array.shape[0]
+        self.chunk_elements = max(1, rows * self._width)
 
     def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> list[Task]:
         """Read neighbouring chunks together, and no element before the first or behind the last wanted one."""
@@ -146,9 +144,10 @@ class ZarrElements:
         ]
 
     def _scatter(self, at: Any, lengths: Any, targets: Any, dtype: np.dtype[Any], limit: int | None, keep: Any) -> None:
-        start, stop = int(at.min()), int((at + lengths).max())
+        first, last = int(at.min()) // self._width, -(-int((at + lengths).max()) // self._width)
+        start, stop = first * self._width, last * self._width
         try:
-            values = np.asarray(self._array[start:stop])
+            values = np.asarray(self._array[first:last]).reshape(-1)
         except Exception as e:
             raise StoreError(f"{self.name}: elements [{start}, {stop}) cannot be read: {e}") from e
         types = native_types(values.dtype, dtype) if values.dtype.isnative else None

@@ -4,7 +4,7 @@
 `Flat.read` takes the ranges of a `Ranges` and gives what lies in them.
 
 1. Short arrays are read once, and kept: `Sliced`.
-2. Long ones in local zarr v3 stores are read by the direct path, nothing but the slices if they are uncompressed: `Direct`.
+2. Long ones in local zarr v3 stores are read directly, and nothing but the slices if uncompressed: `Direct`.
 3. Other long ones are sliced through zarr.
 """
 

@@ -62,7 +62,7 @@ class Column:
                 values = np.ma.MaskedArray(values, missing)
         if self.categories is None:
             return values
-        if len(values) and not (-1 <= values.min() and values.max() < len(part.categories)):  # type: ignore[arg-type]
+        if len(values) and not (values.min() >= -1 and values.max() < len(part.categories)):  # type: ignore[arg-type]
             raise StoreError(f"obs[{self.name!r}]: codes must lie in [-1, {len(self.categories)}), got {values.max()}")
         return values.astype(np.int32) if recode is None else recode[values]
 
@@ -71,10 +71,10 @@ class Column:
         if self.categories is not None:
             return gathered
         if isinstance(gathered, np.ma.MaskedArray):
-            return np.asarray(gathered.astype(np.float32).filled(np.nan))
+            return np.ma.filled(gathered.astype(np.float32), np.nan)
         return gathered.astype(np.float32)
 
-    def series(self, gathered: NDArray[Any]) -> pd.Series[Any]:
+    def series(self, gathered: NDArray[Any]) -> Any:
         """Give gathered rows as users know the column."""
         if isinstance(self.dtype, pd.CategoricalDtype):
             return pd.Series(pd.Categorical.from_codes(gathered, dtype=self.dtype))
@@ -125,7 +125,7 @@ def _of_series(series: pd.Series[Any]) -> StoreColumn:
         return StoreColumn(flat_of(series.cat.codes.to_numpy()), None, dtype.categories, dtype)
     if pd.api.types.is_bool_dtype(dtype):
         missing = series.isna().to_numpy()
-        codes = np.where(missing, -1, series.fillna(False).to_numpy(np.int8)).astype(np.int8)  # noqa: FBT003
+        codes = np.where(missing, -1, series.fillna(False).to_numpy(np.int8)).astype(np.int8)
         return StoreColumn(flat_of(codes), None, pd.Index([False, True]), dtype)
     if pd.api.types.is_numeric_dtype(dtype):
         if pd.api.types.is_extension_array_dtype(dtype):
@@ -141,9 +141,7 @@ def _of_element(element: Any, where: str) -> StoreColumn:
     if encoding == "categorical":
         categories = pd.Index(ad.io.read_elem(element["categories"]))
         ordered = bool(element.attrs.get("ordered", False))
-        return StoreColumn(
-            flat_of(element["codes"]), None, categories, pd.CategoricalDtype(categories, ordered)
-        )
+        return StoreColumn(flat_of(element["codes"]), None, categories, pd.CategoricalDtype(categories, ordered))
     if encoding == "nullable-integer":
         values = flat_of(element["values"])
         return StoreColumn(values, flat_of(element["mask"]), None, pd.api.types.pandas_dtype(_nullable(values.dtype)))
@@ -161,7 +159,7 @@ def _of_element(element: Any, where: str) -> StoreColumn:
 
 def _nullable(dtype: np.dtype[Any]) -> str:
     """Name the nullable pandas dtype of an integer dtype."""
-    return dtype.name.replace("uint", "UInt").replace("int", "Int", 1) if dtype.kind == "i" else f"UInt{dtype.itemsize * 8}"
+    return f"{'Int' if dtype.kind == 'i' else 'UInt'}{dtype.itemsize * 8}"
 
 
 def _merge(name: str, parts: dict[str, StoreColumn]) -> Column:
@@ -179,7 +177,8 @@ def _merge(name: str, parts: dict[str, StoreColumn]) -> Column:
     for part in columns[1:]:
         categories = categories.append(part.categories[~part.categories.isin(categories)])  # type: ignore[index,union-attr]
     recodes = tuple(
-        None if categories[: len(part.categories)].equals(part.categories)  # type: ignore[arg-type]
+        None
+        if categories[: len(part.categories)].equals(part.categories)  # type: ignore[arg-type]
         else np.append(categories.get_indexer(part.categories), -1).astype(np.int32)  # type: ignore[arg-type]
         for part in columns
     )

@@ -8,29 +8,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import anndata as ad
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from annbatch.batch import Batch, Emit
+from annbatch.check import boolean, integer, names, one_of
 from annbatch.collection import Collection
+from annbatch.dataset import Casting, Dataset
+from annbatch.epoch import Epoch
 from annbatch.errors import InputError
 from annbatch.fetch import Fetcher
-from annbatch.labels import Column, merge_columns
-from annbatch.prefetch import Prefetch
-from annbatch.samplers import MAX_WORD, BlockSampler, Partition, Stream
-from annbatch.store import Store, open_anndata, open_path
-
-_log = logging.getLogger("annbatch")
+from annbatch.samplers import MAX_WORD, BlockSampler, Partition
+from annbatch.store import Store, Wanted, open_anndata, open_path
 
 
 class Loader:
@@ -56,6 +53,15 @@ class Loader:
         Whether to leave out the rows at the end of an epoch that do not fill a batch (on every consumer).
     return_index
         Whether batches carry the global row numbers.
+    dtype
+        Type of the values of X and layers, whatever their own; None gives back the type that they had before they
+        were written. Adapters ask for a type of their own.
+    casting
+        Which casts ``dtype`` may ask for, in NumPy's terms; the default refuses those that can lose values.
+    var_names
+        Yield only these genes, in this order; None means all.
+    layers, obsm
+        Which layers, and which elements of obsm, batches carry beside ``data``.
     partition
         Which of several consumers this loader is: ``Partition(rank, world_size)``. All get equally many batches.
     threads
@@ -85,24 +91,36 @@ class Loader:
         seed: int = 0,
         drop_last: bool = False,
         return_index: bool = True,
-        partition: Partition = Partition(0, 1),  # noqa: B008 (immutable)
+        dtype: npt.DTypeLike | None = None,
+        casting: Casting = "safe",
+        var_names: Sequence[str] | None = None,
+        layers: Sequence[str] = (),
+        obsm: Sequence[str] = (),
+        partition: Partition = Partition(0, 1),
         threads: int | None = None,
         prefetch: int = 1,
     ) -> None:
-        self.batch_size = _integer("batch_size", batch_size, 1)
-        self.chunk_size = _integer("chunk_size", chunk_size, 1)
-        self.preload_nchunks = _integer("preload_nchunks", preload_nchunks, 1)
-        self.shuffle = _boolean("shuffle", shuffle)
-        self.seed = _integer("seed", seed, 0, MAX_WORD)
-        self.drop_last = _boolean("drop_last", drop_last)
-        self.return_index = _boolean("return_index", return_index)
-        self.threads = None if threads is None else _integer("threads", threads, 1)
-        self.prefetch = _integer("prefetch", prefetch, 0)
+        self.batch_size = integer("batch_size", batch_size, 1)
+        self.chunk_size = integer("chunk_size", chunk_size, 1)
+        self.preload_nchunks = integer("preload_nchunks", preload_nchunks, 1)
+        self.shuffle = boolean("shuffle", shuffle)
+        self.seed = integer("seed", seed, 0, MAX_WORD)
+        self.drop_last = boolean("drop_last", drop_last)
+        self.return_index = boolean("return_index", return_index)
+        self.dtype = None if dtype is None else np.dtype(dtype)
+        if self.dtype is not None and self.dtype.kind not in "biuf":
+            raise TypeError(f"dtype must be boolean, integer or floating, got {self.dtype}")
+        one_of("casting", casting, get_args(Casting))
+        self.casting: Casting = casting
+        self.var_names = None if var_names is None else names("var_names", var_names)
+        self.layers = names("layers", layers)
+        self.obsm = names("obsm", obsm)
+        self.threads = None if threads is None else integer("threads", threads, 1)
+        self.prefetch = integer("prefetch", prefetch, 0)
         if not isinstance(partition, Partition):
             raise TypeError(f"partition must be a Partition, got {type(partition).__name__}")
         self.partition = partition
-        self._stores: list[Store] = []
-        self._columns: tuple[Column, ...] = ()
+        self._dataset: Dataset | None = None
         self._epoch = 0
         self._live: weakref.ref[Epoch] | None = None
 
@@ -134,7 +152,8 @@ class Loader:
         for i, adata in enumerate(adatas):
             if not isinstance(adata, ad.AnnData):
                 raise InputError(f"adatas[{i}] must be an AnnData, got {type(adata).__name__}")
-        return self._add([open_anndata(adata, labels, f"adatas[{i}]") for i, adata in enumerate(adatas)])
+        wanted = self._wanted(labels)
+        return self._add([open_anndata(adata, wanted, f"adatas[{i}]") for i, adata in enumerate(adatas)])
 
     def use_collection(self, path: str | os.PathLike[str], labels: Sequence[str] | None = None) -> Self:
         """Read the collection at ``path``, one of ours or one that scverse annbatch wrote.
@@ -159,34 +178,35 @@ class Loader:
             If a label is not an obs column.
         """
         collection = Collection.open(path)
-        return self._add([open_path(store, labels) for store in collection.store_paths])
+        wanted = self._wanted(labels)
+        return self._add([open_path(store, wanted) for store in collection.store_paths])
 
     @property
     def n_obs(self) -> int:
         """Rows in all stores."""
-        return sum(store.shape[0] for store in self._stores)
+        return self._opened().n_obs
 
     @property
     def n_vars(self) -> int:
-        """Columns of every store."""
-        return self._opened()[0].shape[1]
+        """Columns of ``data``."""
+        return len(self.var)
 
     @property
     def var(self) -> pd.DataFrame:
-        """The var of the (first) store: (n_vars, …)."""
-        return self._opened()[0].var
+        """The var of the (first) store, or of the genes selected: (n_vars, …)."""
+        return self._opened().var
 
     @property
     def categories(self) -> Mapping[str, pd.Index[Any]]:
         """What the codes mean: ``categories["cell_type"][code]``; numeric columns are not in it."""
-        return {column.name: column.categories for column in self._columns if column.categories is not None}
+        return {column.name: column.categories for column in self._opened().columns if column.categories is not None}
 
     def __len__(self) -> int:
         return self._sampler().n_batches(self.partition)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter`` give epoch ``epoch`` (>= 0)."""
-        self._epoch = _integer("epoch", epoch, 0, MAX_WORD)
+        self._epoch = integer("epoch", epoch, 0, MAX_WORD)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(Emit())
@@ -197,16 +217,16 @@ class Loader:
         An iterator that is still at work is closed; asking it for more raises RuntimeError.
         """
         self.close()
-        stores = self._opened()
+        dataset = self._opened()
         sampler = self._sampler()
         fetcher = Fetcher(
-            stores,
-            self._columns,
+            dataset.stores,
+            dataset.columns,
             emit,
-            np.result_type(*(store.dtype for store in stores)),
+            dataset.dtypes,
             self.batch_size,
+            dataset.selection,
             self.threads or available_cores(),
-            self.prefetch + 1,
             return_index=self.return_index,
         )
         epoch = Epoch(sampler, fetcher, self._epoch, self.partition, self.prefetch)
@@ -232,38 +252,23 @@ class Loader:
         return self.__dict__ | {"_live": None}
 
     def _add(self, stores: list[Store]) -> Self:
-        stores = self._stores + stores
-        first = stores[0]
-        for store in stores[1:]:
-            if store.shape[1] != first.shape[1]:
-                raise InputError(
-                    f"all stores must have the same n_vars: {first.name} has {first.shape[1]}, "
-                    f"{store.name} has {store.shape[1]}"
-                )
-            differs = np.flatnonzero(store.var.index != first.var.index)
-            if len(differs):
-                i = int(differs[0])
-                raise InputError(
-                    f"all stores must have the same var names: var {i} is {first.var.index[i]!r} in {first.name} and "
-                    f"{store.var.index[i]!r} in {store.name}"
-                )
-        if not any(store.shape[0] for store in stores):
-            raise InputError(f"the stores must hold at least one row, got none in {[store.name for store in stores]}")
-        for why in {store.slow for store in stores if store.slow}:
-            names = [store.name for store in stores if store.slow == why]
-            _log.info("zarr reads %s%s: %s", names[0], f" and {len(names) - 1} more" if names[1:] else "", why)
-        self._columns = merge_columns({store.name: store.columns for store in stores})
-        self._stores = stores
+        before = () if self._dataset is None else self._dataset.stores
+        self._dataset = Dataset.of((*before, *stores), self.dtype, self.casting, self.var_names)
+        self._dataset.report_paths()
         return self
 
-    def _opened(self) -> list[Store]:
-        if not self._stores:
+    def _wanted(self, labels: Sequence[str] | None) -> Wanted:
+        elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
+        return Wanted(None if labels is None else names("labels", labels), elements)
+
+    def _opened(self) -> Dataset:
+        if self._dataset is None:
             raise InputError("a Loader needs stores before it is used: call add_anndatas or use_collection")
-        return self._stores
+        return self._dataset
 
     def _sampler(self) -> BlockSampler:
         return BlockSampler(
-            tuple(store.shape[0] for store in self._opened()),
+            tuple(store.shape[0] for store in self._opened().stores),
             self.batch_size,
             self.chunk_size,
             self.preload_nchunks,
@@ -273,68 +278,6 @@ class Loader:
         )
 
 
-class Epoch(Iterator[Batch]):
-    """The batches of one epoch; closing or dropping it leaves no thread behind."""
-
-    def __init__(
-        self, sampler: BlockSampler, fetcher: Fetcher, epoch: int, partition: Partition, prefetch: int
-    ) -> None:
-        work = partial(_fetch_window, sampler, sampler.stream(epoch), fetcher, epoch, partition)
-        self._fetcher = fetcher
-        self._windows = Prefetch(work, sampler.n_windows(partition), prefetch)
-        self._batches: deque[Batch] = deque()
-        self._closed = False
-
-    def __next__(self) -> Batch:
-        if self._closed:
-            raise RuntimeError("this iterator was closed: its loader was closed, or a new epoch was started")
-        try:
-            while not self._batches:
-                self._batches.extend(next(self._windows))
-        except BaseException as e:
-            self._stop()
-            # After its end an iterator keeps raising StopIteration; after an error it may not go on as if nothing were.
-            self._closed = not isinstance(e, StopIteration)
-            raise
-        return self._batches.popleft()
-
-    def close(self) -> None:
-        """Stop reading and end the threads."""
-        self._closed = True
-        self._stop()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_windows"):
-            self._stop()
-
-    def _stop(self) -> None:
-        self._batches.clear()
-        self._windows.close()
-        self._fetcher.close()
-
-
-def _fetch_window(
-    sampler: BlockSampler, stream: Stream, fetcher: Fetcher, epoch: int, partition: Partition, number: int
-) -> list[Batch]:
-    """Plan and read one window; refers to no iterator, so that an abandoned one can be collected."""
-    return fetcher.fetch(sampler.window(stream, epoch, number, partition))
-
-
 def available_cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _integer(name: str, value: int, low: int, high: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < low or (high is not None and value >= high):
-        rule = f">= {low}" if high is None else f"in [{low}, {high})"
-        raise ValueError(f"{name} must be {rule}, got {value}")
-    return int(value)
-
-
-def _boolean(name: str, value: bool) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)

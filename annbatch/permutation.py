@@ -142,7 +142,7 @@ class Feistel:
 
     def _walk(self, x: Ints, step: Any) -> Ints:
         """Apply ``step`` until every value is below n: at most four times on average."""
-        y = step(np.asarray(x).astype(np.uint64))
+        y: NDArray[np.uint64] = step(np.asarray(x).astype(np.uint64))
         while (outside := np.flatnonzero(y >= self.n)).size:
             y[outside] = step(y[outside])
         return y.astype(np.int64)

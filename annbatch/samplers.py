@@ -198,6 +198,8 @@ def even_cuts(n_rows: int, n_batches: int, batch_size: int) -> NDArray[np.int64]
 
 def expand(starts: Ints, lengths: Ints) -> Ints:
     """Concatenate the ranges [start, start + length): (sum of lengths,) int64."""
-    ends = np.cumsum(lengths)
+    ends: Ints = np.cumsum(lengths)
     n = int(ends[-1]) if len(ends) else 0
-    return np.arange(n, dtype=np.int64) + np.repeat(starts - (ends - lengths), lengths)
+    shifts: Ints = np.repeat(starts - (ends - lengths), lengths)
+    shifts += np.arange(n, dtype=np.int64)
+    return shifts

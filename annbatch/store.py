@@ -1,8 +1,8 @@
 """What is in an AnnData store, and how is it opened for reading?
 
-1. `open_anndata` takes what users pass to ``add_anndatas``: an AnnData whose X is a `sparse_dataset` (or a SciPy CSR matrix).
+1. `open_anndata` takes what users pass to ``add_anndatas``: an AnnData whose X is a `sparse_dataset` (or in memory).
 2. `open_path` opens one AnnData store of a collection.
-3. Both give a `Store`: X as three arrays that are read by ranges, obs columns, var.
+3. Both give a `Store`: the matrices asked for as arrays that are read by ranges, obs columns, var.
 
 Arrays are opened with the zarrs codec pipeline, which zarr chooses when an array is opened and by a setting that the
 whole process shares. It is set for the moment of opening, in the caller's thread, and put back (`fast_codecs`).
@@ -30,7 +30,52 @@ from annbatch.flat import Flat, flat_of
 from annbatch.labels import StoreColumn, columns_of_frame, columns_of_group
 
 ORIGINAL_DTYPE = "original-dtype"
-"""Attribute of a sparse element: the dtype that its values had before they were written."""
+"""Attribute of a matrix: the dtype that its values had before they were written."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseMatrix:
+    """A CSR matrix of one store."""
+
+    shape: tuple[int, int]
+    """(n_obs, n_columns)."""
+    dtype: np.dtype[Any]
+    """Type that the values had before they were written."""
+    indptr: Flat
+    """(n_obs + 1,) element at which each row starts."""
+    data: Elements
+    """(nnz,) values."""
+    indices: Elements
+    """(nnz,) column numbers."""
+    slow: str | None
+    """Why zarr reads it; None where the direct path does."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseMatrix:
+    """A dense matrix of one store."""
+
+    shape: tuple[int, int]
+    """(n_obs, n_columns)."""
+    dtype: np.dtype[Any]
+    """Type that the values had before they were written."""
+    values: Elements
+    """(n_obs * n_columns,) values, row by row."""
+    slow: str | None
+    """Why zarr reads it; None where the direct path does."""
+
+
+Matrix = SparseMatrix | DenseMatrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """What of a store a loader carries."""
+
+    labels: Sequence[str] | None
+    """Names of obs columns; None means all."""
+    elements: tuple[str, ...]
+    """``"X"``, ``"layers/…"``, ``"obsm/…"``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,16 +86,8 @@ class Store:
     """What error messages call it."""
     shape: tuple[int, int]
     """(n_obs, n_vars)."""
-    indptr: Flat
-    """(n_obs + 1,) element at which each row of X starts."""
-    data: Elements
-    """(nnz,) values of X."""
-    indices: Elements
-    """(nnz,) column numbers of X."""
-    dtype: np.dtype[Any]
-    """Type that the values of X had before they were written."""
-    slow: str | None
-    """Why zarr reads X; None where the direct path does."""
+    matrices: dict[str, Matrix]
+    """The elements asked for."""
     columns: dict[str, StoreColumn]
     """The obs columns asked for."""
     var: pd.DataFrame
@@ -64,81 +101,117 @@ def fast_codecs() -> Iterator[None]:
         yield
 
 
-def open_anndata(adata: ad.AnnData, labels: Sequence[str] | None, name: str) -> Store:
-    """Describe an AnnData whose X is a `CSRDataset` on a zarr store, or a CSR matrix in memory.
+def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str) -> Store:
+    """Describe an AnnData whose matrices are sparse datasets on a zarr store, zarr arrays, or in memory.
 
     Raises
     ------
     InputError
-        If X is missing or something else, or a label column is not in obs.
+        If a matrix is missing or of another kind, or a label column is not in obs.
     """
-    x: Any = adata.X
-    if isinstance(x, CSCDataset) or (sp.issparse(x) and x.format == "csc"):
-        raise InputError(f"{name} X: must be stored by rows (CSR), got CSC; create_anndata_collection converts it")
-    if not isinstance(x, CSRDataset) and not (sp.issparse(x) and x.format == "csr"):
-        kind = "nothing" if x is None else type(x).__name__
-        raise InputError(f"{name} X: must be a CSR sparse_dataset on a zarr store or a CSR matrix, got {kind}")
-    columns = columns_of_frame(adata.obs, labels, name)
-    var = adata.var
-    if not isinstance(x, CSRDataset):
-        return _store(name, x.shape, x.data.dtype, x, columns, var)
-    group: Any = x.group
-    if not isinstance(group, zarr.Group):
-        raise InputError(f"{name} X: must be on a zarr store, got {type(group).__name__}; convert the file first")
-    return _open_sparse(group, name, columns, var)
+    parts: dict[str, Any] = {"X": adata.X, "layers": adata.layers, "obsm": adata.obsm}
+    matrices = {}
+    for element in wanted.elements:
+        part, _, key = element.partition("/")
+        if key and key not in parts[part]:
+            raise InputError(f"{name}: {part} must hold {key!r}, it holds {sorted(parts[part])}")
+        matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}")
+    columns = columns_of_frame(adata.obs, wanted.labels, name)
+    return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, adata.var))
 
 
-def open_path(path: Path, labels: Sequence[str] | None) -> Store:
+def open_path(path: Path, wanted: Wanted) -> Store:
     """Open one AnnData store of a collection.
 
     Raises
     ------
     StoreError
-        If there is no readable AnnData store with a CSR matrix X at ``path``.
+        If there is no readable AnnData store at ``path``, or a matrix is neither CSR nor dense.
     InputError
-        If a label column is not in obs.
+        If a label column, a layer or an element of obsm is not there.
     """
     try:
         root = zarr.open_group(str(path), mode="r")
-        x, obs, var = root["X"], root["obs"], root["var"]
+        obs, var = root["obs"], root["var"]
     except (OSError, KeyError, ValueError) as e:
         raise StoreError(f"{path}: cannot be opened as an AnnData store: {e}") from e
-    if not isinstance(x, zarr.Group) or x.attrs.get("encoding-type") != "csr_matrix":
-        kind = "dense" if isinstance(x, zarr.Array) else x.attrs.get("encoding-type")
-        raise StoreError(f"{path} X: must be a csr_matrix, got {kind}")
-    return _open_sparse(x, str(path), columns_of_group(obs, labels, str(path)), ad.io.read_elem(var))
+    if not isinstance(obs, zarr.Group):
+        raise StoreError(f"{path} obs: must be a group of columns, got an array")
+    matrices = {}
+    for element in wanted.elements:
+        try:
+            found = root[element]
+        except KeyError as e:
+            raise InputError(f"{path}: there is no {element}") from e
+        matrices[element] = _stored(found, f"{path} {element}")
+    columns = columns_of_group(obs, wanted.labels, str(path))
+    return _checked(Store(str(path), matrices["X"].shape, matrices, columns, ad.io.read_elem(var)))
 
 
-def _open_sparse(group: zarr.Group, name: str, columns: dict[str, StoreColumn], var: pd.DataFrame) -> Store:
-    """Reopen the arrays of a CSR group with fast codecs, and check that they fit together."""
-    arrays = SimpleNamespace()
-    with fast_codecs():
-        for key in ("data", "indices", "indptr"):
-            try:
-                array = zarr.open_array(store=group.store, path=f"{group.path}/{key}".lstrip("/"), mode="r")
-            except (OSError, KeyError, ValueError) as e:
-                raise StoreError(f"{name} X/{key}: cannot be opened: {e}") from e
-            setattr(arrays, key, array)
-    n_obs, n_vars = (int(n) for n in group.attrs["shape"])  # type: ignore[union-attr]
-    if arrays.indptr.shape != (n_obs + 1,):
-        raise StoreError(f"{name} X/indptr: must have n_obs + 1 = {n_obs + 1} elements, got {arrays.indptr.shape}")
+def _checked(store: Store) -> Store:
+    n_obs, n_vars = store.shape
+    for element, matrix in store.matrices.items():
+        columns = matrix.shape[1] if element.startswith("obsm/") else n_vars
+        if matrix.shape != (n_obs, columns):
+            raise StoreError(f"{store.name} {element}: must have the shape {(n_obs, columns)}, got {matrix.shape}")
+    return store
+
+
+def _given(found: Any, name: str) -> Matrix:
+    """Describe what stands in an AnnData object."""
+    form = getattr(found, "format", None) if sp.issparse(found) else None
+    if isinstance(found, CSCDataset) or form == "csc":
+        raise InputError(f"{name}: must be stored by rows (CSR), got CSC; create_anndata_collection converts it")
+    if isinstance(found, CSRDataset):
+        group: Any = found.group
+        if not isinstance(group, zarr.Group):
+            raise InputError(f"{name}: must be on a zarr store, got {type(group).__name__}; convert the file first")
+        return _stored(group, name)
+    if form == "csr":
+        return _sparse(name, found.shape, found.data.dtype, found)
+    if isinstance(found, zarr.Array):
+        return _stored(found, name)
+    if isinstance(found, np.ndarray) and found.ndim == 2:
+        return _dense(name, np.ascontiguousarray(found))
+    kind = "nothing" if found is None else type(found).__name__
+    raise InputError(f"{name}: must be a CSR sparse_dataset on a zarr store, a zarr array or in memory, got {kind}")
+
+
+def _stored(found: Any, name: str) -> Matrix:
+    """Reopen a CSR group or a dense array of a zarr store with fast codecs, and check that its parts fit together."""
+    if isinstance(found, zarr.Array):
+        if found.ndim != 2 or found.dtype.kind not in "biuf":
+            raise StoreError(f"{name}: must have two dimensions of numbers, got {found.ndim} of {found.dtype}")
+        return _dense(name, _reopened(found, "", name))
+    if found.attrs.get("encoding-type") != "csr_matrix":
+        raise StoreError(f"{name}: must be dense or a csr_matrix, got {found.attrs.get('encoding-type')}")
+    arrays = SimpleNamespace(**{key: _reopened(found, f"/{key}", name) for key in ("data", "indices", "indptr")})
+    shape = tuple(int(n) for n in found.attrs["shape"])
+    if arrays.indptr.shape != (shape[0] + 1,):
+        raise StoreError(f"{name}/indptr: must have n_obs + 1 = {shape[0] + 1} elements, got {arrays.indptr.shape}")
     if arrays.data.shape != arrays.indices.shape or arrays.data.ndim != 1:
         raise StoreError(
-            f"{name} X: data and indices must be of one length, got {arrays.data.shape} and {arrays.indices.shape}"
+            f"{name}: data and indices must be of one length, got {arrays.data.shape} and {arrays.indices.shape}"
         )
-    dtype = np.dtype(str(group.attrs.get(ORIGINAL_DTYPE, arrays.data.dtype)))
-    return _store(name, (n_obs, n_vars), dtype, arrays, columns, var)
+    dtype = np.dtype(str(found.attrs.get(ORIGINAL_DTYPE, arrays.data.dtype)))
+    return _sparse(name, (shape[0], shape[1]), dtype, arrays)
 
 
-def _store(
-    name: str,
-    shape: tuple[int, int],
-    dtype: np.dtype[Any],
-    arrays: Any,
-    columns: dict[str, StoreColumn],
-    var: pd.DataFrame,
-) -> Store:
-    """Choose how the arrays are read, and say it where that is not the fast way."""
-    data, why = elements_of(f"{name} X/data", arrays.data)
-    indices, why_indices = elements_of(f"{name} X/indices", arrays.indices)
-    return Store(name, shape, flat_of(arrays.indptr), data, indices, dtype, why or why_indices, columns, var)
+def _reopened(parent: Any, path: str, name: str) -> zarr.Array[Any]:
+    try:
+        with fast_codecs():
+            return zarr.open_array(store=parent.store, path=f"{parent.path}{path}".lstrip("/"), mode="r")
+    except (OSError, KeyError, ValueError) as e:
+        raise StoreError(f"{name}{path}: cannot be opened: {e}") from e
+
+
+def _sparse(name: str, shape: tuple[int, int], dtype: np.dtype[Any], arrays: Any) -> SparseMatrix:
+    data, why_data = elements_of(f"{name}/data", arrays.data)
+    indices, why_indices = elements_of(f"{name}/indices", arrays.indices)
+    return SparseMatrix(shape, dtype, flat_of(arrays.indptr), data, indices, why_data or why_indices)
+
+
+def _dense(name: str, array: Any) -> DenseMatrix:
+    values, why = elements_of(name, array)
+    dtype = np.dtype(str(getattr(array, "attrs", {}).get(ORIGINAL_DTYPE, array.dtype)))
+    return DenseMatrix(array.shape, dtype, values, why)

@@ -1,0 +1,41 @@
+"""Is an argument of the right type and in range? Each check gives the value back, in its plain type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def integer(name: str, value: int, low: int, high: int | None = None) -> int:
+    """Check for an integer of at least ``low`` and below ``high``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < low or (high is not None and value >= high):
+        rule = f">= {low}" if high is None else f"in [{low}, {high})"
+        raise ValueError(f"{name} must be {rule}, got {value}")
+    return int(value)
+
+
+def boolean(name: str, value: bool) -> bool:
+    """Check for True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def one_of(name: str, value: str, choices: Sequence[str]) -> str:
+    """Check for one of a few words."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def names(name: str, value: Sequence[str]) -> tuple[str, ...]:
+    """Check for a sequence of different names."""
+    if isinstance(value, str):
+        raise TypeError(f"{name} must be a sequence of names, got the string {value!r}")
+    found = tuple(str(one) for one in value)
+    if len(set(found)) != len(found):
+        raise ValueError(f"{name} must differ, got {max(found, key=found.count)!r} more than once")
+    return found

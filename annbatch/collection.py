@@ -1,0 +1,268 @@
+"""What is a collection of stores, and is this one whole?
+
+1. A collection is a directory of AnnData stores with a manifest, ``collection.json``, that was written last: no
+   manifest, no collection.
+2. `Collection` is that manifest as a value; `to_json` and `from_json` are its two directions, and the second checks
+   every field.
+3. `Collection.open` also takes a directory that scverse annbatch preshuffled: such a store has no manifest, so what is
+   known is read from it.
+4. `Collection.verify` compares every file with its recorded size and checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from annbatch.errors import CorruptStoreError, StoreError
+from annbatch.manifest import (
+    THEIR_STORE,
+    ElementTypes,
+    StoreEntry,
+    checksum,
+    count,
+    element_types,
+    field,
+    store_entry,
+    store_number,
+    sync_directory,
+)
+
+MANIFEST = "collection.json"
+FORMAT = "annbatch-dlpack-collection"
+FORMAT_VERSION = 1
+PRESHUFFLED = "annbatch-preshuffled"
+"""``encoding-type`` of the root group of a collection that scverse annbatch wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A directory of AnnData stores that together hold one table of cells.
+
+    Examples
+    --------
+    >>> collection = Collection.open("store")  # doctest: +SKIP
+    >>> collection.n_obs, collection.store_paths[0].name  # doctest: +SKIP
+    (700, 'chunk_0.zarr')
+    """
+
+    path: Path
+    """The directory."""
+    format: str
+    """Which program's layout it is: `FORMAT` or `PRESHUFFLED`."""
+    n_obs: int
+    """Rows of all stores together."""
+    n_vars: int
+    """Columns of every store."""
+    var_digest: str
+    """SHA-256 of the var names, see `digest_names`."""
+    stores: tuple[StoreEntry, ...]
+    """In numeric order."""
+    types: Mapping[str, ElementTypes]
+    """``"X"`` and ``"layers/{name}"`` to their types; empty where no manifest says so."""
+    obs_columns: tuple[str, ...]
+    """Names of the obs columns."""
+    shuffled: bool
+    """Whether the rows were shuffled when they were written."""
+    seed: int | None
+    """Seed of that shuffle; None if there was none or nobody knows."""
+    software: str
+    """Name and version of the program that wrote it."""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Collection:
+        """Open the collection in directory ``path``, ours or one that scverse annbatch wrote.
+
+        Raises
+        ------
+        StoreError
+            If there is no complete collection at ``path``.
+        """
+        directory = Path(path)
+        if not directory.is_dir():
+            raise StoreError(f"{directory}: a collection is a directory, and there is none at this path")
+        manifest = directory / MANIFEST
+        if manifest.exists():
+            try:
+                text = manifest.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as e:
+                raise StoreError(f"{manifest}: cannot be read: {e}") from e
+            return cls.from_json(text, directory)
+        if _root_encoding(directory) == PRESHUFFLED:
+            return _open_preshuffled(directory)
+        raise StoreError(
+            f"{directory}: not a collection: no {MANIFEST} (it is written last, so an unfinished build has none), "
+            f"and the root group's encoding-type is not {PRESHUFFLED!r}"
+        )
+
+    @property
+    def store_paths(self) -> tuple[Path, ...]:
+        """The stores' directories in numeric order."""
+        return tuple(self.path / store.name for store in self.stores)
+
+    def to_json(self) -> str:
+        """Give the manifest's text; the directory's own path is not part of it."""
+        return json.dumps(
+            {
+                "format": self.format,
+                "format_version": FORMAT_VERSION,
+                "software": self.software,
+                "n_obs": self.n_obs,
+                "n_vars": self.n_vars,
+                "var_digest": self.var_digest,
+                "shuffled": self.shuffled,
+                "seed": self.seed,
+                "obs_columns": list(self.obs_columns),
+                "types": {
+                    key: {"stored": str(t.stored), "original": str(t.original), "indices": str(t.indices)}
+                    for key, t in self.types.items()
+                },
+                "stores": [
+                    {
+                        "name": store.name,
+                        "n_obs": store.n_obs,
+                        "nnz": store.nnz,
+                        "files": {k: {"nbytes": f.nbytes, "crc32c": f.crc32c} for k, f in store.files.items()},
+                    }
+                    for store in self.stores
+                ],
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, path: str | os.PathLike[str]) -> Collection:
+        """Read a manifest's text; ``path`` is the directory that it lies in.
+
+        Raises
+        ------
+        StoreError
+            If the text is not a manifest that this version can read; names the field, the rule and the value.
+        """
+        path = Path(path)
+        where = str(path / MANIFEST)
+        try:
+            root = json.loads(text)
+        except ValueError as e:
+            raise StoreError(f"{where}: not JSON: {e}") from e
+        if not isinstance(root, dict) or root.get("format") != FORMAT:
+            found = root.get("format") if isinstance(root, dict) else root
+            raise StoreError(f"{where}: format must be {FORMAT!r}, got {found!r}")
+        version = field(root, "format_version", int, where)
+        if version != FORMAT_VERSION:
+            raise StoreError(f"{where}: format_version must be {FORMAT_VERSION} for this version, got {version}")
+        stores = sorted(
+            (store_entry(entry, f"{where}: stores[{i}]") for i, entry in enumerate(field(root, "stores", list, where))),
+            key=lambda store: store_number(store.name),
+        )
+        if len({store.name for store in stores}) != len(stores):
+            raise StoreError(f"{where}: store names must differ, got {[store.name for store in stores]}")
+        n_obs = count(root, "n_obs", where)
+        if n_obs != sum(store.n_obs for store in stores):
+            raise StoreError(f"{where}: n_obs must be the stores' sum {sum(s.n_obs for s in stores)}, got {n_obs}")
+        obs_columns = field(root, "obs_columns", list, where)
+        if not all(isinstance(name, str) for name in obs_columns):
+            raise StoreError(f"{where}: obs_columns must be strings, got {obs_columns!r}")
+        return cls(
+            path=path,
+            format=FORMAT,
+            n_obs=n_obs,
+            n_vars=count(root, "n_vars", where),
+            var_digest=field(root, "var_digest", str, where),
+            stores=tuple(stores),
+            types={
+                key: element_types(entry, f"{where}: types[{key!r}]")
+                for key, entry in field(root, "types", dict, where).items()
+            },
+            obs_columns=tuple(obs_columns),
+            shuffled=field(root, "shuffled", bool, where),
+            seed=None if root.get("seed") is None else count(root, "seed", where),
+            software=field(root, "software", str, where),
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write the manifest into ``directory`` so that it is either there in full or not at all."""
+        temporary = directory / f".{MANIFEST}.writing"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(self.to_json())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(directory / MANIFEST)
+        sync_directory(directory)
+
+    def verify(self) -> None:
+        """Compare every recorded file with its size and checksum; reads all bytes once.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a file is missing, or differs from what was written; names the file.
+        """
+        for store, path in zip(self.stores, self.store_paths, strict=True):
+            for name, wanted in store.files.items():
+                try:
+                    found = checksum(path / name)
+                except OSError as e:
+                    raise CorruptStoreError(f"{path / name}: cannot be read: {e}") from e
+                if found != wanted:
+                    raise CorruptStoreError(f"{path / name}: was written as {wanted}, is now {found}")
+
+
+def digest_names(names: Iterable[str]) -> str:
+    """SHA-256, in hex, of ``names`` in their order: each as UTF-8, followed by one zero byte."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(str(name).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _open_preshuffled(directory: Path) -> Collection:
+    import anndata as ad
+    import zarr
+
+    try:
+        root = zarr.open_group(str(directory), mode="r")
+        names = sorted((name for name in root.group_keys() if THEIR_STORE.fullmatch(name)), key=store_number)
+        if not names:
+            raise StoreError(f"{directory}: has the encoding-type {PRESHUFFLED!r} but no dataset_{{i}} groups")
+        stores, n_vars = [], set()
+        for name in names:
+            x: Any = root[f"{name}/X"]
+            is_dense = isinstance(x, zarr.Array)
+            rows, columns = x.shape if is_dense else x.attrs["shape"]
+            stores.append(StoreEntry(name, int(rows), None if is_dense else int(x["data"].shape[0]), {}))
+            n_vars.add(int(columns))
+        if len(n_vars) != 1:
+            raise StoreError(f"{directory}: all stores must have the same n_vars, got {sorted(n_vars)}")
+        var: Any = root[f"{names[0]}/var"]
+        obs: Any = root[f"{names[0]}/obs"]
+        var_names = ad.io.read_elem(var[var.attrs["_index"]])
+    except StoreError:
+        raise
+    except Exception as e:
+        raise StoreError(f"{directory}: cannot be read as a collection of scverse annbatch: {e}") from e
+    return Collection(
+        path=directory,
+        format=PRESHUFFLED,
+        n_obs=sum(store.n_obs for store in stores),
+        n_vars=n_vars.pop(),
+        var_digest=digest_names(var_names),
+        stores=tuple(stores),
+        types={},
+        obs_columns=tuple(str(name) for name in obs.attrs["column-order"]),
+        shuffled=True,
+        seed=None,
+        software="annbatch (scverse)",
+    )
+
+
+def _root_encoding(directory: Path) -> object:
+    try:
+        return json.loads((directory / "zarr.json").read_text(encoding="utf-8"))["attributes"]["encoding-type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,136 @@
+"""Do several stores make one dataset?
+
+1. They must agree: the same genes, the same elements of the same kind and width, label columns of one kind.
+2. What follows from all of them together: the united categories, the type of the values, the columns selected.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from annbatch.assemble import Selection
+from annbatch.errors import InputError
+from annbatch.labels import Column, merge_columns
+from annbatch.store import SparseMatrix, Store
+
+Casting = Literal["safe", "same_kind", "unsafe"]
+
+_log = logging.getLogger("annbatch")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Stores whose rows, one store after the other, are the rows of one table."""
+
+    stores: tuple[Store, ...]
+    """In the order in which rows are numbered."""
+    columns: tuple[Column, ...]
+    """The label columns."""
+    dtypes: dict[str, np.dtype[Any]]
+    """Per element: type of the values that are handed over unless somebody asks for another."""
+    selection: Selection | None
+    """Which columns of X and layers are wanted; None means all."""
+
+    @classmethod
+    def of(
+        cls, stores: Sequence[Store], dtype: np.dtype[Any] | None, casting: Casting, var_names: tuple[str, ...] | None
+    ) -> Dataset:
+        """Check that the stores agree.
+
+        Raises
+        ------
+        InputError
+            If they do not, have no rows, lack a gene of ``var_names``, or hold values that ``dtype`` may not hold.
+        """
+        first = stores[0]
+        for store in stores[1:]:
+            _check_genes(first, store)
+        if not any(store.shape[0] for store in stores):
+            raise InputError(f"the stores must hold at least one row, got none in {[store.name for store in stores]}")
+        dtypes = {}
+        for element in first.matrices:
+            _check_element(element, stores)
+            cast_to = None if element.startswith("obsm/") else dtype
+            if cast_to is not None:
+                _check_casts(element, stores, cast_to, casting)
+            dtypes[element] = cast_to or np.result_type(*(store.matrices[element].dtype for store in stores))
+        columns = merge_columns({store.name: store.columns for store in stores})
+        selection = None if var_names is None else Selection.of(_positions(var_names, first), first.shape[1])
+        return cls(tuple(stores), columns, dtypes, selection)
+
+    @property
+    def n_obs(self) -> int:
+        """Rows in all stores."""
+        return sum(store.shape[0] for store in self.stores)
+
+    @property
+    def var(self) -> pd.DataFrame:
+        """(n_vars, …) var of the first store, of the columns selected."""
+        var = self.stores[0].var
+        return var if self.selection is None else var.iloc[self.selection.columns]
+
+    def report_paths(self) -> None:
+        """Log once which elements zarr reads, and why; the others are read directly."""
+        slow: dict[str, list[str]] = {}
+        for store in self.stores:
+            for element, matrix in store.matrices.items():
+                if matrix.slow is not None:
+                    slow.setdefault(matrix.slow, []).append(f"{store.name} {element}")
+        for why, names in slow.items():
+            more = f" and {len(names) - 1} more" if names[1:] else ""
+            _log.info("zarr, not the direct path, reads %s%s: %s", names[0], more, why)
+
+
+def _check_genes(first: Store, store: Store) -> None:
+    if store.shape[1] != first.shape[1]:
+        raise InputError(
+            f"all stores must have the same n_vars: {first.name} has {first.shape[1]}, {store.name} has "
+            f"{store.shape[1]}"
+        )
+    differs = np.flatnonzero(store.var.index != first.var.index)
+    if len(differs):
+        i = int(differs[0])
+        raise InputError(
+            f"all stores must have the same var names: var {i} is {first.var.index[i]!r} in {first.name} and "
+            f"{store.var.index[i]!r} in {store.name}"
+        )
+
+
+def _check_element(element: str, stores: Sequence[Store]) -> None:
+    first = stores[0].matrices[element]
+    for store in stores:
+        matrix = store.matrices[element]
+        if type(matrix) is not type(first) or matrix.shape[1] != first.shape[1]:
+            raise InputError(
+                f"{element} must be of one kind and width in all stores: it is a {type(first).__name__} of "
+                f"{first.shape[1]} columns in {stores[0].name} and a {type(matrix).__name__} of {matrix.shape[1]} in "
+                f"{store.name}"
+            )
+
+
+def _check_casts(element: str, stores: Sequence[Store], dtype: np.dtype[Any], casting: Casting) -> None:
+    for store in stores:
+        matrix = store.matrices[element]
+        stored = matrix.data.dtype if isinstance(matrix, SparseMatrix) else matrix.values.dtype
+        if not np.can_cast(stored, dtype, casting):
+            raise InputError(
+                f"{store.name} {element}: dtype {dtype} cannot hold all values of {stored}; allow it with "
+                f"casting='same_kind' or casting='unsafe'"
+            )
+
+
+def _positions(names: tuple[str, ...], store: Store) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Say at which columns of a store genes stand."""
+    if not store.var.index.is_unique:
+        raise InputError(f"{store.name}: var names must be unique to select genes by name")
+    positions = store.var.index.get_indexer(pd.Index(names))
+    missing = [name for name, position in zip(names, positions, strict=True) if position < 0]
+    if missing:
+        raise InputError(f"var_names must be genes of the stores, got {missing[0]!r} ({len(missing)} are not)")
+    return positions.astype(np.int64)
