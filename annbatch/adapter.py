@@ -6,7 +6,7 @@ An adapter sends its `Emit` down to the core and wraps each `Batch` that comes u
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from annbatch.batch import Batch, Emit
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from annbatch.loader import Loader
+
+
+def converted(carried: Mapping[str, Any] | None, convert: Callable[[Any], Any]) -> dict[str, Any] | None:
+    """Convert every value of a mapping that may be missing."""
+    return None if carried is None else {name: convert(value) for name, value in carried.items()}
 
 
 class Adapter(ABC):

@@ -77,7 +77,11 @@ class Fetcher:
                     matrices, names, emit, emit.dtype or dtype, batch_size, chosen, self._slabs
                 )
             else:
-                self._parts[element] = DensePart(matrices, emit, emit.dtype or dtype, batch_size, chosen, self._slabs)
+                if element.startswith("obsm/") and (emit.dtype is None or emit.dtype.kind != "f" or dtype.kind != "f"):
+                    dense_dtype = dtype
+                else:
+                    dense_dtype = emit.dtype or dtype
+                self._parts[element] = DensePart(matrices, emit, dense_dtype, batch_size, chosen, self._slabs)
         self._pool: Executor = ThreadPoolExecutor(n_threads, thread_name_prefix="annbatch")
 
     def close(self) -> None:

@@ -1,0 +1,89 @@
+"""How do batches reach CuPy?
+
+1. `CupyLoader` asks the core for the types that cupyx's sparse matrices take.
+2. Each batch's buffers are copied to the current device, in the order of the current stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+try:
+    import cupy
+    from cupyx.scipy.sparse import csr_matrix
+except ImportError as error:
+    raise ImportError(
+        "annbatch_cupy needs CuPy, which could not be imported: "
+        "pip install cupy-cuda12x (or cupy-cuda13x, as your CUDA version is)"
+    ) from error
+
+from annbatch.adapter import Adapter, converted
+from annbatch.batch import CSR, Array, Batch, Emit
+from annbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from annbatch.loader import Loader
+
+__all__ = ["CupyLoader"]
+
+_DTYPES = ("float32", "float64", "bool")
+
+
+class CupyLoader(Adapter):
+    """Mini-batches of an `annbatch.Loader` as `cupyx.scipy.sparse.csr_matrix`.
+
+    Iterating gives the same mappings as the core, with arrays of the current CUDA device in them:
+
+    - ``batch["data"]``: a `cupyx.scipy.sparse.csr_matrix` with int32 ``indices`` and ``indptr``, of shape
+      (n_rows, n_vars);
+    - ``batch["labels"]``: the label columns as a DataFrame on the host, built only when asked for;
+    - ``batch["index"]``: (n_rows,) int64 global row numbers, unless the core loader leaves them out;
+    - ``batch.codes[column]``: (n_rows,) int32 codes into ``categories[column]``, missing -1; float32 values, missing
+      NaN, for a numeric column.
+
+    The copies are queued on the stream that is current when the batch is asked for; another stream has to wait for
+    that one before it reads the batch. Device memory comes from CuPy's current allocator, which is never flushed.
+
+    Parameters
+    ----------
+    ds
+        The core loader, its data already added. It stays reachable as ``.loader``.
+    dtype
+        Type of the values: float32, float64 or bool, all the real types that cupyx's sparse matrices take.
+
+    Raises
+    ------
+    annbatch.errors.InputError
+        If ``dtype`` is another one, or there is no usable CUDA device; nothing has been read yet.
+    """
+
+    def __init__(self, ds: Loader, *, dtype: Any = np.float32) -> None:
+        self.dtype = np.dtype(dtype)
+        if self.dtype.name not in _DTYPES:
+            raise InputError(f"dtype must be one that cupyx takes, {', '.join(_DTYPES)}, got {self.dtype}")
+        try:
+            cupy.cuda.Device().use()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise InputError(f"CupyLoader needs a CUDA device that is usable here, got: {error}") from error
+        super().__init__(ds, Emit(dtype=self.dtype, index_dtype=np.dtype(np.int32)))
+
+    def _hand_over(self, batch: Batch) -> Batch:
+        # `cupy.asarray` stages host memory of its own, so that the core's buffers are free once it returns.
+        return replace(
+            batch,
+            data=_matrix(batch.data),
+            codes={name: cupy.asarray(codes) for name, codes in batch.codes.items()},
+            layers=converted(batch.layers, _matrix),
+            obsm=converted(batch.obsm, cupy.asarray),
+            index=None if batch.index is None else cupy.asarray(batch.index),
+        )
+
+
+def _matrix(data: CSR | Array) -> Any:
+    if not isinstance(data, CSR):
+        return cupy.asarray(data)
+    parts = (cupy.asarray(data.data), cupy.asarray(data.indices), cupy.asarray(data.indptr))
+    return csr_matrix(parts, shape=data.shape)

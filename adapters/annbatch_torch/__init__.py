@@ -1,0 +1,146 @@
+"""How do batches reach torch?
+
+1. `TorchLoader` asks the core for the types and the layout that torch takes as they are.
+2. Each batch's buffers become tensors by DLPack: the same memory on the CPU, one copy on a GPU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+try:
+    import torch
+    from torch.utils.dlpack import from_dlpack
+except ImportError as error:
+    raise ImportError("annbatch_torch needs PyTorch, which could not be imported: pip install torch") from error
+
+from annbatch.adapter import Adapter, converted
+from annbatch.batch import CSR, Array, Batch, Emit
+from annbatch.errors import InputError
+
+if TYPE_CHECKING:
+    from annbatch.loader import Loader
+
+__all__ = ["TorchLoader"]
+
+# uint16 and wider unsigned types are left out: torch stores them and computes next to nothing with them.
+# The core's kernels know no 16-bit floats: it gives float32, and torch narrows that.
+_EMITTED: dict[torch.dtype, type[np.generic]] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.float32,
+    torch.bfloat16: np.float32,
+    torch.uint8: np.uint8,
+    torch.int8: np.int8,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+}
+
+
+class TorchLoader(Adapter):
+    """Mini-batches of an `annbatch.Loader` as torch tensors.
+
+    Iterating gives the same mappings as the core, with torch tensors in them:
+
+    - ``batch["data"]``: a sparse CSR tensor with int32 ``crow_indices`` and ``col_indices`` (int64 from 2**31
+      elements), or a dense tensor, of shape (n_rows, n_vars);
+    - ``batch["labels"]``: the label columns as a DataFrame, built only when asked for;
+    - ``batch["index"]``: (n_rows,) int64 global row numbers, unless the core loader leaves them out;
+    - ``batch.codes[column]``: (n_rows,) int64 codes into ``categories[column]``, missing -1, as loss functions take
+      them; float32 values, missing NaN, for a numeric column.
+
+    On the CPU ``data`` and ``index`` are the core's own memory. A batch may be kept: its memory is not used again
+    before the last tensor on it is gone.
+
+    Parameters
+    ----------
+    ds
+        The core loader, its data already added. It stays reachable as ``.loader``.
+    device
+        Where the tensors shall be: the CPU, or a CUDA device, to which they are copied.
+    layout
+        ``"csr"`` or ``"dense"``.
+    dtype
+        Type of the values. A 16-bit float costs one more pass, since torch narrows float32 to it.
+
+    Raises
+    ------
+    annbatch.errors.InputError
+        If ``layout``, ``dtype`` or ``device`` is not one that can be served here; nothing has been read yet.
+    """
+
+    def __init__(
+        self,
+        ds: Loader,
+        *,
+        device: str | torch.device = "cpu",
+        layout: Literal["csr", "dense"] = "csr",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if layout not in ("csr", "dense"):
+            raise InputError(f"layout must be 'csr' or 'dense', got {layout!r}")
+        if dtype not in _EMITTED:
+            raise InputError(f"dtype must be one of {', '.join(map(str, _EMITTED))}, got {dtype!r}")
+        super().__init__(ds, Emit(dtype=np.dtype(_EMITTED[dtype]), layout=layout))
+        self.dtype = dtype
+        self.device = _usable_device(device)
+
+    def _hand_over(self, batch: Batch) -> Batch:
+        return replace(
+            batch,
+            data=self._matrix(batch.data),
+            codes={name: self._codes(codes) for name, codes in batch.codes.items()},
+            layers=converted(batch.layers, self._matrix),
+            obsm=converted(batch.obsm, self._tensor),
+            index=None if batch.index is None else self._tensor(batch.index),
+        )
+
+    def _matrix(self, data: CSR | Array) -> torch.Tensor:
+        if not isinstance(data, CSR):
+            return self._tensor(data).to(self.dtype)
+        _accept_beta_state()
+        # Checking the invariants would cost 600 times what the rest does, and the core keeps them.
+        return torch.sparse_csr_tensor(
+            self._tensor(data.indptr),
+            self._tensor(data.indices),
+            self._tensor(data.data).to(self.dtype),
+            size=data.shape,
+            check_invariants=False,
+        )
+
+    def _codes(self, codes: Array) -> torch.Tensor:
+        tensor = self._tensor(codes)
+        return tensor if tensor.is_floating_point() else tensor.to(torch.int64)
+
+    def _tensor(self, array: Array) -> torch.Tensor:
+        # `from_dlpack` takes read-only arrays without the warning that `from_numpy` gives.
+        return from_dlpack(array).to(self.device)
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    """Give the device after one allocation on it, so that a wrong one is refused before anything is read."""
+    try:
+        usable = torch.device(device)
+        if usable.type in ("cpu", "cuda"):
+            torch.empty(1, device=usable)
+            return usable
+    # A torch without CUDA says so with an AssertionError.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device must be the CPU or a CUDA device, got {str(device)!r}: {reason}") from error
+    raise InputError(f"device must be the CPU or a CUDA device, got {str(device)!r}")
+
+
+@cache
+def _accept_beta_state() -> None:
+    """Let torch say once in each process, unheard, that sparse CSR tensors are in beta state."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
+        zero: Any = torch.zeros(1, dtype=torch.int32)
+        torch.sparse_csr_tensor(zero, zero[:0], zero[:0], size=(0, 0), check_invariants=False)

@@ -1,0 +1,34 @@
+"""What do all tests share?
+
+1. Hypothesis profiles: no deadlines (first calls compile kernels); the same examples in every run, unless asked.
+2. Tests marked ``gpu`` are skipped where no CUDA device answers.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def cuda_device_answers() -> bool:
+    try:
+        import cupy
+    except ImportError:
+        return False
+    try:
+        return bool(cupy.cuda.runtime.getDeviceCount() > 0)
+    except cupy.cuda.runtime.CUDARuntimeError:
+        return False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and not cuda_device_answers():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device, or no CuPy"))
