@@ -1,0 +1,170 @@
+"""Does a collection appear whole, or not at all?"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from annbatch.collection import Collection
+from annbatch.errors import OutputError, OutputExistsError, StoreError
+from annbatch.write import create_anndata_collection
+from annbatch.write.output import staged
+from datagen import named_adata, write_adata, write_inputs
+
+SLOW = {"rows_per_store": 20, "chunk_elements": 1, "shard_elements": 8}
+"""Thousands of tiny files, so that there is time to interrupt."""
+
+CHILD = """
+import resource, sys
+from annbatch.errors import OutputError
+from annbatch.write import create_anndata_collection
+source, output, limit, cut = sys.argv[1], sys.argv[2], int(sys.argv[3]), eval(sys.argv[4])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+print("started", flush=True)
+try:
+    create_anndata_collection([source], output, progress=False, **cut)
+except OutputError as e:
+    print("OutputError", e.errno, e)
+"""
+
+
+@pytest.fixture
+def incompressible(tmp_path: Path) -> Path:
+    """A file of 8 MB of noise, in a directory of its own."""
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0).random((200, 10_000), dtype=np.float32)
+    return write_adata(ad.AnnData(X=noise), tmp_path / "in" / "noise", "h5ad")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 4 MB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    if os.name != "posix" or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)]).returncode:
+        pytest.skip("may not mount a file system here")
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_full_disk_leaves_nothing(incompressible: Path, small_disk: Path):
+    with pytest.raises(OutputError, match=r"disk/store: cannot be written \(No space left on device\)") as caught:
+        create_anndata_collection([incompressible], small_disk / "store", progress=False, shard_elements=2**16)
+    assert caught.value.errno == errno.ENOSPC
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_collection(incompressible: Path, small_disk: Path):
+    old = create_anndata_collection(write_inputs(incompressible.parent), small_disk / "store", progress=False)
+    with pytest.raises(OutputError, match="No space left"):
+        create_anndata_collection([incompressible], old.path, overwrite=True, progress=False)
+    assert [p.name for p in small_disk.iterdir()] == ["store"]
+    Collection.open(old.path).verify()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs resource limits")
+def test_a_file_that_may_not_grow_leaves_nothing(incompressible: Path, tmp_path: Path):
+    arguments = [sys.executable, "-c", CHILD, str(incompressible), str(tmp_path / "out" / "store"), str(2**20), "{}"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"OutputError {errno.EFBIG}" in done.stdout
+    assert "out/store: cannot be written (File too large)" in done.stdout
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_an_interrupt_leaves_nothing(tmp_path: Path):
+    source = write_adata(named_adata(np.random.default_rng(0), range(400), range(90)), tmp_path / "input", "h5ad")
+    output = tmp_path / "out" / "store"
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(source), str(output), "0", repr(SLOW)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/.store.building-*/chunk_0.zarr/X/data/c/*")):
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate(timeout=120)
+    assert child.returncode != 0
+    assert "KeyboardInterrupt" in stderr
+    assert "out/store: was not written" in stderr
+    assert list(output.parent.iterdir()) == []
+
+
+def test_an_unfinished_build_is_no_collection(tmp_path: Path):
+    collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", progress=False)
+    (collection.path / "collection.json").unlink()
+    with pytest.raises(StoreError, match=r"not a collection: no collection\.json"):
+        Collection.open(collection.path)
+
+
+def test_overwriting_replaces_a_collection(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    first = create_anndata_collection(write_inputs(tmp_path / "in"), tmp_path / "out/deep/store", progress=False)
+    # The new collection is made from the one that it replaces.
+    second = create_anndata_collection(first.store_paths, first.path, seed=9, overwrite=True, progress=False)
+    assert second.path == first.path
+    assert second.seed == 9
+    second.verify()
+    assert [p.name for p in first.path.parent.iterdir()] == ["store"]
+
+
+def test_an_empty_directory_may_be_there(tmp_path: Path):
+    (tmp_path / "store").mkdir()
+    create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", progress=False).verify()
+
+
+def test_permissions_are_the_usual_ones(tmp_path: Path):
+    collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", progress=False)
+    (tmp_path / "usual").mkdir()
+    assert collection.path.stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_link_stays_a_link(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "elsewhere")
+    create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", progress=False)
+    assert (tmp_path / "store").is_symlink()
+    Collection.open(tmp_path / "elsewhere").verify()
+
+
+def test_a_path_taken_in_the_meantime_stays(tmp_path: Path):
+    output = tmp_path / "store"
+
+    def build() -> None:
+        with staged(output, overwrite=False) as building:
+            (building / "collection.json").write_text("{}")
+            output.mkdir()
+            (output / "mine").write_text("mine")
+
+    with pytest.raises(OutputExistsError, match="store: exists"):
+        build()
+    assert [p.name for p in tmp_path.iterdir()] == ["store"]
+    assert (output / "mine").read_text() == "mine"
+
+
+def test_an_error_in_between_keeps_its_type(tmp_path: Path):
+    def build() -> None:
+        with staged(tmp_path / "store", overwrite=False) as building:
+            (building / "part").write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        build()
+    assert any("store: was not written" in note for note in caught.value.__notes__)
+    assert list(tmp_path.iterdir()) == []
