@@ -75,6 +75,8 @@ def direct_array(array: Any) -> ShardedArray | str:
         return "the direct path is turned off"
     if not isinstance(array, zarr.Array):
         return "it is in memory"
+    if array.metadata.zarr_format != 3:
+        return f"it is zarr v{array.metadata.zarr_format}, not v3"
     if type(array.store) is not zarr.storage.LocalStore:
         return f"its store is a {type(array.store).__name__}, not a local directory"
     return ShardedArray.open(Path(array.store.root) / array.path)

@@ -18,20 +18,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from annbatch import Batch, Capacity, CorruptStoreError, Emit, InputError, Loader, Partition, StoreError
+from annbatch import elements as elements_module
 from annbatch import loader as loader_module
 from datagen import awkward_obs, named_matrix
 from stores import FORMS, named_stores, opened, write_store
 from test_prefetch import background_threads
 
 
-@pytest.fixture(scope="module", params=FORMS)
-def stores(request, tmp_path_factory):
-    return named_stores(tmp_path_factory.mktemp("stores"), request.param)
-
-
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory):
-    return named_stores(tmp_path_factory.mktemp("stores"), "v3 sharded")
+def stores_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return {form: named_stores(folder / form.replace(" ", "_"), form) for form in FORMS}
+
+
+@pytest.fixture(params=FORMS)
+def stores(request, stores_folder):
+    return stores_folder[request.param]
+
+
+@pytest.fixture
+def sharded(stores_folder):
+    return stores_folder["v3 sharded"]
 
 
 def check_epoch(ds: Loader, x: sp.csr_matrix, obs: pd.DataFrame, emit: Emit = Emit()) -> list[Batch]:  # noqa: B008
@@ -92,22 +99,41 @@ def test_every_store_form(stores):
     np.testing.assert_array_equal(np.sort(rows), np.arange(ds.n_obs))
 
 
-def test_every_store_form_gives_the_same_batches(tmp_path):
+@pytest.mark.parametrize("direct", [True, False])
+def test_every_store_form_gives_the_same_batches(stores_folder, direct, monkeypatch):
     """Bit for bit, whatever reads them."""
-    reference = None
-    for form in FORMS:
+    monkeypatch.setattr(elements_module, "DIRECT", direct)
+    reference, read_directly = None, set()
+    for form, (adatas, _, _) in stores_folder.items():
         if "uint16" in form:
             continue
-        adatas, _, _ = named_stores(tmp_path / form.replace(" ", "_"), form)
         ds = Loader(batch_size=8, chunk_size=5, preload_nchunks=3, seed=3).add_anndatas(adatas)
+        if ds._opened().stores[0].matrices["X"].slow is None:
+            read_directly.add(form)
         found = [
             (b.data.data.tobytes(), b.data.indices.tobytes(), b.data.indptr.tobytes(), b.index.tobytes()) for b in ds
         ]
         reference = reference or found
         assert found == reference, form
+    expected = {"v3 sharded", "v3 one chunk", "v3 plain chunks", "v3 uncompressed", "v3 gzip"}
+    assert read_directly == (expected if direct else set())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_the_path_taken_is_said_once(stores_folder, caplog):
+    with caplog.at_level("INFO", "annbatch"):
+        ds = Loader(batch_size=8).add_anndatas(stores_folder["v2"][0])
+        list(ds)
+        list(ds)
+    assert [record.message for record in caplog.records] == [
+        "zarr, not the direct path, reads adatas[0] X and 2 more: it is zarr v2, not v3"
+    ]
+    caplog.clear()
+    with caplog.at_level("INFO", "annbatch"):
+        list(Loader(batch_size=8).add_anndatas(stores_folder["v3 sharded"][0]))
+    assert not caplog.records
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(
     batch_size=st.integers(1, 120),
     chunk_size=st.integers(1, 70),
