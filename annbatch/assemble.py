@@ -87,8 +87,10 @@ class SparsePart:
         batch_size: int,
         selection: Selection | None,
         slabs: SlabPool,
+        n_workers: int,
     ) -> None:
         self._matrices = matrices
+        self._n_workers = n_workers
         self._names = names
         self._emit = emit
         self._dtype = dtype
@@ -147,9 +149,8 @@ class SparsePart:
                 elements: Elements = getattr(self._matrices[reading.store], part)
                 at = reading.places
                 pieces = plan_pieces(lo[at], hi[at], targets[at], itemsize, elements.chunk_elements)
-                tasks += elements.tasks(
-                    pieces, arrays[0].dtype, self._n_stored if part == "indices" else None, matrices
-                )
+                limit = self._n_stored if part == "indices" else None
+                tasks += elements.tasks(pieces, arrays[0].dtype, limit, matrices, self._n_workers)
         return tasks
 
     def _allocate(self, indptr: Ints) -> CSR:
@@ -210,8 +211,10 @@ class DensePart:
         batch_size: int,
         selection: Selection | None,
         slabs: SlabPool,
+        n_workers: int,
     ) -> None:
         self._matrices = matrices
+        self._n_workers = n_workers
         self._pad_rows = emit.pad_rows
         self._dtype = dtype
         self._batch_size = batch_size
@@ -234,7 +237,7 @@ class DensePart:
             values = self._matrices[reading.store].values
             lo = reading.rows * width
             pieces = plan_pieces(lo, lo + width, targets[reading.places], itemsize, values.chunk_elements)
-            tasks += values.tasks(pieces, self._dtype, None, arrays)
+            tasks += values.tasks(pieces, self._dtype, None, arrays, self._n_workers)
         finish: Callable[[int], Any] = arrays.__getitem__
         if self._selection is not None:
             finish = partial(self._select, arrays)

@@ -33,7 +33,10 @@ DIRECT = True
 """Whether the direct path is taken where it can be; benchmarks and tests turn it off to measure and compare."""
 
 TASK_BYTES = 1 << 21
-"""Decoded bytes that one task handles: enough to outweigh its start, few enough to share the work out evenly."""
+"""Decoded bytes that make a task worth while."""
+
+MAX_FILES = 64
+"""Files that one task keeps open."""
 
 _of_thread = threading.local()
 
@@ -45,7 +48,7 @@ class Elements(Protocol):
     size: int
     chunk_elements: int
 
-    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> list[Task]:
+    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any, n_workers: int) -> list[Task]:
         """Give the tasks that put all pieces in their places.
 
         Parameters
@@ -58,6 +61,8 @@ class Elements(Protocol):
             If given, values must be >= 0 and below it.
         keep
             Whatever owns the memory behind the addresses; every task holds on to it.
+        n_workers
+            Threads that will run the tasks.
         """
 
 
@@ -99,25 +104,28 @@ class DirectElements:
         self.size = math.prod(array.shape)
         self.chunk_elements = array.chunk_elements
 
-    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> list[Task]:
-        """Read each chunk in one of the tasks."""
-        per_task = max(1, TASK_BYTES // (self.chunk_elements * self.dtype.itemsize))
-        return [
-            partial(self._scatter, pieces, slice(a, a + per_task), dtype, limit, keep)
-            for a in range(0, len(pieces.chunks), per_task)
-        ]
+    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any, n_workers: int) -> list[Task]:
+        """Let the workers share the chunks out between them; each starts once, so that Python is seldom needed."""
+        shards = pieces.chunks // self._array.tables.layout.chunks_per_shard
+        new_shard = np.diff(shards, prepend=-1) > 0
+        edges = np.append(np.flatnonzero(new_shard)[::MAX_FILES], len(shards)).tolist()
+        if len(edges) <= 2:
+            n_tasks = min(n_workers, -(-len(shards) * self.chunk_elements * self.dtype.itemsize // TASK_BYTES))
+            prepared = self._array.prepare(*self._arguments(pieces, slice(0, len(shards)), dtype, limit))
+            return [partial(self._work, prepared, keep)] * n_tasks
+        parts = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        # Files are found, and let go, by each task: a window of single rows may touch every file of a collection.
+        return [partial(self._scatter, self._arguments(pieces, part, dtype, limit), keep) for part in parts]
 
-    def _scatter(self, pieces: Pieces, part: slice, dtype: np.dtype[Any], limit: int | None, keep: Any) -> None:
-        self._array.scatter(
-            workspace(),
-            pieces.chunks[part],
-            pieces.bounds[part.start : part.stop + 1],
-            pieces.sources,
-            pieces.lengths,
-            pieces.targets,
-            dtype,
-            limit,
-        )
+    def _arguments(self, pieces: Pieces, part: slice, dtype: np.dtype[Any], limit: int | None) -> tuple[Any, ...]:
+        bounds = pieces.bounds[part.start : part.stop + 1]
+        return pieces.chunks[part], bounds, pieces.sources, pieces.lengths, pieces.targets, dtype, limit
+
+    def _work(self, prepared: Callable[[Workspace], None], keep: Any) -> None:
+        prepared(workspace())
+
+    def _scatter(self, arguments: tuple[Any, ...], keep: Any) -> None:
+        self._array.scatter(workspace(), *arguments)
 
 
 class ZarrElements:
@@ -132,7 +140,7 @@ class ZarrElements:
         rows = int(array.chunks[0]) if isinstance(array, zarr.Array) else array.shape[0]
         self.chunk_elements = max(1, rows * self._width)
 
-    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> list[Task]:
+    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any, n_workers: int) -> list[Task]:
         """Read neighbouring chunks together, and no element before the first or behind the last wanted one."""
         at = np.repeat(pieces.chunks * self.chunk_elements, np.diff(pieces.bounds)) + pieces.sources
         per_task = max(1, 4 * TASK_BYTES // (self.chunk_elements * self.dtype.itemsize))

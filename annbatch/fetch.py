@@ -73,15 +73,13 @@ class Fetcher:
             chosen = None if element.startswith("obsm/") else selection
             names = [f"{store.name} {element}" for store in stores]
             if isinstance(matrices[0], SparseMatrix):
+                values = emit.dtype or dtype
                 self._parts[element] = SparsePart(
-                    matrices, names, emit, emit.dtype or dtype, batch_size, chosen, self._slabs
+                    matrices, names, emit, values, batch_size, chosen, self._slabs, n_threads
                 )
             else:
-                if element.startswith("obsm/") and (emit.dtype is None or emit.dtype.kind != "f" or dtype.kind != "f"):
-                    dense_dtype = dtype
-                else:
-                    dense_dtype = emit.dtype or dtype
-                self._parts[element] = DensePart(matrices, emit, dense_dtype, batch_size, chosen, self._slabs)
+                values = dtype if emit.dtype is None or not _same_kind(element, dtype, emit.dtype) else emit.dtype
+                self._parts[element] = DensePart(matrices, emit, values, batch_size, chosen, self._slabs, n_threads)
         self._pool: Executor = ThreadPoolExecutor(n_threads, thread_name_prefix="annbatch")
 
     def close(self) -> None:
@@ -168,6 +166,11 @@ class Fetcher:
         for reading, part in zip(readings, parts, strict=True):
             out[reading.places] = part
         return out
+
+
+def _same_kind(element: str, own: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Say whether an element takes the type asked for: X does, and embeddings do if neither type is one of integers."""
+    return not element.startswith("obsm/") or own.kind == wanted.kind == "f"
 
 
 def run(pool: Executor, tasks: Iterable[Task]) -> list[Any]:

@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 
 from annbatch.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec
-from annbatch.native import READ_FAILED, READ_SHORT, Kernel, address_of, call_decompress, crc32c_at, inline, pread, view
+from annbatch.native import (
+    READ_FAILED,
+    READ_SHORT,
+    Kernel,
+    address_of,
+    call_decompress,
+    crc32c_at,
+    inline,
+    pread,
+    take_ticket,
+    view,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -176,8 +187,11 @@ def scatter_chunks(
     shuffled: Array,
     scratch: Array,
     like: Array,
+    tickets: Array,
 ) -> tuple[int, int]:
-    """Read, check, decode and scatter inner chunks.
+    """Read, check, decode and scatter inner chunks, one after the other until none is left.
+
+    Several threads may be given the same chunks and tickets: each chunk then falls to one of them.
 
     Parameters
     ----------
@@ -199,6 +213,8 @@ def scatter_chunks(
         Buffers of a `Workspace`; ``scratch`` has the stored dtype and the size of a chunk.
     like
         An empty array of the destination's dtype.
+    tickets
+        (1,) int64: the next chunk to take; every thread counts it up.
 
     Returns
     -------
@@ -206,7 +222,8 @@ def scatter_chunks(
         The `Status`, and the chunk where it arose.
     """
     target = view(address_of(scratch), scratch.size * scratch.itemsize, _BYTES)
-    for j in range(fds.size):
+    j = take_ticket(tickets)
+    while j < fds.size:
         if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > piece_dst.size:
             return _PIECE, j
         if offsets[j] == -1:
@@ -223,6 +240,7 @@ def scatter_chunks(
         status = _place(scratch, piece_src, piece_len, piece_dst, piece_ptr[j], piece_ptr[j + 1], limit, like)
         if status != _OK:
             return status, j
+        j = take_ticket(tickets)
     return _OK, -1
 
 

@@ -99,6 +99,23 @@ def _load_word(typing: Any, address: Any) -> Any:
 
 
 @_intrinsic
+def _fetch_add(typing: Any, address: Any, value: Any) -> Any:
+    """Add to the int64 at an address, as one step for all threads; gives what it was before."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, arguments[1], "monotonic")
+
+    return types.int64(types.int64, types.int64), generate
+
+
+@inline
+def take_ticket(tickets: Array) -> int:
+    """Give the next number of a counter, (1,) int64, that several threads share: each number to one of them."""
+    return _fetch_add(address_of(tickets), 1)  # type: ignore[no-any-return]
+
+
+@_intrinsic
 def call_decompress(typing: Any, function: Any, context_: Any, source: Any, size: Any, target: Any, room: Any) -> Any:
     """Call ``int function(void *context, const void *source, int32 size, void *target, int32 room)``."""
 

@@ -13,8 +13,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,16 +139,38 @@ class ShardedArray:
         bounds: Ints,
         sources: Ints,
         lengths: Ints,
-        targets: npt.NDArray[np.int64] | npt.NDArray[np.uint64],
+        targets: Ints,
         dtype: np.dtype[Any],
         limit: int | None = None,
     ) -> None:
-        """Read and decode chunks, and cast pieces of them to their addresses.
+        """Read and decode chunks, and cast pieces of them to their addresses; see `prepare`.
+
+        Raises
+        ------
+        CorruptStoreError
+            If what is stored contradicts its checksum, its size or ``limit``; what the destinations hold is then void.
+        StoreError
+            If a file cannot be read, or a piece reaches beyond its chunk.
+        """
+        self.prepare(chunks, bounds, sources, lengths, targets, dtype, limit)(workspace)
+
+    def prepare(
+        self,
+        chunks: Ints,
+        bounds: Ints,
+        sources: Ints,
+        lengths: Ints,
+        targets: Ints,
+        dtype: np.dtype[Any],
+        limit: int | None = None,
+    ) -> Callable[[Workspace], None]:
+        """Find chunks, and give the function that reads, decodes and scatters them.
+
+        Any number of threads may call it, each with its own workspace: they share the chunks out between them. It
+        raises what `scatter` does.
 
         Parameters
         ----------
-        workspace
-            Of the calling thread.
         chunks
             (n_chunks,) chunk numbers.
         bounds
@@ -161,13 +184,6 @@ class ShardedArray:
             What the elements are cast to, as `numpy.ndarray.astype` does.
         limit
             If given, integers must be at least 0 and below it.
-
-        Raises
-        ------
-        CorruptStoreError
-            If what is stored contradicts its checksum, its size or ``limit``; what the destinations hold is then void.
-        StoreError
-            If a file cannot be read, or a piece reaches beyond its chunk.
         """
         if not len(sources) == len(lengths) == len(targets) or len(bounds) != len(chunks) + 1:
             raise ValueError(
@@ -179,18 +195,10 @@ class ShardedArray:
         pieces = (_ints(sources), _ints(lengths), _ints(np.asarray(targets).view(np.int64)))
         bounds, located, types = _ints(bounds), self.locate(chunks), native_types(self.dtype, dtype)
         if types is not None and self.decoder.codec is not Codec.GZIP:
-            self._run(workspace, chunks, located, bounds, pieces, types, limit)
-            return
-        for j in range(len(chunks)):
-            decoded = self._decode(workspace, chunks[j : j + 1], located.part(j))
-            if types is None:
-                # A cast that only NumPy makes as NumPy does; what is out of range is its business, not a warning.
-                with np.errstate(all="ignore"):
-                    decoded = decoded.astype(dtype)
-            seen, wanted = types or copy_types(dtype)
-            part = [array[bounds[j] : bounds[j + 1]] for array in pieces]
-            status = scatter_buffer(decoded.view(seen), *part, self._limit(limit), np.empty(0, wanted))
-            self._check(status, chunks[j], limit)
+            tickets = np.zeros(1, np.int64)
+            return partial(self._run, chunks, located, bounds, pieces, types, limit, tickets)
+        turns = iter(range(len(chunks)))
+        return partial(self._run_in_python, chunks, located, bounds, pieces, types, dtype, limit, turns)
 
     def read_ranges(self, workspace: Workspace, starts: Ints, stops: Ints) -> npt.NDArray[Any]:
         """Give the elements of ascending ranges of the flattened array, one range after the other.
@@ -249,13 +257,14 @@ class ShardedArray:
 
     def _run(
         self,
-        workspace: Workspace,
         chunks: Ints,
         located: Located,
         bounds: Ints,
         pieces: Pieces,
         types: tuple[np.dtype[Any], np.dtype[Any]],
         limit: int | None,
+        tickets: Ints,
+        workspace: Workspace,
     ) -> None:
         loaded, decoder = library(), self.decoder
         nbytes = self.chunk_elements * self.dtype.itemsize
@@ -276,8 +285,33 @@ class ShardedArray:
             workspace.shuffled(nbytes if decoder.shuffle > 1 else 0),
             workspace.scratch(nbytes).view(types[0]),
             np.empty(0, types[1]),
+            tickets,
         )
         self._check(status, chunks[j] if len(chunks) else -1, limit)
+
+    def _run_in_python(
+        self,
+        chunks: Ints,
+        located: Located,
+        bounds: Ints,
+        pieces: Pieces,
+        types: tuple[np.dtype[Any], np.dtype[Any]] | None,
+        dtype: np.dtype[Any],
+        limit: int | None,
+        turns: Iterator[int],
+        workspace: Workspace,
+    ) -> None:
+        """Do what `_run` does for codecs and casts that have no kernel."""
+        for j in turns:
+            decoded = self._decode(workspace, chunks[j : j + 1], located.part(j))
+            if types is None:
+                # A cast that only NumPy makes as NumPy does; what is out of range is its business, not a warning.
+                with np.errstate(all="ignore"):
+                    decoded = decoded.astype(dtype)
+            seen, wanted = types or copy_types(dtype)
+            part = [array[bounds[j] : bounds[j + 1]] for array in pieces]
+            status = scatter_buffer(decoded.view(seen), *part, self._limit(limit), np.empty(0, wanted))
+            self._check(status, chunks[j], limit)
 
     def _decode(self, workspace: Workspace, chunks: Ints, located: Located) -> npt.NDArray[Any]:
         """Give a decoded chunk of its own memory."""
@@ -287,7 +321,8 @@ class ShardedArray:
         decoder = self.decoder
         if decoder.codec is not Codec.GZIP:
             whole = (_ints([0]), _ints([decoded.size]), _ints([decoded.ctypes.data]))
-            self._run(workspace, chunks, located, _ints([0, 1]), whole, copy_types(self.dtype), None)
+            tickets = np.zeros(1, np.int64)
+            self._run(chunks, located, _ints([0, 1]), whole, copy_types(self.dtype), None, tickets, workspace)
             return decoded
         raw = workspace.raw(decoder.stored_nbytes(decoded.nbytes)[1])
         status, size = read_stored(located.fds[0], located.offsets[0], located.nbytes[0], raw, decoder.crc32c)

@@ -114,7 +114,7 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str) -> Store:
     for element in wanted.elements:
         part, _, key = element.partition("/")
         if key and key not in parts[part]:
-            raise InputError(f"{name}: {part} must hold {key!r}, it holds {sorted(parts[part])}")
+            raise InputError(f"{name}: {part} must hold {key!r}, it holds {sorted(k for k in parts[part] if k)}")
         matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}")
     columns = columns_of_frame(adata.obs, wanted.labels, name)
     return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, adata.var))

@@ -134,6 +134,7 @@ def main() -> None:
                 shuffled,
                 scratch.view(DTYPE),
                 np.empty(0, np.float32),
+                np.zeros(1, np.int64),
             )
             assert all((buffer[:MARGIN] == CANARY).all() for buffer in buffers), "a byte was written before a buffer"
             return Status(status)

@@ -25,7 +25,9 @@ def path_taken(request, monkeypatch):
     return request.param
 
 
-def dense_store(folder: Path, values: np.ndarray, *, chunks: tuple[int, int], shards: tuple[int, int] | None) -> ad.AnnData:
+def dense_store(
+    folder: Path, values: np.ndarray, *, chunks: tuple[int, int], shards: tuple[int, int] | None
+) -> ad.AnnData:
     root = zarr.create_group(str(folder), overwrite=True)
     array = root.create_array("X", shape=values.shape, dtype=values.dtype, chunks=chunks, shards=shards)
     array[:] = values
@@ -111,7 +113,7 @@ def test_dense_x(tmp_path, path_taken, chunks, shards, dtype):
     """Embeddings or images: rows of chunks as wide as the matrix are read directly, others by zarr."""
     values = (np.arange(61 * 12) % 251).reshape(61, 12).astype(dtype)
     parts = [values[:25], values[25:26], values[26:]]
-    adatas = [dense_store(tmp_path / f"{i}.zarr", part, chunks=chunks, shards=shards) for i, part in enumerate(parts)]
+    adatas = [dense_store(tmp_path / f"{i}.zarr", part, chunks, shards) for i, part in enumerate(parts)]
     for emit in (Emit(), Emit(pad_rows=True), Emit(dtype=np.dtype(np.float64), layout="dense")):
         ds = Loader(batch_size=9, chunk_size=4, preload_nchunks=3).add_anndatas(adatas)
         rows = []
@@ -131,7 +133,9 @@ def test_dense_x_in_memory_with_chosen_genes():
     np.testing.assert_array_equal(batch.data, values[batch.index][:, [4, 0]])
 
 
-@pytest.mark.parametrize("genes", [["g1", "g4", "g20"], ["g20", "g0", "g7", "g6"], [f"g{c}" for c in range(N_VARS)], ["g3"]])
+@pytest.mark.parametrize(
+    "genes", [["g1", "g4", "g20"], ["g20", "g0", "g7", "g6"], [f"g{c}" for c in range(N_VARS)], ["g3"]]
+)
 @pytest.mark.parametrize("layout", ["csr", "dense"])
 def test_chosen_genes(collection, path_taken, genes, layout):
     path, written = collection

@@ -149,7 +149,19 @@ def test_the_path_taken_is_said_once(stores_folder, caplog):
     dtype=st.sampled_from([None, np.dtype(np.float64), np.dtype(np.int32)]),
 )
 def test_every_option(
-    sharded, batch_size, chunk_size, preload_nchunks, shuffle, seed, drop_last, prefetch, threads, count, layout, padded, dtype
+    sharded,
+    batch_size,
+    chunk_size,
+    preload_nchunks,
+    shuffle,
+    seed,
+    drop_last,
+    prefetch,
+    threads,
+    count,
+    layout,
+    padded,
+    dtype,
 ):
     """Batches larger than a window or than everything, blocks larger than a store, single rows: all are `X[index]`."""
     adatas, x, obs = sharded
@@ -189,7 +201,7 @@ def test_random_matrices(tmp_path_factory, data):
     chunks, shards = data.draw(st.integers(1, 50)), data.draw(st.sampled_from([None, 1, 4]))
     folder = tmp_path_factory.mktemp("random")
     matrices, adatas = [], []
-    for i, n in enumerate(sizes):
+    for i in range(len(sizes)):
         rows = range(sum(sizes[:i]), sum(sizes[: i + 1]))
         matrices.append(named_matrix(rng, rows, range(n_vars), density=density))
         root = write_store(str(folder / f"{i}.zarr"), matrices[-1], awkward_obs(rows), chunks=chunks, shards=shards)

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import zarr
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
+)
 
 N_OBS, N_VARS, MEAN_NNZ = 24_000, 5_000, 1_500
 
@@ -83,6 +85,5 @@ def test_peak_memory_is_what_the_formula_says(store, options):
         [sys.executable, "-c", MEASURE, str(store), json.dumps(options)], capture_output=True, text=True, check=True
     )
     peak = int(result.stdout)
-    print(options, peak / 2**20, formula / 2**20)
     assert peak <= formula, f"{peak / 2**20:.0f} MiB, the formula allows {formula / 2**20:.0f} MiB"
     assert peak >= formula / 8, f"{peak / 2**20:.0f} MiB of {formula / 2**20:.0f} MiB: the formula says nothing"

@@ -51,7 +51,7 @@ def create_anndata_collection(
     join: Literal["outer", "inner"] = "outer",
     var_names: Iterable[str] | None = None,
     rows_per_store: int = 2**20,
-    chunk_elements: int = 2**16,
+    chunk_elements: int = 2**15,
     shard_elements: int = 2**25,
     narrow: bool = True,
     allow_nonfinite: bool = False,

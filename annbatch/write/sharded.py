@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anndata as ad
 import numpy as np
@@ -27,6 +27,13 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from annbatch.batch import CSR
 from annbatch.manifest import ElementTypes
 
+Cname = Literal["lz4", "lz4hc"]
+
+DATA_LEVEL: tuple[Cname, int] = ("lz4hc", 2)
+"""Compressor and level of values: counts repeat, and what lz4hc finds in them is smaller and decodes faster."""
+OTHER_LEVEL: tuple[Cname, int] = ("lz4", 5)
+"""Compressor and level of everything else: column numbers hardly repeat, lz4hc would only cost time."""
+
 # Every chunk is written, also one of zeros only, so that each has its bytes and its checksum.
 _KEEP_EMPTY: Any = {"write_empty_chunks": True}
 
@@ -35,7 +42,7 @@ _KEEP_EMPTY: Any = {"write_empty_chunks": True}
 class Layout:
     """How the arrays of a store are cut."""
 
-    chunk_elements: int = 2**16
+    chunk_elements: int = 2**15
     """Elements in an inner chunk."""
     shard_elements: int = 2**25
     """Elements in a shard, at most; cut down to a multiple of the chunk, and to the array."""
@@ -111,12 +118,13 @@ def _encoding(name: str, version: str) -> dict[str, Any]:
     return {"encoding-type": name, "encoding-version": version}
 
 
-def _codecs(dtype: np.dtype[Any]) -> dict[str, Any]:
+def _codecs(dtype: np.dtype[Any], level: tuple[Cname, int]) -> dict[str, Any]:
+    cname, clevel = level
     return {
         "filters": None,
         "serializer": BytesCodec(endian="little"),
         "compressors": [
-            BloscCodec(cname="lz4", clevel=3, shuffle="shuffle", typesize=dtype.itemsize),
+            BloscCodec(cname=cname, clevel=clevel, shuffle="shuffle", typesize=dtype.itemsize),
             Crc32cCodec(),
         ],
         "fill_value": 0,
@@ -181,7 +189,7 @@ def _write_rows(root: zarr.Group, key: str, array: npt.NDArray[Any], layout: Lay
         chunks=(chunk, *array.shape[1:]),
         shards=(shard, *array.shape[1:]),
         attributes=_encoding("array", "0.2.0"),
-        **_codecs(array.dtype),
+        **_codecs(array.dtype, OTHER_LEVEL),
     )
     for start in range(0, len(array), shard):
         target[start : start + shard] = array[start : start + shard]
@@ -199,7 +207,7 @@ class _ShardWriter:
             chunks=(layout.chunk_elements,),
             shards=(shard,),
             attributes=_encoding("array", "0.2.0"),
-            **_codecs(dtype),
+            **_codecs(dtype, DATA_LEVEL if name == "data" else OTHER_LEVEL),
         )
         self._length = length
         self._buffer = np.empty(min(shard, length), dtype=dtype)

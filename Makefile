@@ -1,0 +1,55 @@
+# Every target makes the virtual environment that it needs; nothing else has to be installed before.
+#   make demo    real cells from .h5ad files into a torch and a Flax model, about two minutes after installation
+#   make test    the whole suite (ARGS="-k sampler -x" is passed on to pytest)
+#   make lint    ruff and mypy --strict
+#   make docs    the documentation, in docs/_build/html
+#   make bench   the benchmarks (ARGS is passed on)
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
+
+.PHONY: demo test lint format docs bench clean
+.SECONDARY:
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/python benchmarks/demo.py $(ARGS)
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-lint
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet --fresh-env docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Dependency groups need pip 25.1.
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade "pip>=25.1"
+
+# The demo needs its extra; everything else needs the group of its own name.
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
+	$(PIP) --editable ".[demo]" --group demo
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/pip
+	$(PIP) --editable . --group $*
+	@touch $@

@@ -1,0 +1,329 @@
+"""How does each contender open its store and hand over one epoch of batches?
+
+1. A `Contender` names its environment, its store and the functions below; `CONTENDERS` is the list of them all.
+2. ``write_*`` make a contender's own store from the input with its own defaults, where it has one.
+3. ``open_*`` open it once and give a function; each call of that function is one epoch of `Touched` batches.
+
+Every contender is used as its own documentation tells, with what is fastest where it offers a choice. This module is
+imported in environments that hold one contender each, so it imports nothing but NumPy at its top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from environments import Environment, Unavailable
+
+COLUMNS = (
+    *("cell_type", "plate", "donor", "sample", "condition", "tissue", "sex", "phase"),
+    *("drug_0", "drug_1", "drug_2", "drug_3", "is_doublet", "age"),
+    *("mito_share", "ribo_share", "doublet_score", "s_score", "n_counts", "n_genes"),
+)
+"""The obs columns of the generated input, in the order in which settings take them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a loader is asked to read."""
+
+    name: str
+    """How tables call it."""
+    batch_size: int = 4096
+    """Rows a batch."""
+    chunk_size: int = 512
+    """Rows read contiguously."""
+    preload_nchunks: int = 32
+    """Blocks of ``chunk_size`` rows that are shuffled together."""
+    columns: int = 1
+    """How many obs columns come with a batch."""
+    frame: bool = False
+    """Whether the obs columns are asked for as a DataFrame where they come as codes otherwise."""
+    threads: int | None = None
+    """Threads of the loader; None leaves its default."""
+
+    @property
+    def window(self) -> int:
+        """Rows that a loader holds at once."""
+        return max(self.chunk_size * self.preload_nchunks, self.batch_size)
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the obs columns."""
+        return list(COLUMNS[: self.columns])
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One contender with one setting on one input: what a worker process is started with."""
+
+    contender: str
+    """Key of `CONTENDERS`."""
+    setting: Setting
+    """How it reads."""
+    inputs: tuple[str, ...]
+    """The generated ``.h5ad`` files."""
+    store: str
+    """Path of the store that it reads, where it has one."""
+    label: str = ""
+    """How tables call the row; empty for the contender's title."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What a batch holds, as a worker touches it."""
+
+    values: np.ndarray[Any, Any]
+    """Stored values, or the whole dense matrix."""
+    columns: np.ndarray[Any, Any] | None
+    """Column number of each value; None where ``values`` is dense."""
+    n_rows: int
+    """Number of cells."""
+
+
+Epoch = Callable[[], Iterator[Matrix]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A way of reading mini-batches."""
+
+    title: str
+    """How tables call it."""
+    open: Callable[[Job], Epoch]
+    """Opens the store and gives the function that runs an epoch."""
+    store: str | None = None
+    """Whose store it reads: ``ours``, ``peer``, or None for the ``.h5ad`` files themselves."""
+    environment: Environment | None = None
+    """Where it runs; None for the environment of this project."""
+    needs_touch: bool = field(default=True)
+    """False for what hands nothing over: its bytes are counted, not its sums."""
+
+
+def _ours(path: str) -> Callable[[Job], Epoch]:
+    """Open with this project's Loader; ``path`` is ``direct`` or ``zarr``."""
+
+    def open_ours(job: Job) -> Epoch:
+        import annbatch
+
+        _take_path(path)
+        loader = annbatch.Loader(
+            batch_size=job.setting.batch_size,
+            chunk_size=job.setting.chunk_size,
+            preload_nchunks=job.setting.preload_nchunks,
+            **({} if job.setting.threads is None else {"threads": job.setting.threads}),
+        ).use_collection(job.store, labels=job.setting.labels)
+
+        def epoch() -> Iterator[Matrix]:
+            for batch in loader:
+                # As a training loop does: the codes of every label, the DataFrame only where the setting asks for it.
+                assert all(len(batch.codes[name]) == batch.data.shape[0] for name in job.setting.labels)
+                if job.setting.frame:
+                    assert len(batch.labels) == batch.data.shape[0]
+                yield Matrix(batch.data.data, batch.data.indices, batch.data.shape[0])
+
+        return epoch
+
+    return open_ours
+
+
+def _take_path(path: str) -> None:
+    """Make this process take the direct path or zarr's API: the one place that knows the switch."""
+    from annbatch import elements
+
+    elements.DIRECT = path == "direct"
+
+
+def open_peer(job: Job) -> Epoch:
+    """Open with scverse annbatch 0.3.1 as its README shows: zarrs pipeline, only the wanted obs columns."""
+    from importlib.metadata import version
+
+    import anndata as ad
+    import zarr
+
+    import annbatch
+
+    if version("annbatch") != "0.3.1":
+        raise Unavailable(f"the peer must be annbatch 0.3.1, found {version('annbatch')}")
+    zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+    if job.setting.threads is not None:
+        zarr.config.set({"threading.max_workers": job.setting.threads})
+
+    def load(group: Any) -> ad.AnnData:
+        return ad.AnnData(X=ad.io.sparse_dataset(group["X"]), obs=ad.io.read_elem(group["obs"])[job.setting.labels])
+
+    with ad.settings.override(remove_unused_categories=False):
+        loader = annbatch.Loader(
+            batch_size=job.setting.batch_size,
+            chunk_size=job.setting.chunk_size,
+            preload_nchunks=job.setting.preload_nchunks,
+            shuffle=True,
+        ).use_collection(annbatch.DatasetCollection(job.store, mode="r"), load_adata=load)
+
+    def epoch() -> Iterator[Matrix]:
+        for batch in loader:
+            x = batch["X"]
+            assert len(batch["obs"].columns) == len(job.setting.labels)
+            yield Matrix(x.data, x.indices, x.shape[0])
+
+    return epoch
+
+
+def open_scdataset(job: Job) -> Epoch:
+    """Open with scDataset: blocks of the setting's size, CSR kept sparse, no worker processes (they were slower)."""
+    import anndata as ad
+    from anndata.experimental import AnnCollection
+    from scdataset import BlockShuffling, scDataset
+    from torch.utils.data import DataLoader
+
+    setting = job.setting
+    collection = AnnCollection([ad.read_h5ad(path, backed="r") for path in job.inputs], join_obs="inner")
+
+    def fetch(collection: Any, rows: Any) -> tuple[Any, Any]:
+        view = collection[rows]
+        return view.X, view.obs[setting.labels]
+
+    dataset = scDataset(
+        collection,
+        BlockShuffling(block_size=setting.chunk_size),
+        batch_size=setting.batch_size,
+        fetch_factor=setting.window // setting.batch_size,
+        fetch_callback=fetch,
+        batch_callback=lambda fetched, rows: (fetched[0][rows], fetched[1].iloc[rows]),
+        seed=0,
+    )
+    loader = DataLoader(dataset, batch_size=None)
+
+    def epoch() -> Iterator[Matrix]:
+        for x, _ in loader:
+            yield Matrix(x.data, x.indices, x.shape[0])
+
+    return epoch
+
+
+def open_mapped_collection(job: Job) -> Epoch:
+    """Open with lamindb's MappedCollection: random rows, dense, a worker process for each core."""
+    import os
+
+    from lamindb.core import MappedCollection
+    from torch.utils.data import DataLoader
+
+    mapped = MappedCollection(list(job.inputs), obs_keys=job.setting.labels, parallel=True)
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    loader = DataLoader(
+        mapped,
+        batch_size=job.setting.batch_size,
+        shuffle=True,
+        num_workers=workers,
+        prefetch_factor=1,
+        worker_init_fn=mapped.torch_worker_init_fn,
+    )
+
+    def epoch() -> Iterator[Matrix]:
+        for batch in loader:
+            yield Matrix(batch["X"].numpy(), None, len(batch["X"]))
+
+    return epoch
+
+
+def open_annloader(job: Job) -> Epoch:
+    """Open with anndata.experimental.AnnLoader on backed files: random rows, dense tensors."""
+    import anndata as ad
+    from anndata.experimental import AnnLoader
+
+    adatas = [ad.read_h5ad(path, backed="r") for path in job.inputs]
+    loader = AnnLoader(adatas, batch_size=job.setting.batch_size, shuffle=True)
+
+    def epoch() -> Iterator[Matrix]:
+        for batch in loader:
+            x = batch.X.numpy()
+            assert all(len(batch.obs[name]) == len(x) for name in job.setting.labels)
+            yield Matrix(x, None, len(x))
+
+    return epoch
+
+
+def open_read_h5ad(job: Job) -> Epoch:
+    """Read every whole ``.h5ad`` file into memory, one after the other."""
+    import anndata as ad
+
+    def epoch() -> Iterator[Matrix]:
+        for path in job.inputs:
+            x = ad.read_h5ad(path).X
+            yield Matrix(x.data, x.indices, x.shape[0])
+
+    return epoch
+
+
+def open_read_zarr(job: Job) -> Epoch:
+    """Read every whole store of a collection into memory through zarr with the zarrs pipeline."""
+    import anndata as ad
+    import zarr
+
+    zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+    stores = sorted(path for path in Path(job.store).iterdir() if (path / "X").is_dir())
+
+    def epoch() -> Iterator[Matrix]:
+        for path in stores:
+            x = ad.read_zarr(path).X
+            yield Matrix(x.data, x.indices, x.shape[0])
+
+    return epoch
+
+
+def open_limit(job: Job) -> Epoch:
+    """Read and decode every inner chunk of X once, in storage order, and put it nowhere."""
+    from decoding import decode_epoch
+
+    return decode_epoch(job.store, job.setting.threads)
+
+
+def write_ours(inputs: list[str], store: str) -> None:
+    """Write with this project's defaults."""
+    import annbatch
+
+    annbatch.create_anndata_collection(adata_paths=inputs, output_path=store, shuffle=True, seed=0)
+
+
+def write_peer(inputs: list[str], store: str) -> None:
+    """Write with the peer's defaults; only where its memory would not suffice, with a smaller ``dataset_size``."""
+    import os
+
+    import zarr
+
+    import annbatch
+
+    zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # It held about four times what it was given at once.
+    fits = 5 * sum(Path(path).stat().st_size for path in inputs) < memory
+    annbatch.DatasetCollection(store).add_adatas(
+        inputs, **({} if fits else {"dataset_size": f"{memory // 16 >> 20}MB"})
+    )
+
+
+WRITERS = {"ours": write_ours, "peer": write_peer}
+"""Whose store -> the function that writes it."""
+
+PEER = Environment("peer", ("annbatch==0.3.1", "zarrs>=0.2.3"))
+TORCH = Environment("torch", ("scDataset==0.3.0", "anndata", "torch"))
+LAMINDB = Environment("lamindb", ("lamindb", "torch"))
+
+CONTENDERS = {
+    "direct": Contender("annbatch-dlpack", _ours("direct"), "ours"),
+    "zarr": Contender("annbatch-dlpack, zarr path", _ours("zarr"), "ours"),
+    "direct-peer-store": Contender("annbatch-dlpack on scverse annbatch's store", _ours("direct"), "peer"),
+    "peer": Contender("scverse annbatch 0.3.1", open_peer, "peer", PEER),
+    "scdataset": Contender("scDataset 0.3.0", open_scdataset, None, TORCH),
+    "mapped": Contender("MappedCollection", open_mapped_collection, None, LAMINDB),
+    "annloader": Contender("AnnLoader", open_annloader, None, TORCH),
+    "limit": Contender("decoding alone", open_limit, "ours", needs_touch=False),
+    "limit-peer-store": Contender("decoding alone, scverse annbatch's store", open_limit, "peer", needs_touch=False),
+    "read-h5ad": Contender("read_h5ad, uncompressed", open_read_h5ad, None),
+    "read-zarr": Contender("read_zarr with zarrs", open_read_zarr, "ours"),
+}
+"""Name on the command line -> contender."""

@@ -1,0 +1,274 @@
+"""What else should a user know about the loader's speed?
+
+Each command below answers one question with the workers of the main benchmark, and writes its own file of results:
+
+1. ``first-batch``: how long after opening does the first batch come, with kernels cached on disk and without?
+2. ``wait``: what share of the time does a training step of 10 ms wait for data?
+3. ``counting``: how much does an epoch slow down pure Python in the same process?
+4. ``chunk-size``, ``threads``: how does speed depend on them?
+5. ``inner-chunk``: which inner chunk size serves which block size best?
+6. ``checksum``: what do the inner checksums cost?
+7. ``growth``: does speed last as the collection grows ten-fold?
+8. ``whole``: how fast are whole files read into memory?
+
+Usage: ``python benchmarks/measure.py COMMAND [options]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contenders import Job, Setting
+from environments import Unavailable
+from plots import plot_lines
+from results import options, prepared, print_table, save
+from rounds import Bench, Worker, measure, prepare
+
+BLOCKS = Setting("512x32")
+Rows = list[dict[str, Any]]
+
+
+def job(bench: Bench, contender: str, setting: Setting, label: str = "") -> list[Job]:
+    """Give a job as a list of one, or an empty list with a message where the contender cannot run."""
+    try:
+        store = prepare(bench, contender)
+    except Unavailable as error:
+        print(f"  left out: {contender}: {error}", flush=True)
+        return []
+    return [Job(contender, setting, bench.files, str(store), label)]
+
+
+def first_batch(arguments: argparse.Namespace) -> None:
+    """Start processes that open a store and take one batch, with an empty kernel cache and with a filled one."""
+    bench = prepared(arguments)
+    rows: Rows = []
+    for contender in ("direct", "peer"):
+        for one in job(bench, contender, BLOCKS):
+            with tempfile.TemporaryDirectory() as cache:
+                for cold in (True, False):
+                    name = "kernels compiled" if cold else "kernels cached"
+                    row: dict[str, Any] = {"setting": name, "open_s": [], "first_batch_s": []}
+                    for _ in range(arguments.rounds):
+                        if cold:
+                            shutil.rmtree(cache)
+                            Path(cache).mkdir()
+                        worker = Worker(bench, one, {"NUMBA_CACHE_DIR": cache})
+                        answer = worker.run(cells=1)
+                        row["open_s"].append(round(worker.open_s, 3))
+                        row["first_batch_s"].append(round(answer["first_batch_s"], 3))
+                        worker.close()
+                    rows.append({"contender": worker.title, **row})
+                    medians = np.median(row["open_s"]), np.median(row["first_batch_s"])
+                    print(
+                        f"{worker.title}, {name}: open {medians[0]:.2f} s, first batch {medians[1]:.2f} s", flush=True
+                    )
+                    if contender == "peer":
+                        break
+    save("first-batch", arguments, bench.facts, rows)
+
+
+def wait(arguments: argparse.Namespace) -> None:
+    """Run epochs under a training step of 10 ms that keeps a core busy, and one that waits as for a GPU.
+
+    The wait for the first batch of an epoch, which nothing can hide, is told apart from the others.
+    """
+    bench = prepared(arguments)
+    rows: Rows = []
+    for batch_size in (128, 512, 1024):
+        setting = replace(BLOCKS, name=f"batch {batch_size}", batch_size=batch_size)
+        for contender in ("direct", "peer"):
+            for one in job(bench, contender, setting):
+                worker = Worker(bench, one)
+                worker.run(at_most_s=bench.warm_up_s)
+                for busy in (True, False):
+                    step = "busy" if busy else "idle"
+                    row: dict[str, Any] = {"contender": worker.title, "setting": setting.name, "step": step}
+                    row |= {"wait_share": [], "wait_share_with_first": []}
+                    for _ in range(arguments.rounds):
+                        seconds = bench.total_s / bench.rounds
+                        answer = worker.run(cells=10**12, at_most_s=seconds, step_s=0.01, busy=busy)
+                        work_s, wait_s, first_s = answer["step_s"], answer["wait_s"], answer["wait_first_s"]
+                        row["wait_share"].append(round(wait_s / (wait_s + work_s), 4))
+                        row["wait_share_with_first"].append(round((wait_s + first_s) / (wait_s + first_s + work_s), 4))
+                    rows.append(row)
+                    shares = np.median(row["wait_share"]), np.median(row["wait_share_with_first"])
+                    print(f"{worker.title}, {setting.name}, {step} step: waits {shares[0]:.1%} ({shares[1]:.1%})")
+                worker.close()
+    save("wait", arguments, bench.facts, rows)
+
+
+def counting(arguments: argparse.Namespace) -> None:
+    """Count in a thread beside an epoch in the same process, and in another process beside the same epoch."""
+    bench = prepared(arguments)
+    rows: Rows = []
+    for contender in ("direct", "zarr", "peer"):
+        for one in job(bench, contender, BLOCKS):
+            worker, other = Worker(bench, one), Worker(bench, one)
+            seconds = bench.total_s / bench.rounds
+            worker.run(at_most_s=bench.warm_up_s)
+            inside, beside = [], []
+            for _ in range(arguments.rounds):
+                inside.append(worker.run(cells=10**12, at_most_s=seconds, count=True)["counts_per_s"])
+                worker.send(cells=10**12, at_most_s=seconds)
+                beside.append(other.run(count_for_s=0.9 * seconds)["counts_per_s"])
+                worker.receive()
+            lost = [round(1 - a / b, 4) for a, b in zip(inside, beside, strict=True)]
+            rows.append({"contender": worker.title, "setting": one.setting.name, "lost": lost})
+            rows[-1] |= {"inside_per_s": [round(x) for x in inside], "beside_per_s": [round(x) for x in beside]}
+            print(f"{worker.title}: a counting thread loses {np.median(lost):.1%}", flush=True)
+            worker.close()
+            other.close()
+    save("counting", arguments, bench.facts, rows)
+
+
+def sweep(arguments: argparse.Namespace, kind: str, key: str, settings: list[Setting], names: list[str]) -> None:
+    """Time contenders over settings that differ in one field, and draw a line for each."""
+    bench = prepared(arguments)
+    rows: Rows = []
+    for setting in settings:
+        print(f"{key} {getattr(setting, key)}", flush=True)
+        found = measure(bench, [one for name in names for one in job(bench, name, setting)])
+        rows += [row | {key: getattr(setting, key)} for row in found]
+    print_table(rows)
+    plot_lines(save(kind, arguments, bench.facts, rows), key, key)
+
+
+def chunk_size(arguments: argparse.Namespace) -> None:
+    """Go through block sizes, with windows of 16,384 rows throughout."""
+    settings = [
+        Setting(f"{size}x{16384 // size}", chunk_size=size, preload_nchunks=16384 // size)
+        for size in (1, 4, 16, 32, 64, 128, 256, 512, 1024)
+    ]
+    sweep(arguments, "chunk-size", "chunk_size", settings, ["direct", "peer"])
+
+
+def threads(arguments: argparse.Namespace) -> None:
+    """Go through numbers of threads, up to the cores that there are and once beyond."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= 2 * cores]
+    settings = [replace(BLOCKS, name=f"{n} threads", threads=n) for n in counts]
+    sweep(arguments, "threads", "threads", settings, ["direct", "peer", "limit"])
+
+
+def inner_chunk(arguments: argparse.Namespace) -> None:
+    """Write our store with several inner chunk sizes and read each with several block sizes."""
+    bench = prepared(arguments)
+    rows: Rows = []
+    stores = {}
+    for elements in (2**14, 2**15, 2**16, 2**17, 2**18):
+        stores[elements] = bench.store(f"ours-{elements}")
+        if not (stores[elements] / "collection.json").exists():
+            from annbatch import create_anndata_collection
+
+            print(f"writing {stores[elements]}", flush=True)
+            stores[elements].parent.mkdir(exist_ok=True)
+            create_anndata_collection(bench.files, stores[elements], chunk_elements=elements, progress=False)
+    for size in (32, 64, 128, 256, 512):
+        setting = Setting(f"{size}x{16384 // size}", chunk_size=size, preload_nchunks=16384 // size)
+        jobs = [
+            Job("direct", setting, bench.files, str(store), f"chunks of {elements:,} elements")
+            for elements, store in stores.items()
+        ]
+        rows += [row | {"chunk_size": size} for row in measure(bench, jobs)]
+    print_table(rows)
+    plot_lines(save("inner-chunk", arguments, bench.facts, rows), "chunk_size", "chunk_size")
+
+
+def without_checksums(source: Path, target: Path) -> None:
+    """Copy a collection, leaving out the inner checksums of X."""
+    import zarr
+    from zarr.codecs import BloscCodec, BytesCodec
+
+    shutil.copytree(source, target)
+    for store in target.glob("*.zarr"):
+        for name in ("data", "indices"):
+            old = zarr.open_array(store / "X" / name, mode="r")
+            assert old.shards is not None
+            new = zarr.create_array(
+                store / "X" / f"{name}-plain",
+                shape=old.shape,
+                dtype=old.dtype,
+                chunks=old.chunks,
+                shards=old.shards,
+                filters=None,
+                serializer=BytesCodec(endian="little"),
+                compressors=[BloscCodec(cname="lz4", clevel=3, shuffle="shuffle", typesize=old.dtype.itemsize)],
+                attributes=dict(old.attrs),
+            )
+            for start in range(0, old.shape[0], old.shards[0]):
+                new[start : start + old.shards[0]] = old[start : start + old.shards[0]]
+            shutil.rmtree(store / "X" / name)
+            (store / "X" / f"{name}-plain").rename(store / "X" / name)
+
+
+def checksum(arguments: argparse.Namespace) -> None:
+    """Read our store, and a copy of it without the inner checksums."""
+    bench = prepared(arguments)
+    jobs = job(bench, "direct", BLOCKS, "with checksums")
+    plain = bench.store("ours-without-checksums")
+    if not plain.exists():
+        without_checksums(Path(jobs[0].store), plain)
+    jobs.append(replace(jobs[0], store=str(plain), label="without checksums"))
+    rows = measure(bench, jobs)
+    print_table(rows, reference="without checksums")
+    save("checksum", arguments, bench.facts, rows)
+
+
+def growth(arguments: argparse.Namespace) -> None:
+    """Time a collection and one ten times as large, with 500 stored elements a cell."""
+    arguments.nnz = 500
+    benches = [prepared(arguments), prepared(arguments, cells=10 * arguments.cells)]
+    rows: Rows = []
+    for setting in (BLOCKS, Setting("1x16384", chunk_size=1, preload_nchunks=16384)):
+        jobs = []
+        for bench in benches:
+            for contender in ("direct", "peer"):
+                for one in job(bench, contender, setting):
+                    title = "annbatch-dlpack" if contender == "direct" else "scverse annbatch 0.3.1"
+                    jobs.append(replace(one, label=f"{title}, {bench.facts['n_obs']:,} cells"))
+        rows += measure(benches[0], jobs)
+    print_table(rows)
+    save("growth", arguments, benches[1].facts, rows)
+
+
+def whole(arguments: argparse.Namespace) -> None:
+    """Read whole files into memory: uncompressed HDF5 against our sharded store with zarrs."""
+    bench = prepared(arguments)
+    setting = Setting("whole files")
+    rows = measure(bench, [one for name in ("read-h5ad", "read-zarr") for one in job(bench, name, setting)])
+    print_table(rows)
+    save("whole", arguments, bench.facts, rows)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "first-batch": first_batch,
+    "wait": wait,
+    "counting": counting,
+    "chunk-size": chunk_size,
+    "threads": threads,
+    "inner-chunk": inner_chunk,
+    "checksum": checksum,
+    "growth": growth,
+    "whole": whole,
+}
+
+
+def main() -> None:
+    """Run one measurement from the command line."""
+    parser = options("Answer one question about the loader's speed.")
+    parser.add_argument("command", choices=COMMANDS)
+    arguments = parser.parse_args()
+    COMMANDS[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Which tables do the documentation and the README show, so that nobody types a number by hand?
+
+1. Every file under ``benchmarks/results`` has a kind: the first part of its name.
+2. Each kind has a function that turns its record into Markdown (`SECTIONS`).
+3. The sections of all files, with machine, date and command, go to ``docs/speed-tables.inc``, which the page includes.
+
+Usage: ``python benchmarks/report.py``
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plots import TITLES
+from results import HERE, median, spread
+
+TARGET = HERE.parent / "docs" / "speed-tables.inc"
+PEER = "scverse annbatch 0.3.1"
+OURS = "annbatch-dlpack"
+Record = dict[str, Any]
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Give a Markdown table; every column but the first is aligned to the right."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines)) + "\n"
+
+
+def origin(record: Record) -> str:
+    """Say on what, when and how a record was measured."""
+    facts = record["input"]
+    size = f"{facts['n_obs']:,} cells × {facts['n_vars']:,} genes, {facts['nnz'] / facts['n_obs']:,.0f} values a cell"
+    return f"{record['machine']}; {record['date']}; {size}. Command: `{record['command']}`\n"
+
+
+def rate(row: Record) -> str:
+    """Write a row's median and spread."""
+    return f"{median(row):,.0f} ± {spread(row):.0%}"
+
+
+def middle(values: Sequence[float]) -> float:
+    """Give the median of one figure a round."""
+    return float(np.median(values))
+
+
+def main_table(record: Record) -> str:
+    """Speeds, spreads, ratios to the peer and peak memory, a table a setting."""
+    text = ""
+    for setting in dict.fromkeys(row["setting"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["setting"] == setting]
+        base = next((median(row) for row in rows if row["contender"] == PEER), None)
+        lines = []
+        for row in sorted(rows, key=median, reverse=True):
+            note = "" if row["whole_epochs"] else f" ({row['cells_per_round']:,} cells a round)"
+            ratio = f"{median(row) / base:.2f}×" if base else ""
+            memory = f"{row['peak_rss_bytes'] / 1e6:,.0f} MB"
+            lines.append((row["contender"] + note, rate(row), ratio, memory))
+        title = TITLES.get(setting, setting)
+        head = ("", "cells/s", f"against {PEER}" if base else "", "peak memory")
+        text += f"\n**{title[0].upper()}{title[1:]}**\n\n{table(head, lines)}"
+    return text
+
+
+def speeds_table(record: Record) -> str:
+    """One line a contender and setting."""
+    head = ("", "setting", "cells/s", "peak memory")
+    memory = [f"{row['peak_rss_bytes'] / 1e6:,.0f} MB" for row in record["rows"]]
+    return table(
+        head,
+        [(row["contender"], row["setting"], rate(row), mb) for row, mb in zip(record["rows"], memory, strict=True)],
+    )
+
+
+def pivot(record: Record, key: str) -> str:
+    """Speeds with a column a contender, a line for each value of ``key``."""
+    names = list(dict.fromkeys(row["contender"] for row in record["rows"]))
+    lines = []
+    for value in dict.fromkeys(row[key] for row in record["rows"]):
+        found = {row["contender"]: row for row in record["rows"] if row[key] == value}
+        lines.append([f"{value:,}", *(rate(found[name]) if name in found else "" for name in names)])
+    return table([key, *names], lines)
+
+
+def first_batch_table(record: Record) -> str:
+    """Seconds to open and to the first batch."""
+    lines = [
+        (row["contender"], row["setting"], f"{middle(row['open_s']):.2f} s", f"{middle(row['first_batch_s']):.2f} s")
+        for row in record["rows"]
+    ]
+    return table(("", "", "open", "first batch after that"), lines)
+
+
+def wait_table(record: Record) -> str:
+    """Shares of time that a training step waits."""
+    lines = []
+    for row in record["rows"]:
+        shares = f"{middle(row['wait_share']):.1%}", f"{middle(row['wait_share_with_first']):.1%}"
+        lines.append((row["contender"], row["setting"], row["step"], *shares))
+    return table(("", "", "step", "time spent waiting", "with the first batch of each epoch"), lines)
+
+
+def counting_table(record: Record) -> str:
+    """What a counting thread loses."""
+    lines = []
+    for row in record["rows"]:
+        rates = f"{middle(row['inside_per_s']):,.0f}", f"{middle(row['beside_per_s']):,.0f}"
+        lines.append((row["contender"], *rates, f"{middle(row['lost']):.1%}"))
+    return table(("", "counts/s in the loader's process", "beside it", "lost"), lines)
+
+
+def fit_table(record: Record) -> str:
+    """Fit times by loading speed."""
+    lines = []
+    for row in record["rows"]:
+        if "rate" in row:
+            how = "run" if row["is_run"] else "computed from the measured steps"
+            lines.append((f"throttled, {row['rate']:,} cells/s", f"{row['fit_s']:,.1f} s", how))
+        else:
+            name = f"{row['contender']}, {median(row):,.0f} cells/s"
+            lines.append((name, f"{row['fit_s']:,.1f} s", "computed from the measured steps"))
+    facts = record["input"]
+    steps = f"{facts['steps']} steps of {1000 * facts['step_s']:,.1f} ms on {facts['device']}"
+    return f"{steps}; loss {facts['loss_first']} → {facts['loss_last']}.\n\n{table(('loader', 'fit', ''), lines)}"
+
+
+SECTIONS: dict[str, tuple[str, Callable[[Record], str], str | None]] = {
+    "cpu": ("The field", main_table, "own"),
+    "fit-time": ("Why it matters", fit_table, "fit-time.png"),
+    "wait": ("Waiting under a training step of 10 ms", wait_table, None),
+    "counting": ("Python beside the loader", counting_table, None),
+    "first-batch": ("Time to the first batch", first_batch_table, None),
+    "chunk-size": ("Speed over chunk_size", lambda record: pivot(record, "chunk_size"), "own"),
+    "threads": ("Speed over threads", lambda record: pivot(record, "threads"), "own"),
+    "growth": ("Ten times as many cells", speeds_table, None),
+    "inner-chunk": ("Inner chunk size", lambda record: pivot(record, "chunk_size"), "own"),
+    "checksum": ("What checksums cost", speeds_table, None),
+    "whole": ("Reading whole files into memory", speeds_table, None),
+}
+"""Kind of results -> heading, how its table is made, its figure (``own``: a PNG of the same name)."""
+
+
+def section(kind: str, results: Path, target: Path) -> str:
+    """Give the Markdown of all records of one kind, or nothing where there is none."""
+    heading, render, figure = SECTIONS[kind]
+    paths = sorted(path for path in results.glob(f"{kind}-*.json"))
+    parts = []
+    for path in paths:
+        record = json.loads(path.read_text())
+        image = path.with_suffix(".png") if figure == "own" else results / figure if figure else None
+        parts.append(origin(record))
+        if image is not None and image.exists() and not (figure != "own" and path is not paths[0]):
+            place = Path(os.path.relpath(image, target.parent)).as_posix()
+            parts.append(f"![{heading}]({place})\n")
+        parts.append(render(record))
+    return f"## {heading}\n\n" + "\n".join(parts) + "\n" if parts else ""
+
+
+def main() -> None:
+    """Write the fragment."""
+    results = HERE / "results"
+    text = "".join(section(kind, results, TARGET) for kind in SECTIONS)
+    if not text:
+        raise SystemExit(f"{results} holds no results: run benchmarks/bench.py first")
+    TARGET.write_text(text.rstrip() + "\n")
+    print(f"wrote {TARGET}")
+
+
+if __name__ == "__main__":
+    main()

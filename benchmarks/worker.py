@@ -1,0 +1,223 @@
+"""What happens inside one contender's process?
+
+1. It is started with a `Job` as JSON, opens the store, and says so (``ready``, with the seconds that took).
+2. Each line on its standard input asks for one round; it runs whole epochs, or a fixed number of cells where the
+   contender is slow, touches every batch, and answers with one line: cells, seconds, sums, peak memory.
+3. An empty line, or the end of the input, ends it.
+
+A round may carry a training step (``step_s``), a counting thread (``count``), or nothing but counting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from contenders import CONTENDERS, WRITERS, Epoch, Job, Matrix, Setting
+from environments import Unavailable
+
+
+def touch(matrix: Matrix) -> tuple[int, int]:
+    """Sum a batch's values and the column numbers of its stored elements, exactly and as fast as memory allows."""
+    if matrix.columns is None:
+        return _touch_dense(matrix.values)
+    return _sum_values(matrix.values), _sum_columns(matrix.columns)
+
+
+def _touch_dense(values: np.ndarray[Any, Any]) -> tuple[int, int]:
+    stored = np.zeros(values.shape[1], np.int64)
+    # Up to 255 rows can be counted in bytes, which is many times faster than counting in words.
+    for first in range(0, len(values), 64):
+        stored += np.add.reduce((values[first : first + 64] != 0).view(np.uint8), axis=0, dtype=np.uint8)
+    return int(values.sum(axis=1).sum(dtype=np.float64)), int(stored @ np.arange(len(stored)))
+
+
+def _sum_values(values: np.ndarray[Any, Any]) -> int:
+    # Counts in blocks of this length sum to less than 2**24, so that float32 sums of them are exact.
+    block = 16384
+    whole = len(values) // block * block
+    total = values[:whole].reshape(-1, block).sum(axis=1).sum(dtype=np.float64)
+    return int(total + values[whole:].sum(dtype=np.float64))
+
+
+def _sum_columns(columns: np.ndarray[Any, Any]) -> int:
+    if columns.dtype != np.int32:
+        return int(columns.sum(dtype=np.int64))
+    # Two int32 in each uint64 lane: NumPy has no fast loop for sums that widen, and these lanes cannot overflow into
+    # each other within a block.
+    block = 2 * 16384
+    whole = len(columns) // block * block
+    lanes = columns[:whole].view(np.uint64).reshape(-1, block // 2).sum(axis=1)
+    total = int((lanes >> np.uint64(32)).sum()) + int((lanes & np.uint64(0xFFFFFFFF)).sum())
+    return total + int(columns[whole:].sum(dtype=np.int64))
+
+
+def peak_rss_bytes() -> int:
+    """Peak memory of this process and of its living children."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    total = 0
+    for path in [status, *(Path(f"/proc/{child}/status") for child in children)]:
+        if path.exists():
+            total += next((int(line.split()[1]) for line in path.read_text().splitlines() if "VmHWM" in line), 0)
+    return total * 1024
+
+
+class Counter(threading.Thread):
+    """A thread of pure Python that counts until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.count, self.wanted, self.started = 0, True, time.perf_counter()
+
+    def run(self) -> None:
+        while self.wanted:
+            self.count += 1
+
+    def rate(self) -> float:
+        """Stop and give the counts per second."""
+        seconds = time.perf_counter() - self.started
+        self.wanted = False
+        self.join()
+        return self.count / seconds
+
+
+def train(step_s: float, busy: bool) -> None:
+    """Stand for a training step: keep a core busy with NumPy, or wait as for a GPU."""
+    end = time.perf_counter() + step_s
+    if not busy:
+        time.sleep(step_s)
+        return
+    x = np.ones(4096, np.float32)
+    while time.perf_counter() < end:
+        x.sum()
+
+
+def run_round(epoch: Epoch, command: dict[str, Any], needs_touch: bool) -> dict[str, Any]:
+    """Run one round and give what was measured."""
+    limit = command.get("cells")
+    wait_s = step_s = 0.0
+    first_s: list[float] = []
+    cells = sum_values = sum_columns = n_batches = 0
+    counter = Counter() if command.get("count") else None
+    if counter is not None:
+        counter.start()
+    started = time.perf_counter()
+    deadline = started + command.get("at_most_s", float("inf"))
+    done = False
+    epochs = 0
+    while not done:
+        batches = iter(epoch())
+        is_first = True
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited = time.perf_counter() - asked
+            if batch is None:
+                break
+            cells += batch.n_rows
+            n_batches += 1
+            if is_first:
+                first_s.append(waited)
+            else:
+                wait_s += waited
+            is_first = False
+            if command.get("step_s"):
+                train(command["step_s"], command.get("busy", False))
+                step_s += command["step_s"]
+            elif needs_touch:
+                values, columns = touch(batch)
+                sum_values += values
+                sum_columns += columns
+            if (limit is not None and cells >= limit) or time.perf_counter() > deadline:
+                done = True
+                break
+        del batches, batch
+        epochs += not done
+        done = done or (limit is None and epochs >= command.get("epochs", 1))
+    seconds = time.perf_counter() - started
+    return {
+        "cells": cells,
+        "seconds": seconds,
+        "epochs": epochs,
+        "batches": n_batches,
+        "first_batch_s": first_s[0],
+        "wait_s": wait_s,
+        "wait_first_s": sum(first_s),
+        "step_s": step_s,
+        "sum_values": sum_values,
+        "sum_columns": sum_columns,
+        "counts_per_s": counter.rate() if counter is not None else None,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def serve(job: Job, answer: Any) -> None:
+    """Open ``job`` and answer commands until the input ends."""
+
+    def say(message: dict[str, Any]) -> None:
+        answer.write(json.dumps(message) + "\n")
+        answer.flush()
+
+    contender = CONTENDERS[job.contender]
+    started = time.perf_counter()
+    try:
+        epoch = contender.open(job)
+    except (ImportError, Unavailable) as error:
+        say({"error": f"{type(error).__name__}: {error}"})
+        return
+    say({"ready": True, "open_s": time.perf_counter() - started})
+    for line in sys.stdin:
+        if not line.strip():
+            break
+        command = json.loads(line)
+        if "count_for_s" in command:
+            counter = Counter()
+            counter.start()
+            time.sleep(command["count_for_s"])
+            say({"counts_per_s": counter.rate()})
+        else:
+            say(run_round(epoch, command, contender.needs_touch))
+
+
+def main() -> None:
+    """Serve a job, or write a store: ``worker.py serve JOB`` or ``worker.py write OWNER STORE INPUT...``."""
+    warnings.simplefilter("ignore")
+    # Progress bars and prints of libraries must not get between the answers.
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(2, 1)
+        try:
+            if sys.argv[1] == "write":
+                started = time.perf_counter()
+                WRITERS[sys.argv[2]](sys.argv[4:], sys.argv[3])
+                measured = {"seconds": time.perf_counter() - started, "peak_rss_bytes": peak_rss_bytes()}
+                answer.write(json.dumps(measured) + "\n")
+            else:
+                fields = json.loads(sys.argv[2])
+                serve(Job(**{**fields, "setting": Setting(**fields["setting"])}), answer)
+        except Exception as error:
+            traceback.print_exc()
+            answer.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+            raise SystemExit(1) from error
+
+
+def arguments(job: Job) -> list[str]:
+    """Give the command line that starts a worker for ``job``."""
+    return [str(Path(__file__).resolve()), "serve", json.dumps(asdict(job))]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Configuration of the Sphinx documentation; `make docs` builds it with warnings as errors."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+from importlib.util import find_spec
+
+import annbatch  # noqa: F401  with what it imports, before autodoc puts mocks in place: anndata cannot stand a mocked CuPy
+
+project = "annbatch-dlpack"
+author = "The annbatch-dlpack authors"
+project_copyright = "2026, The annbatch-dlpack authors"
+version = release = installed_version("annbatch-dlpack")
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+# Single backticks in docstrings are names.
+default_role = "py:obj"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_class_signature = "mixed"
+autodoc_preserve_defaults = True
+# The adapters are documented also where their framework is not installed.
+autodoc_mock_imports = [name for name in ("cupy", "cupyx", "flax", "jax", "torch") if find_spec(name) is None]
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 300
+nb_execution_in_temp = True
+
+html_theme = "furo"
+html_title = f"annbatch-dlpack {version}"
+html_copy_source = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#00667a", "color-brand-content": "#00667a"},
+    "dark_css_variables": {"color-brand-primary": "#6cc3d5", "color-brand-content": "#6cc3d5"},
+}

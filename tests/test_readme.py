@@ -1,0 +1,62 @@
+"""Does what the README shows run?
+
+1. Every Python example is run as it stands, in a folder with two small files such as it speaks of.
+2. The first example makes the collection that the others read.
+3. An example whose framework is not installed is skipped, and none may be forgotten here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+README = Path(__file__).parents[1] / "README.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def write_file(path: Path, genes: list[str], cell_types: list[str]) -> None:
+    rng = np.random.default_rng(len(genes))
+    x = sp.random(60, len(genes), density=0.3, format="csr", dtype=np.float32, random_state=rng)
+    x.data = np.ceil(10 * x.data)
+    names = [f"{path.stem}-{row}" for row in range(60)]
+    obs = pd.DataFrame({"cell_type": pd.Categorical(rng.choice(cell_types, 60))}, index=names)
+    ad.AnnData(X=x, obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with the README's two files, and the collection that its first example makes of them."""
+    folder = tmp_path_factory.mktemp("readme")
+    write_file(folder / "first.h5ad", ["A", "B", "C", "D"], ["T", "B"])
+    write_file(folder / "second.h5ad", ["B", "C", "D", "E", "F"], ["T", "NK"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(compile(EXAMPLES[0], f"{README.name}, example 1", "exec"), {})
+    return folder
+
+
+def test_first_example_writes_the_collection(folder: Path) -> None:
+    assert (folder / "collection" / "collection.json").is_file()
+    assert list((folder / "collection").glob("*.zarr"))
+
+
+@pytest.mark.parametrize("number", range(1, len(EXAMPLES)))
+def test_example_runs(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = EXAMPLES[number]
+    for framework in ("torch", "jax"):
+        if f"import {framework}\n" in example:
+            pytest.importorskip(framework)
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {}
+    exec(compile(example, f"{README.name}, example {number + 1}", "exec"), names)
+    assert getattr(names["ds"], "n_obs", 0) == 120
+
+
+def test_examples_are_found() -> None:
+    assert len(EXAMPLES) == 4
