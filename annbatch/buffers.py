@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -86,11 +87,15 @@ class SlabPool:
     def take(self, n_bytes: int) -> Slab:
         """Give a slab with room for ``n_bytes``, counted with `aligned` for each array in it."""
         size = slab_class(n_bytes + ALIGNMENT_BYTES)
-        try:
-            memory = self._idle[size].pop()
-        except (KeyError, IndexError):
-            memory = np.empty(size, np.uint8)
-        return Slab(memory, self)
+        for fitting in sorted(self._idle):
+            if size <= fitting <= size + size // 4:
+                with suppress(IndexError):
+                    return Slab(self._idle[fitting].pop(), self)
+        return Slab(np.empty(size, np.uint8), self)
+
+    def clear(self) -> None:
+        """Free what waits for its next use."""
+        self._idle.clear()
 
     def _give_back(self, memory: NDArray[np.uint8]) -> None:
         # Runs in finalisers, at any moment in any thread: only single operations that the interpreter makes atomic.

@@ -47,6 +47,10 @@ class Fetcher:
         Which columns of X and layers are wanted; None means all.
     n_threads
         Threads that read, decode and scatter.
+    slabs
+        Where memory comes from.
+    n_windows
+        Windows that are in memory at once.
     return_index
         Whether batches carry row numbers.
     """
@@ -60,13 +64,16 @@ class Fetcher:
         batch_size: int,
         selection: Selection | None,
         n_threads: int,
+        slabs: SlabPool,
+        n_windows: int,
         *,
         return_index: bool,
     ) -> None:
         self._columns = columns
         self._return_index = return_index
         self._first_rows = np.cumsum([0, *(store.shape[0] for store in stores)], dtype=np.int64)
-        self._slabs = SlabPool()
+        self._slabs = slabs
+        self._n_windows = n_windows
         self._parts: dict[str, SparsePart | DensePart] = {}
         for element, dtype in dtypes.items():
             matrices: list[Any] = [store.matrices[element] for store in stores]
@@ -94,10 +101,8 @@ class Fetcher:
         fillings = {element: part.begin(readings, window.cuts) for element, part in self._parts.items()}
         run(self._pool, [task for filling in fillings.values() for task in filling.tasks])
         matrices = {element: self._finished(filling, len(window.cuts) - 1) for element, filling in fillings.items()}
-        # What the batches of one window leave behind serves the next but one.
-        self._slabs.max_idle_bytes = max(
-            self._slabs.max_idle_bytes, sum(filling.n_bytes for filling in fillings.values())
-        )
+        n_bytes = sum(filling.n_bytes for filling in fillings.values())
+        self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * n_bytes)
         return self._batches(window, readings, matrices)
 
     def _readings(self, rows: Ints) -> list[Reading]:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from annbatch.batch import Batch, Emit
+from annbatch.buffers import SlabPool
 from annbatch.check import boolean, integer, names, one_of
 from annbatch.collection import Collection
 from annbatch.dataset import Casting, Dataset
@@ -121,6 +122,7 @@ class Loader:
             raise TypeError(f"partition must be a Partition, got {type(partition).__name__}")
         self.partition = partition
         self._dataset: Dataset | None = None
+        self._slabs = SlabPool()
         self._epoch = 0
         self._live: weakref.ref[Epoch] | None = None
 
@@ -216,7 +218,7 @@ class Loader:
 
         An iterator that is still at work is closed; asking it for more raises RuntimeError.
         """
-        self.close()
+        self._stop()
         dataset = self._opened()
         sampler = self._sampler()
         fetcher = Fetcher(
@@ -227,6 +229,8 @@ class Loader:
             self.batch_size,
             dataset.selection,
             self.threads or available_cores(),
+            self._slabs,
+            self.prefetch + 2,
             return_index=self.return_index,
         )
         epoch = Epoch(sampler, fetcher, self._epoch, self.partition, self.prefetch)
@@ -235,10 +239,9 @@ class Loader:
         return epoch
 
     def close(self) -> None:
-        """Stop the iterator at work, if any, and its threads. The loader can be iterated again."""
-        live = self._live() if self._live is not None else None
-        if live is not None:
-            live.close()
+        """Stop the iterator at work, if any, and its threads, and free memory. The loader can be iterated again."""
+        self._stop()
+        self._slabs.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -249,7 +252,12 @@ class Loader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_live": None}
+        return self.__dict__ | {"_live": None, "_slabs": SlabPool()}
+
+    def _stop(self) -> None:
+        live = self._live() if self._live is not None else None
+        if live is not None:
+            live.close()
 
     def _add(self, stores: list[Store]) -> Self:
         before = () if self._dataset is None else self._dataset.stores
