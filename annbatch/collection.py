@@ -195,6 +195,23 @@ class Collection:
         temporary.rename(directory / MANIFEST)
         sync_directory(directory)
 
+    def check_sizes(self) -> None:
+        """Compare every recorded file with its size; reads none.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a file is missing, or has another size than it was written with; names the file.
+        """
+        for store, path in zip(self.stores, self.store_paths, strict=True):
+            for name, wanted in store.files.items():
+                try:
+                    nbytes = (path / name).stat().st_size
+                except OSError as e:
+                    raise CorruptStoreError(f"{path / name}: cannot be read: {e}") from e
+                if nbytes != wanted.nbytes:
+                    raise CorruptStoreError(f"{path / name}: was written with {wanted.nbytes} bytes, has {nbytes}")
+
     def verify(self) -> None:
         """Compare every recorded file with its size and checksum; reads all bytes once.
 

@@ -136,7 +136,7 @@ class ZarrElements:
         self._array = array
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self.size = math.prod(array.shape)
-        self._width = math.prod(array.shape[1:])
+        self._width = max(1, math.prod(array.shape[1:]))
         rows = int(array.chunks[0]) if isinstance(array, zarr.Array) else array.shape[0]
         self.chunk_elements = max(1, rows * self._width)
 

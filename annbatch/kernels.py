@@ -27,6 +27,8 @@ from annbatch.native import (
     crc32c_at,
     inline,
     pread,
+    stream_line,
+    streamed,
     take_ticket,
     view,
 )
@@ -162,8 +164,17 @@ def _place(source: Array, src: Array, length: Array, dst: Array, first: int, las
             if low < 0 or high >= limit:
                 return _LIMIT
         target = view(dst[piece], n, like)
-        for i in range(n):
+        head = min(n, (-dst[piece] % 64) // like.itemsize)
+        per_line = 64 // like.itemsize
+        n_lines = (n - head) // per_line
+        for i in range(head):
             target[i] = values[i]
+        at, to = address_of(source) + (start + head) * source.itemsize, dst[piece] + head * like.itemsize
+        for line in range(n_lines):
+            stream_line(to + line * 64, at + line * per_line * source.itemsize, like, source)
+        for i in range(head + n_lines * per_line, n):
+            target[i] = values[i]
+    streamed()
     return _OK
 
 

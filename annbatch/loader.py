@@ -176,10 +176,13 @@ class Loader:
         ------
         StoreError
             If there is no complete, readable collection at ``path``.
+        CorruptStoreError
+            If a file of the collection is missing, or has another size than it was written with.
         InputError
             If a label is not an obs column.
         """
         collection = Collection.open(path)
+        collection.check_sizes()
         wanted = self._wanted(labels)
         return self._add([open_path(store, wanted) for store in collection.store_paths])
 

@@ -116,6 +116,48 @@ def take_ticket(tickets: Array) -> int:
 
 
 @_intrinsic
+def stream_line(typing: Any, target: Any, source: Any, like: Any, stored: Any) -> Any:
+    """Cast elements of the dtype of ``stored`` into one 64-byte line of the dtype of ``like``, past the caches.
+
+    A batch is far larger than the caches: reading its lines into them before overwriting them would be half the work.
+    """
+    wanted, given = like.dtype, stored.dtype
+    lanes = 512 // wanted.bitwidth
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        line = ir.VectorType(context.get_data_type(wanted), lanes)
+        vector = ir.VectorType(context.get_data_type(given), lanes)
+        value = builder.load(builder.inttoptr(arguments[1], vector.as_pointer()), align=given.bitwidth // 8)
+        if isinstance(wanted, types.Float) and isinstance(given, types.Float):
+            if wanted.bitwidth > given.bitwidth:
+                value = builder.fpext(value, line)
+            elif wanted.bitwidth < given.bitwidth:
+                value = builder.fptrunc(value, line)
+        elif isinstance(wanted, types.Float):
+            value = builder.sitofp(value, line) if given.signed else builder.uitofp(value, line)
+        elif wanted.bitwidth > given.bitwidth:
+            value = builder.sext(value, line) if given.signed else builder.zext(value, line)
+        elif wanted.bitwidth < given.bitwidth:
+            value = builder.trunc(value, line)
+        stored_line = builder.store(value, builder.inttoptr(arguments[0], line.as_pointer()), align=64)
+        stored_line.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, like, stored), generate
+
+
+@_intrinsic
+def streamed(typing: Any) -> Any:
+    """Let what `stream_line` wrote be seen by other threads."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@_intrinsic
 def call_decompress(typing: Any, function: Any, context_: Any, source: Any, size: Any, target: Any, room: Any) -> Any:
     """Call ``int function(void *context, const void *source, int32 size, void *target, int32 room)``."""
 

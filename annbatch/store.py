@@ -4,8 +4,9 @@
 2. `open_path` opens one AnnData store of a collection.
 3. Both give a `Store`: the matrices asked for as arrays that are read by ranges, obs columns, var.
 
-Arrays are opened with the zarrs codec pipeline, which zarr chooses when an array is opened and by a setting that the
-whole process shares. It is set for the moment of opening, in the caller's thread, and put back (`fast_codecs`).
+Arrays without checksums are opened with the zarrs codec pipeline, which zarr chooses when an array is opened and by a
+setting that the whole process shares. It is set for the moment of opening, in the caller's thread, and put back
+(`fast_codecs`).
 """
 
 from __future__ import annotations
@@ -198,11 +199,22 @@ def _stored(found: Any, name: str) -> Matrix:
 
 
 def _reopened(parent: Any, path: str, name: str) -> zarr.Array[Any]:
+    where = {"store": parent.store, "path": f"{parent.path}{path}".lstrip("/"), "mode": "r"}
     try:
-        with fast_codecs():
-            return zarr.open_array(store=parent.store, path=f"{parent.path}{path}".lstrip("/"), mode="r")
+        array: zarr.Array[Any] = zarr.open_array(**where)
+        if not _has_checksums(array):
+            with fast_codecs():
+                array = zarr.open_array(**where)
     except (OSError, KeyError, ValueError) as e:
         raise StoreError(f"{name}{path}: cannot be opened: {e}") from e
+    return array
+
+
+def _has_checksums(array: zarr.Array[Any]) -> bool:
+    """Say whether chunks end in checksums: zarrs checks none when it reads a part of a shard, zarr's own codecs do."""
+    codecs = array.metadata.to_dict().get("codecs", ())
+    chains: Any = [codecs, *(codec.get("configuration", {}).get("codecs", ()) for codec in codecs)]  # type: ignore[union-attr]
+    return any(codec["name"] == "crc32c" for chain in chains for codec in chain)
 
 
 def _sparse(name: str, shape: tuple[int, int], dtype: np.dtype[Any], arrays: Any) -> SparseMatrix:

@@ -26,7 +26,7 @@ def path_taken(request, monkeypatch):
 
 
 def dense_store(
-    folder: Path, values: np.ndarray, *, chunks: tuple[int, int], shards: tuple[int, int] | None
+    folder: Path, values: np.ndarray, chunks: tuple[int, int], shards: tuple[int, int] | None
 ) -> ad.AnnData:
     root = zarr.create_group(str(folder), overwrite=True)
     array = root.create_array("X", shape=values.shape, dtype=values.dtype, chunks=chunks, shards=shards)
