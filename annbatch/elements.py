@@ -12,6 +12,7 @@ without arguments that any thread may run, each of which reads some chunks once 
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -87,6 +88,26 @@ def direct_array(array: Any) -> ShardedArray | str:
     return ShardedArray.open(Path(array.store.root) / array.path)
 
 
+class ThisProcess:
+    """A zarr or NumPy array that may be indexed after a fork, too.
+
+    What zarrs opened before a fork hangs in the child, so a child opens the array again, with zarr's own codecs.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self._pid = os.getpid()
+
+    def get(self) -> Any:
+        """Give the array that this process may read."""
+        if self._pid != os.getpid():
+            if isinstance(self._array, zarr.Array):
+                with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
+                    self._array = zarr.open_array(store=self._array.store, path=self._array.path, mode="r")
+            self._pid = os.getpid()
+        return self._array
+
+
 def workspace() -> Workspace:
     """Give the calling thread's workspace."""
     if not hasattr(_of_thread, "workspace"):
@@ -133,7 +154,7 @@ class ZarrElements:
 
     def __init__(self, name: str, array: Any) -> None:
         self.name = name
-        self._array = array
+        self._array = ThisProcess(array)
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self.size = math.prod(array.shape)
         self._width = max(1, math.prod(array.shape[1:]))
@@ -157,7 +178,7 @@ class ZarrElements:
         first, last = int(at.min()) // self._width, -(-int((at + lengths).max()) // self._width)
         start, stop = first * self._width, last * self._width
         try:
-            values = np.asarray(self._array[first:last]).reshape(-1)
+            values = np.asarray(self._array.get()[first:last]).reshape(-1)
         except Exception as e:
             raise StoreError(f"{self.name}: elements [{start}, {stop}) cannot be read: {e}") from e
         types = native_types(values.dtype, dtype) if values.dtype.isnative else None

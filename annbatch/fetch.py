@@ -8,20 +8,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from annbatch.assemble import DensePart, Filling, Reading, Selection, SparsePart
 from annbatch.batch import Batch, Emit
 from annbatch.buffers import SlabPool
 from annbatch.elements import Task
 from annbatch.flat import MAX_GAP
+from annbatch.label_rows import Codes, LabelReader, LabelRows, padded
 from annbatch.labels import Column
 from annbatch.plan import Ints, coalesce
 from annbatch.samplers import Window
@@ -69,7 +69,7 @@ class Fetcher:
         *,
         return_index: bool,
     ) -> None:
-        self._columns = columns
+        self._labels = LabelReader(columns)
         self._return_index = return_index
         self._first_rows = np.cumsum([0, *(store.shape[0] for store in stores)], dtype=np.int64)
         self._slabs = slabs
@@ -87,11 +87,13 @@ class Fetcher:
             else:
                 values = dtype if emit.dtype is None or not _same_kind(element, dtype, emit.dtype) else emit.dtype
                 self._parts[element] = DensePart(matrices, emit, values, batch_size, chosen, self._slabs, n_threads)
+        self._pid = os.getpid()
         self._pool: Executor = ThreadPoolExecutor(n_threads, thread_name_prefix="annbatch")
 
     def close(self) -> None:
-        """Stop the threads; waits for tasks under way."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Stop the threads; waits for tasks under way. A forked child has none of them, and leaves them alone."""
+        if self._pid == os.getpid():
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def fetch(self, window: Window) -> list[Batch]:
         """Read a window and give its batches."""
@@ -122,32 +124,17 @@ class Fetcher:
         return run(self._pool, [partial(filling.finish, b) for b in range(n_batches)])
 
     def _batches(self, window: Window, readings: list[Reading], matrices: dict[str, list[Any]]) -> list[Batch]:
-        gathered = [self._gather(column, readings, len(window.rows)) for column in self._columns]
-        codes = [column.codes(values) for column, values in zip(self._columns, gathered, strict=True)]
+        labels = self._labels.read(readings, len(window.rows))
         batches = []
-        for b in range(len(window.cuts) - 1):
-            rows = slice(window.cuts[b], window.cuts[b + 1])
+        for b, (start, stop) in enumerate(zip(window.cuts[:-1].tolist(), window.cuts[1:].tolist(), strict=True)):
             own = {element: of_batches[b] for element, of_batches in matrices.items()}
-            batches.append(self._batch(own, rows, window.rows, gathered, codes))
+            batches.append(self._batch(own, labels.part(start, stop), window.rows[start:stop].copy()))
         return batches
 
-    def _batch(
-        self,
-        matrices: dict[str, Any],
-        rows: slice,
-        numbers: Ints,
-        gathered: list[NDArray[Any]],
-        codes: list[NDArray[Any]],
-    ) -> Batch:
-        """Cut one batch out of the window, with copies of labels and row numbers: a kept batch pins nothing else."""
+    def _batch(self, matrices: dict[str, Any], labels: LabelRows, index: Ints) -> Batch:
+        """Compose a batch; labels and row numbers are its own, so that a kept batch pins nothing else."""
         data = matrices["X"]
-        n_padding = data.shape[0] - (rows.stop - rows.start)
-        own = [values[rows].copy() for values in gathered]
-        index = numbers[rows].copy()
-        shown = {
-            column.name: padded(raw if column.categories is not None else values[rows].copy(), n_padding)
-            for column, values, raw in zip(self._columns, codes, own, strict=True)
-        }
+        n_padding = data.shape[0] - len(index)
         carried: dict[str, dict[str, Any]] = {}
         for element, matrix in matrices.items():
             part, _, key = element.partition("/")
@@ -155,22 +142,13 @@ class Fetcher:
                 carried.setdefault(part, {})[key] = matrix
         return Batch(
             data,
-            shown,
+            Codes(labels, n_padding),
             padded(index, n_padding) if self._return_index else None,
-            partial(make_frame, self._columns, own, index),
+            partial(labels.frame, index),
             carried.get("layers"),
             carried.get("obsm"),
             n_padding,
         )
-
-    def _gather(self, column: Column, readings: list[Reading], n_rows: int) -> NDArray[Any]:
-        parts = [column.gather(reading.store, reading.ranges) for reading in readings]
-        masked = any(isinstance(part, np.ma.MaskedArray) for part in parts)
-        dtype = np.result_type(*parts) if parts else np.dtype(np.int32)
-        out = np.ma.empty(n_rows, dtype) if masked else np.empty(n_rows, dtype)
-        for reading, part in zip(readings, parts, strict=True):
-            out[reading.places] = part
-        return out
 
 
 def _same_kind(element: str, own: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
@@ -190,20 +168,3 @@ def run(pool: Executor, tasks: Iterable[Task]) -> list[Any]:
         wait(futures)
         raise
     return [future.result() for future in futures]
-
-
-def padded(values: NDArray[Any], n_padding: int) -> NDArray[Any]:
-    """Append entries for padding rows: -1, or NaN where the values are floating."""
-    if not n_padding:
-        return values
-    return np.append(values, np.full(n_padding, np.nan if values.dtype.kind == "f" else -1, values.dtype))
-
-
-def make_frame(columns: Sequence[Column], gathered: Sequence[NDArray[Any]], index: Ints) -> pd.DataFrame:
-    """Build the DataFrame of a batch's labels; its index are the global row numbers."""
-    frame = pd.DataFrame(
-        {column.name: column.series(values) for column, values in zip(columns, gathered, strict=True)},
-        index=pd.RangeIndex(len(index)),
-    )
-    frame.index = pd.Index(index)
-    return frame

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from annbatch.elements import direct_array, workspace
+from annbatch.elements import ThisProcess, direct_array, workspace
 from annbatch.plan import Ranges
 from annbatch.shards import ShardedArray
 
@@ -65,19 +65,22 @@ class Sliced:
     """A `Flat` over anything that has a dtype and gives arrays for slices: NumPy or zarr."""
 
     def __init__(self, array: Any) -> None:
-        self._array = array
+        self._array = ThisProcess(array)
+        self._kept: NDArray[Any] | None = None
+        self._size = int(array.shape[0])
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
 
     def __len__(self) -> int:
-        return int(self._array.shape[0])
+        return self._size
 
     def read(self, ranges: Ranges) -> NDArray[Any]:
         """Give the elements of all ranges, one range after the other: (ranges.n_elements,)."""
-        if not isinstance(self._array, np.ndarray) and len(self) * self.dtype.itemsize <= KEEP_BYTES:
-            self._array = np.asarray(self._array[:])
+        array = self._array.get() if self._kept is None else self._kept
+        if self._kept is None and self._size * self.dtype.itemsize <= KEEP_BYTES:
+            array = self._kept = np.asarray(array[:])
         out = np.empty(ranges.n_elements, self.dtype)
         at = 0
         for start, stop in zip(ranges.starts.tolist(), ranges.stops.tolist(), strict=True):
-            out[at : at + stop - start] = self._array[start:stop]
+            out[at : at + stop - start] = array[start:stop]
             at += stop - start
         return out

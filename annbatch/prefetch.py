@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +32,7 @@ class Prefetch(Generic[T]):
 
     def __init__(self, work: Callable[[int], T], n: int, depth: int) -> None:
         self._work = work
+        self._pid = os.getpid()
         self._todo = iter(range(n))
         self._ahead: deque[Future[T]] = deque()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="annbatch-prefetch") if depth else None
@@ -54,7 +56,8 @@ class Prefetch(Generic[T]):
         """Give up what is still to come; returns when the thread has ended."""
         self._todo = iter(())
         self._ahead.clear()
-        if self._pool is not None:
+        # A forked child has no such thread, and no right to its locks.
+        if self._pool is not None and self._pid == os.getpid():
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __del__(self) -> None:

@@ -3,6 +3,7 @@
 1. Every file under ``benchmarks/results`` has a kind: the first part of its name.
 2. Each kind has a function that turns its record into Markdown (`SECTIONS`).
 3. The sections of all files, with machine, date and command, go to ``docs/speed-tables.inc``, which the page includes.
+4. The README gets this project beside the peer, between two comments that mark the place.
 
 Usage: ``python benchmarks/report.py``
 """
@@ -21,6 +22,8 @@ from plots import TITLES
 from results import HERE, median, spread
 
 TARGET = HERE.parent / "docs" / "speed-tables.inc"
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 PEER = "scverse annbatch 0.3.1"
 OURS = "annbatch-dlpack"
 Record = dict[str, Any]
@@ -161,14 +164,34 @@ def section(kind: str, results: Path, target: Path) -> str:
     return f"## {heading}\n\n" + "\n".join(parts) + "\n" if parts else ""
 
 
+def readme_table(record: Record) -> str:
+    """Ours beside the peer's, a line for each setting in which both ran, with the machine and the command."""
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in record["rows"]):
+        rows = {row["contender"]: row for row in record["rows"] if row["setting"] == setting}
+        if OURS in rows and PEER in rows:
+            ratio = f"{median(rows[OURS]) / median(rows[PEER]):.1f}×"
+            lines.append((TITLES.get(setting, setting), rate(rows[OURS]), rate(rows[PEER]), ratio))
+    return f"{table(('', 'this project', PEER, 'ratio'), lines)}\n{origin(record)}"
+
+
+def fill_readme(results: Path) -> None:
+    """Put the table of the first machine between the README's two comments."""
+    before, rest = README.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    record = json.loads(sorted(results.glob("cpu-*.json"))[0].read_text())
+    README.write_text(f"{before}{BEGIN}\n\n{readme_table(record)}\n{END}{after}")
+
+
 def main() -> None:
-    """Write the fragment."""
+    """Write the fragment and the README's table."""
     results = HERE / "results"
     text = "".join(section(kind, results, TARGET) for kind in SECTIONS)
     if not text:
         raise SystemExit(f"{results} holds no results: run benchmarks/bench.py first")
     TARGET.write_text(text.rstrip() + "\n")
-    print(f"wrote {TARGET}")
+    fill_readme(results)
+    print(f"wrote {TARGET} and the table in {README}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,77 @@
+"""May a loader be used in processes that were forked or spawned?"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from annbatch import Loader
+from annbatch import elements as elements_module
+from stores import named_stores
+
+
+def read(ds: Loader, results: multiprocessing.SimpleQueue) -> None:
+    results.put([(batch.index.tobytes(), batch.data.data.tobytes(), batch.codes["stage"].tobytes()) for batch in ds])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("form", ["v3 sharded", "v2", "memory store", "in memory"])
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_child_reads_what_its_parent_opened(
+    tmp_path: Path, method: str, form: str, direct: bool, monkeypatch
+) -> None:
+    if form == "memory store" and method != "fork":
+        pytest.skip("a store in memory is in one process")
+    monkeypatch.setattr(elements_module, "DIRECT", direct)
+    adatas, _, _ = named_stores(tmp_path, form, sizes=(30, 5))
+    ds = Loader(batch_size=8, chunk_size=4, preload_nchunks=2, threads=2).add_anndatas(adatas)
+    here: list[list[bytes]] = []
+    for epoch in range(2):
+        ds.set_epoch(epoch)
+        here.append([(b.index.tobytes(), b.data.data.tobytes(), b.codes["stage"].tobytes()) for b in ds])
+    ds.set_epoch(0)
+    context = multiprocessing.get_context(method)
+    results = context.SimpleQueue()
+    with warnings.catch_warnings():
+        # Python, and JAX where it was imported, warn of threads in a process that forks; that is what is tested.
+        warnings.simplefilter("ignore")
+        child = context.Process(target=read, args=(ds, results), daemon=True)
+        child.start()
+    found = _get(results, child)
+    child.join(60)
+    assert child.exitcode == 0
+    assert found == here[0]
+
+
+def _get(results: multiprocessing.SimpleQueue, child: multiprocessing.process.BaseProcess) -> list[tuple[bytes, ...]]:
+    """Wait for the child's answer, but not for ever."""
+    deadline = time.monotonic() + 60
+    while results.empty():
+        assert time.monotonic() < deadline, "the child hangs"
+        assert child.is_alive() or not results.empty(), f"the child ended with {child.exitcode}"
+        time.sleep(0.01)
+    return results.get()
+
+
+def test_a_fork_while_the_parent_reads(tmp_path: Path) -> None:
+    """The child begins an epoch of its own while threads of the parent, which it does not have, are at work."""
+    adatas, x, _ = named_stores(tmp_path, "v3 sharded", sizes=(60,))
+    ds = Loader(batch_size=4, chunk_size=2, preload_nchunks=2, prefetch=3, threads=2).add_anndatas(adatas)
+    batches = iter(ds)
+    first = next(batches)
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = context.Process(target=read, args=(ds, results), daemon=True)
+        child.start()
+    assert len(_get(results, child)) == len(ds)
+    child.join(60)
+    rest = list(batches)
+    rows = np.concatenate([batch.index for batch in (first, *rest)])
+    np.testing.assert_array_equal(np.sort(rows), np.arange(x.shape[0]))
