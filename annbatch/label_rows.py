@@ -20,6 +20,7 @@ from annbatch.labels import Column
 from annbatch.plan import Ints
 
 _BOOL = np.dtype(np.bool_)
+_CODE = np.dtype(np.int32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,6 +32,8 @@ class Place:
     """Which block."""
     row: int
     """Which row of it."""
+    number_row: int | None
+    """Which row of the numbers, if it is numeric."""
     mask_row: int | None
     """Which row of the block of booleans says what is missing; None if nothing can be, or NaN or -1 says it."""
 
@@ -43,13 +46,24 @@ class LabelRows:
     """Where each column stands."""
     blocks: Mapping[np.dtype[Any], NDArray[Any]]
     """Per type: (n_columns, n_rows)."""
+    numbers: NDArray[np.float32]
+    """(n_numeric_columns, n_rows) what a batch carries for numeric columns, missing NaN."""
 
     def part(self, start: int, stop: int) -> LabelRows:
         """Copy some of the rows."""
-        return LabelRows(self.places, {dtype: block[:, start:stop].copy() for dtype, block in self.blocks.items()})
+        blocks = {dtype: block[:, start:stop].copy() for dtype, block in self.blocks.items()}
+        return LabelRows(self.places, blocks, self.numbers[:, start:stop].copy())
+
+    def codes(self, name: str) -> NDArray[Any]:
+        """Give a column as numbers: int32 codes (missing -1) or float32 (missing NaN)."""
+        place = self.places[name]
+        if place.number_row is not None:
+            return self.numbers[place.number_row]
+        codes: NDArray[Any] = self.blocks[_CODE][place.row]
+        return codes
 
     def gathered(self, name: str) -> tuple[Column, NDArray[Any]]:
-        """Give a column and its rows in the form that `Column.codes` and `Column.series` take."""
+        """Give a column and its rows in the form that `Column.series` takes."""
         place = self.places[name]
         values = self.blocks[place.dtype][place.row]
         if place.mask_row is not None:
@@ -77,8 +91,7 @@ class Codes(Mapping[str, NDArray[Any]]):
         self._n_padding = n_padding
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        column, values = self._rows.gathered(name)
-        return padded(column.codes(values), self._n_padding)
+        return padded(self._rows.codes(name), self._n_padding)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows.places)
@@ -93,12 +106,20 @@ class LabelReader:
     def __init__(self, columns: Sequence[Column]) -> None:
         self._places: dict[str, Place] = {}
         self._counts: dict[np.dtype[Any], int] = {}
+        self._n_numeric = 0
         for column in columns:
             is_coded = column.categories is not None
-            types = [np.dtype(np.int32)] if is_coded else [part.values.dtype for part in column.parts]
+            types = [_CODE] if is_coded else [part.values.dtype for part in column.parts]
             is_masked = not is_coded and any(part.mask is not None for part in column.parts)
             dtype = np.result_type(*types)
-            self._places[column.name] = Place(column, dtype, self._add(dtype), self._add(_BOOL) if is_masked else None)
+            self._places[column.name] = Place(
+                column,
+                dtype,
+                self._add(dtype),
+                None if is_coded else self._n_numeric,
+                self._add(_BOOL) if is_masked else None,
+            )
+            self._n_numeric += not is_coded
 
     def _add(self, dtype: np.dtype[Any]) -> int:
         row = self._counts.get(dtype, 0)
@@ -108,13 +129,18 @@ class LabelReader:
     def read(self, readings: Sequence[Reading], n_rows: int) -> LabelRows:
         """Read the rows of a window."""
         blocks = {dtype: np.empty((count, n_rows), dtype) for dtype, count in self._counts.items()}
-        for place in self._places.values():
+        rows = LabelRows(self._places, blocks, np.empty((self._n_numeric, n_rows), np.float32))
+        for name, place in self._places.items():
+            target = blocks[place.dtype][place.row]
+            mask = None if place.mask_row is None else blocks[_BOOL][place.mask_row]
             for reading in readings:
                 values = place.column.gather(reading.store, reading.ranges)
-                blocks[place.dtype][place.row, reading.places] = np.ma.getdata(values)
-                if place.mask_row is not None:
-                    blocks[_BOOL][place.mask_row, reading.places] = np.ma.getmaskarray(values)
-        return LabelRows(self._places, blocks)
+                target[reading.places] = np.ma.getdata(values)
+                if mask is not None:
+                    mask[reading.places] = np.ma.getmaskarray(values)
+            if place.number_row is not None:
+                rows.numbers[place.number_row] = place.column.numbers(rows.gathered(name)[1])
+        return rows
 
 
 def padded(values: NDArray[Any], n_padding: int) -> NDArray[Any]:

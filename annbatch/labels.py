@@ -2,7 +2,7 @@
 
 1. `columns_of_frame` and `columns_of_group` describe the obs columns of one store, in memory or on disk.
 2. `merge_columns` unites the stores' categories, in order of first appearance, into one `Column` per name.
-3. `Column.gather` reads the rows of a window; `Column.codes` and `Column.series` say what they mean.
+3. `Column.gather` reads the rows of a window; `Column.numbers` and `Column.series` say what they mean.
 """
 
 from __future__ import annotations
@@ -66,10 +66,8 @@ class Column:
             raise StoreError(f"obs[{self.name!r}]: codes must lie in [-1, {len(self.categories)}), got {values.max()}")
         return values.astype(np.int32) if recode is None else recode[values]
 
-    def codes(self, gathered: NDArray[Any]) -> NDArray[Any]:
-        """Give what a batch carries for gathered rows: int32 codes (missing -1) or float32 (missing NaN)."""
-        if self.categories is not None:
-            return gathered
+    def numbers(self, gathered: NDArray[Any]) -> NDArray[np.float32]:
+        """Give what a batch carries for gathered rows of a numeric column: float32, missing NaN."""
         if isinstance(gathered, np.ma.MaskedArray):
             return np.ma.filled(gathered.astype(np.float32), np.nan)
         return gathered.astype(np.float32)
