@@ -58,14 +58,15 @@ class LabelRows:
         """Give a column as numbers: int32 codes (missing -1) or float32 (missing NaN)."""
         place = self.places[name]
         if place.number_row is not None:
-            return self.numbers[place.number_row]
+            numbers: NDArray[Any] = self.numbers[place.number_row]
+            return numbers
         codes: NDArray[Any] = self.blocks[_CODE][place.row]
         return codes
 
     def gathered(self, name: str) -> tuple[Column, NDArray[Any]]:
         """Give a column and its rows in the form that `Column.series` takes."""
         place = self.places[name]
-        values = self.blocks[place.dtype][place.row]
+        values: NDArray[Any] = self.blocks[place.dtype][place.row]
         if place.mask_row is not None:
             values = np.ma.MaskedArray(values, self.blocks[_BOOL][place.mask_row])
         return place.column, values

@@ -8,8 +8,9 @@ Each command below answers one question with the workers of the main benchmark, 
 4. ``chunk-size``, ``threads``: how does speed depend on them?
 5. ``inner-chunk``: which inner chunk size serves which block size best?
 6. ``checksum``: what do the inner checksums cost?
-7. ``growth``: does speed last as the collection grows ten-fold?
-8. ``whole``: how fast are whole files read into memory?
+7. ``labels``: what do twenty obs columns cost where batches are small?
+8. ``growth``: does speed last as the collection grows ten-fold?
+9. ``whole``: how fast are whole files read into memory?
 
 Usage: ``python benchmarks/measure.py COMMAND [options]``
 """
@@ -249,6 +250,17 @@ def whole(arguments: argparse.Namespace) -> None:
     save("whole", arguments, bench.facts, rows)
 
 
+def labels(arguments: argparse.Namespace) -> None:
+    """Time small batches with one obs column and with twenty, in turn."""
+    bench = prepared(arguments)
+    settings = [Setting("1 obs column", batch_size=128), Setting("20 obs columns", batch_size=128, columns=20)]
+    rows = measure(
+        bench, [one for name in ("direct", "peer") for setting in settings for one in job(bench, name, setting)]
+    )
+    print_table(rows)
+    save("labels", arguments, bench.facts, rows)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "first-batch": first_batch,
     "wait": wait,
@@ -257,6 +269,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "threads": threads,
     "inner-chunk": inner_chunk,
     "checksum": checksum,
+    "labels": labels,
     "growth": growth,
     "whole": whole,
 }

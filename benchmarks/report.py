@@ -143,6 +143,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Record], str], str | None]] = {
     "growth": ("Ten times as many cells", speeds_table, None),
     "inner-chunk": ("Inner chunk size", lambda record: pivot(record, "chunk_size"), "own"),
     "checksum": ("What checksums cost", speeds_table, None),
+    "labels": ("What obs columns cost, batches of 128", speeds_table, None),
     "whole": ("Reading whole files into memory", speeds_table, None),
 }
 """Kind of results -> heading, how its table is made, its figure (``own``: a PNG of the same name)."""
