@@ -137,7 +137,7 @@ class Batch(Mapping[str, Any]):
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """The label columns as a DataFrame with their own dtypes, one row for each row of ``data``."""
+        """The label columns as a DataFrame with their own dtypes, a row for each row of ``data`` that is no padding."""
         return self.make_labels()
 
     def __getitem__(self, key: str) -> Any:

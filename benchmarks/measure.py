@@ -187,7 +187,9 @@ def inner_chunk(arguments: argparse.Namespace) -> None:
 def without_checksums(source: Path, target: Path) -> None:
     """Copy a collection, leaving out the inner checksums of X."""
     import zarr
-    from zarr.codecs import BloscCodec, BytesCodec
+    from zarr.codecs import Crc32cCodec
+
+    from annbatch import Collection
 
     shutil.copytree(source, target)
     for store in target.glob("*.zarr"):
@@ -201,14 +203,17 @@ def without_checksums(source: Path, target: Path) -> None:
                 chunks=old.chunks,
                 shards=old.shards,
                 filters=None,
-                serializer=BytesCodec(endian="little"),
-                compressors=[BloscCodec(cname="lz4", clevel=3, shuffle="shuffle", typesize=old.dtype.itemsize)],
+                serializer=old.serializer,
+                compressors=[codec for codec in old.compressors if not isinstance(codec, Crc32cCodec)],
                 attributes=dict(old.attrs),
             )
             for start in range(0, old.shape[0], old.shards[0]):
                 new[start : start + old.shards[0]] = old[start : start + old.shards[0]]
             shutil.rmtree(store / "X" / name)
             (store / "X" / f"{name}-plain").rename(store / "X" / name)
+    collection = Collection.open(target)
+    # The files are others than those that the manifest records.
+    replace(collection, stores=tuple(replace(store, files={}) for store in collection.stores)).save(target)
 
 
 def checksum(arguments: argparse.Namespace) -> None:
