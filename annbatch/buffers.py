@@ -1,7 +1,7 @@
 """Where does the memory of a batch come from, and when may it be used again?
 
 1. `SlabPool.take` gives a slab: one aligned piece of memory for everything that a batch holds. Fresh memory costs a
-   page fault every 4 KiB, which halves the speed of a loader, so slabs are used again.
+   page fault for each of its pages, so slabs are used again.
 2. NumPy arrays carved from a slab keep it alive through their ``base``, and so does every torch tensor or JAX array
    made from them without a copy.
 3. When nothing refers to the slab any more its memory returns to the pool. A batch that is kept is never overwritten.

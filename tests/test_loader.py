@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import pickle
-import threading
+import subprocess
+import sys
 import traceback
 import warnings
 
@@ -374,19 +376,25 @@ def test_a_loader_pickles(sharded):
     check_epoch(copy, x, obs)
 
 
-def test_zarr_configuration_is_left_alone(sharded, tmp_path):
-    before = zarr.config.get("codec_pipeline")
-    seen = []
+def test_zarr_configuration_is_left_alone(stores_folder, monkeypatch):
+    """It is set while arrays are opened, and what the user had is back afterwards, also while zarr reads."""
+    set_to = []
+    real = zarr.config.set
 
-    def watch() -> None:
-        seen.append(zarr.config.get("codec_pipeline"))
+    def watched(*args, **kwargs):
+        set_to.append(args[0])
+        return real(*args, **kwargs)
 
-    adatas, _, _ = sharded
-    ds = Loader(batch_size=8).add_anndatas(adatas)
-    watch()
-    for _ in ds:
-        watch()
-    assert all(setting == before for setting in seen)
+    theirs = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+    with zarr.config.set({"codec_pipeline.path": theirs}):
+        monkeypatch.setattr(zarr.config, "set", watched)
+        ds = Loader(batch_size=8).add_anndatas(stores_folder["v2"][0])
+        assert {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} in set_to
+        n_set = len(set_to)
+        assert zarr.config.get("codec_pipeline.path") == theirs
+        for _ in ds:
+            assert zarr.config.get("codec_pipeline.path") == theirs
+        assert len(set_to) == n_set
 
 
 class TestCorruptStores:
@@ -547,5 +555,10 @@ def test_values_of_different_types_promote_as_numpy_does():
     np.testing.assert_array_equal(batch.data.to_scipy().toarray(), np.vstack([np.eye(3)] * 2)[batch.index])
 
 
-def test_available_cores():
-    assert 1 <= loader_module.available_cores() <= (threading.active_count() + 10_000)
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away here")
+def test_cores_that_the_process_may_not_use_do_not_count():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from annbatch import loader; "
+    code += "print(loader.available_cores())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "1"
+    assert loader_module.available_cores() == len(os.sched_getaffinity(0))

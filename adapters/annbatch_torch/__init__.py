@@ -105,7 +105,7 @@ class TorchLoader(Adapter):
         if not isinstance(data, CSR):
             return self._tensor(data).to(self.dtype)
         _accept_beta_state()
-        # Checking the invariants would cost 600 times what the rest does, and the core keeps them.
+        # Checking the invariants would cost far more than the rest does, and the core keeps them.
         return torch.sparse_csr_tensor(
             self._tensor(data.indptr),
             self._tensor(data.indices),
