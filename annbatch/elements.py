@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,6 +89,17 @@ def direct_array(array: Any) -> ShardedArray | str:
     return ShardedArray.open(Path(array.store.root) / array.path)
 
 
+ZARR = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+ZARRS = "zarrs.ZarrsCodecPipeline"
+
+
+@contextmanager
+def codec_pipeline(path: str) -> Iterator[None]:
+    """Let arrays that are opened meanwhile use a codec pipeline; the setting of the process is put back afterwards."""
+    with zarr.config.set({"codec_pipeline.path": path}):
+        yield
+
+
 class ThisProcess:
     """A zarr or NumPy array that may be indexed after a fork, too.
 
@@ -102,7 +114,7 @@ class ThisProcess:
         """Give the array that this process may read."""
         if self._pid != os.getpid():
             if isinstance(self._array, zarr.Array):
-                with zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"}):
+                with codec_pipeline(ZARR):
                     self._array = zarr.open_array(store=self._array.store, path=self._array.path, mode="r")
             self._pid = os.getpid()
         return self._array

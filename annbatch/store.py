@@ -4,15 +4,14 @@
 2. `open_path` opens one AnnData store of a collection.
 3. Both give a `Store`: the matrices asked for as arrays that are read by ranges, obs columns, var.
 
-Arrays without checksums are opened with the zarrs codec pipeline, which zarr chooses when an array is opened and by a
-setting that the whole process shares. It is set for the moment of opening, in the caller's thread, and put back
-(`fast_codecs`).
+Arrays with checksums are opened with zarr's own codec pipeline, others with that of zarrs. zarr chooses it when an
+array is opened, by a setting that the whole process shares: it is set for that moment, in the caller's thread, and put
+back (`codec_pipeline`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,7 @@ import scipy.sparse as sp
 import zarr
 from anndata.abc import CSCDataset, CSRDataset
 
-from annbatch.elements import Elements, elements_of
+from annbatch.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
 from annbatch.errors import InputError, StoreError
 from annbatch.flat import Flat, flat_of
 from annbatch.labels import StoreColumn, columns_of_frame, columns_of_group
@@ -93,13 +92,6 @@ class Store:
     """The obs columns asked for."""
     var: pd.DataFrame
     """(n_vars, …) var of the store."""
-
-
-@contextmanager
-def fast_codecs() -> Iterator[None]:
-    """Let arrays that are opened meanwhile use zarrs; the setting of the process is put back afterwards."""
-    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
-        yield
 
 
 def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str) -> Store:
@@ -201,9 +193,10 @@ def _stored(found: Any, name: str) -> Matrix:
 def _reopened(parent: Any, path: str, name: str) -> zarr.Array[Any]:
     where = {"store": parent.store, "path": f"{parent.path}{path}".lstrip("/"), "mode": "r"}
     try:
-        array: zarr.Array[Any] = zarr.open_array(**where)
+        with codec_pipeline(ZARR):
+            array: zarr.Array[Any] = zarr.open_array(**where)
         if not _has_checksums(array):
-            with fast_codecs():
+            with codec_pipeline(ZARRS):
                 array = zarr.open_array(**where)
     except (OSError, KeyError, ValueError) as e:
         raise StoreError(f"{name}{path}: cannot be opened: {e}") from e

@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 
 from annbatch import CorruptStoreError, Loader, create_anndata_collection
 from annbatch import elements as elements_module
@@ -46,6 +47,19 @@ def epoch(path: Path) -> list[bytes]:
 def path_taken(request, monkeypatch) -> str:
     monkeypatch.setattr(elements_module, "DIRECT", request.param == "direct")
     return request.param
+
+
+def test_checksums_are_checked_whatever_codecs_the_user_set(store, monkeypatch):
+    """zarrs would check none of a shard that is read in part."""
+    monkeypatch.setattr(elements_module, "DIRECT", False)
+    shard = store / "chunk_0.zarr/X/data/c/1"
+    good = shard.read_bytes()
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        assert epoch(store)
+        for at in range(0, len(good), 61):
+            shard.write_bytes(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :])
+            with pytest.raises(ValueError, match=r"chunk_0.zarr.*X/data"):
+                epoch(store)
 
 
 @pytest.mark.parametrize("array", ["data", "indices"])
