@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from annbatch import samplers
 from annbatch.batch import CSR, Batch, Capacity, Emit
 from annbatch.collection import Collection
 from annbatch.errors import (
@@ -16,7 +17,7 @@ from annbatch.errors import (
     StoreError,
 )
 from annbatch.loader import Loader
-from annbatch.samplers import Partition
+from annbatch.order import Partition
 from annbatch.write import create_anndata_collection
 
 __version__ = version("annbatch-dlpack")
@@ -36,5 +37,6 @@ __all__ = [
     "OutputExistsError",
     "Partition",
     "StoreError",
+    "samplers",
     "create_anndata_collection",
 ]

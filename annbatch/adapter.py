@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from annbatch.batch import Batch, Emit
+from annbatch.order import Partition
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,15 +46,28 @@ class Adapter(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         # `map` rather than a generator: it keeps no reference to a batch that the user has let go.
-        return map(self._hand_over, self.loader.batches(self._emit))
+        return map(self._hand_over, self.loader.batches(self._emit, self.partition))
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
-        return len(self.loader)
+        return self.loader.n_batches(self.partition)
+
+    @property
+    def partition(self) -> Partition | None:
+        """Which of several consumers this one is: as the core loader was told, else as the framework knows it."""
+        return self.loader.partition
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next ``iter`` gives, as `Loader.set_epoch` does."""
         self.loader.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say where the run stands, as `Loader.state_dict` does."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next ``iter`` go on where a state was taken, as `Loader.load_state_dict` does."""
+        self.loader.load_state_dict(state)
 
     @property
     def n_obs(self) -> int:

@@ -17,9 +17,14 @@ import pandas as pd
 from annbatch.assemble import Selection
 from annbatch.errors import InputError
 from annbatch.labels import Column, merge_columns
-from annbatch.store import SparseMatrix, Store
+from annbatch.plan import Ranges
+from annbatch.rows import digest
+from annbatch.samplers.table import Classes
+from annbatch.store import Matrix, SparseMatrix, Store
 
 Casting = Literal["safe", "same_kind", "unsafe"]
+
+_ROWS_AT_ONCE = 1 << 22
 
 _log = logging.getLogger("annbatch")
 
@@ -75,6 +80,41 @@ class Dataset:
         var = self.stores[0].var
         return var if self.selection is None else var.iloc[self.selection.columns]
 
+    def classes(self, name: str) -> Classes:
+        """Read an obs column as classes of all rows.
+
+        Raises
+        ------
+        InputError
+            If there is no such column among the labels, or it is numeric.
+        """
+        column = next((column for column in self.columns if column.name == name), None)
+        if column is None:
+            known = [column.name for column in self.columns]
+            raise InputError(f"{name!r} must be one of the label columns {known}: name it in labels=")
+        if column.categories is None:
+            raise InputError(f"obs[{name!r}] must have categories to be classes, it is {column.dtype}")
+        codes = np.empty(self.n_obs, np.min_scalar_type(-len(column.categories) - 1))
+        row = 0
+        for i, store in enumerate(self.stores):
+            for start in range(0, store.shape[0], _ROWS_AT_ONCE):
+                n = min(_ROWS_AT_ONCE, store.shape[0] - start)
+                ranges = Ranges(np.array([start]), np.array([start + n]), np.arange(n))
+                codes[row : row + n] = column.gather(i, ranges)
+                row += n
+        return Classes(name, codes, column.categories)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Say what tells these stores from others: rows and stored elements of each, and the genes."""
+        sizes = [[store.shape[0], _n_elements(store.matrices["X"])] for store in self.stores]
+        names = "\0".join(map(str, self.stores[0].var.index)).encode()
+        return {
+            "n_obs": self.n_obs,
+            "n_vars": self.stores[0].shape[1],
+            "stores": digest(np.array(sizes, np.int64)),
+            "var_names": digest(np.frombuffer(names, np.uint8)),
+        }
+
     def report_paths(self) -> None:
         """Log once which elements zarr reads, and why; the others are read directly."""
         slow: dict[str, list[str]] = {}
@@ -85,6 +125,10 @@ class Dataset:
         for why, names in slow.items():
             more = f" and {len(names) - 1} more" if names[1:] else ""
             _log.info("zarr, not the direct path, reads %s%s: %s", names[0], more, why)
+
+
+def _n_elements(matrix: Matrix) -> int:
+    return matrix.data.size if isinstance(matrix, SparseMatrix) else matrix.values.size
 
 
 def _check_genes(first: Store, store: Store) -> None:

@@ -1,6 +1,6 @@
 """How do the windows of an epoch become a stream of batches?
 
-A window is fetched as a whole, ahead of time; its batches are handed over one by one.
+A window is fetched as a whole, ahead of time; its batches are handed over one by one, and counted as they are.
 """
 
 from __future__ import annotations
@@ -11,19 +11,38 @@ from functools import partial
 
 from annbatch.batch import Batch
 from annbatch.fetch import Fetcher
+from annbatch.order import Segment
 from annbatch.prefetch import Prefetch
-from annbatch.samplers import BlockSampler, Partition, Stream
+from annbatch.state import Position
 
 
 class Epoch(Iterator[Batch]):
-    """The batches of one epoch; closing or dropping it leaves no thread behind."""
+    """The batches of an epoch for one consumer; closing or dropping it leaves no thread behind.
+
+    Parameters
+    ----------
+    segment
+        What is to come, and what of it has come.
+    index
+        Number of the consumer.
+    n_done
+        Batches of the segment that it has had.
+    position
+        Moves on with every batch.
+    fetcher
+        Reads windows.
+    prefetch
+        How many windows to read ahead.
+    """
 
     def __init__(
-        self, sampler: BlockSampler, fetcher: Fetcher, epoch: int, partition: Partition, prefetch: int
+        self, segment: Segment, index: int, n_done: int, position: Position, fetcher: Fetcher, prefetch: int
     ) -> None:
-        work = partial(_fetch_window, sampler, sampler.stream(epoch), fetcher, epoch, partition)
+        first = segment.n_windows if n_done == segment.n_batches else n_done // segment.batches_per_window
+        work = partial(_fetch_window, segment, index, first, n_done % segment.batches_per_window, fetcher)
         self._fetcher = fetcher
-        self._windows = Prefetch(work, sampler.n_windows(partition), prefetch)
+        self._position = position
+        self._windows = Prefetch(work, segment.n_windows - first, prefetch)
         self._batches: deque[Batch] = deque()
         self._closed = False
 
@@ -37,7 +56,10 @@ class Epoch(Iterator[Batch]):
             self._stop()
             # After its end an iterator keeps raising StopIteration; after an error it may not go on as if nothing were.
             self._closed = not isinstance(e, StopIteration)
+            if isinstance(e, StopIteration) and self._position.begun:
+                self._position.end()
             raise
+        self._position.advance()
         return self._batches.popleft()
 
     def close(self) -> None:
@@ -56,7 +78,11 @@ class Epoch(Iterator[Batch]):
 
 
 def _fetch_window(
-    sampler: BlockSampler, stream: Stream, fetcher: Fetcher, epoch: int, partition: Partition, number: int
+    segment: Segment, index: int, first: int, n_skipped: int, fetcher: Fetcher, number: int
 ) -> list[Batch]:
-    """Plan and read one window; refers to no iterator, so that an abandoned one can be collected."""
-    return fetcher.fetch(sampler.window(stream, epoch, number, partition))
+    """Plan and read one window; refers to no iterator, so that an abandoned one can be collected.
+
+    Of the first window only the batches that have not been handed over are read.
+    """
+    window = segment.window(first + number, index)
+    return fetcher.fetch(window if number else window.behind(n_skipped))

@@ -23,8 +23,8 @@ from annbatch.elements import Task
 from annbatch.flat import MAX_GAP
 from annbatch.label_rows import Codes, LabelReader, LabelRows, padded
 from annbatch.labels import Column
+from annbatch.order import Window
 from annbatch.plan import Ints, coalesce
-from annbatch.samplers import Window
 from annbatch.store import SparseMatrix, Store
 
 

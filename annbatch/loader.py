@@ -1,16 +1,19 @@
 """How does a user get shuffled batches from stores?
 
 1. `Loader.add_anndatas` or `Loader.use_collection` opens the stores.
-2. A sampler says which rows make each window (`annbatch.samplers`).
+2. A schedule says which rows make each window (`annbatch.schedule`, `annbatch.samplers`).
 3. A fetcher reads windows into batches (`annbatch.fetch`), one or more of them ahead (`annbatch.prefetch`).
-4. The batches of each window are handed over one by one.
+4. The batches of each window are handed over one by one, and counted, so that a run can go on where it stopped
+   (`annbatch.state`).
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, get_args
 
@@ -27,15 +30,25 @@ from annbatch.dataset import Casting, Dataset
 from annbatch.epoch import Epoch
 from annbatch.errors import InputError
 from annbatch.fetch import Fetcher
-from annbatch.samplers import MAX_WORD, BlockSampler, Partition
+from annbatch.labels import Column
+from annbatch.order import Partition
+from annbatch.permutation import MAX_WORD
+from annbatch.rows import Runs
+from annbatch.samplers import Sampler, Sequential, Shuffled
+from annbatch.schedule import Schedule, Settings
+from annbatch.splits import Part, describe, split
+from annbatch.state import Position, load, save
 from annbatch.store import Store, Wanted, open_anndata, open_path
+
+WHOLE = Partition(0, 1)
+"""The partition of a consumer that is alone."""
 
 
 class Loader:
     """Stream shuffled mini-batches of cells from AnnData stores that need not fit in memory.
 
-    The order of the rows depends on the stores, ``seed``, the epoch, ``batch_size``, ``chunk_size``,
-    ``preload_nchunks`` and ``shuffle``, and on nothing else.
+    What batches hold depends on the stores, ``rows``, the sampler, ``seed``, the epoch, ``batch_size``, ``chunk_size``,
+    ``preload_nchunks`` and ``drop_last``, and on nothing else.
 
     Parameters
     ----------
@@ -47,13 +60,19 @@ class Loader:
         How many such blocks are read, and shuffled among themselves, together. ``chunk_size * preload_nchunks``
         rows, rounded up to a multiple of ``batch_size``, are a *window*.
     shuffle
-        Whether blocks, and the rows of a window, come in random order.
+        Whether blocks, and the rows of a window, come in random order. Says nothing where there is a ``sampler``.
     seed
         Seed of that order, 0 <= seed < 2**64.
     drop_last
         Whether to leave out the rows at the end of an epoch that do not fill a batch (on every consumer).
     return_index
         Whether batches carry the global row numbers.
+    sampler
+        Which rows come in an epoch, and in which batches: one of `annbatch.samplers`, or a sampler of one's own. None
+        means every row once, as ``shuffle`` says.
+    rows
+        Which rows of the stores there are at all: a mask or row numbers, each once. None means all. Only the chunks
+        that hold them are read.
     dtype
         Type of the values of X and layers, whatever their own; None gives back the type that they had before they
         were written. Adapters ask for a type of their own.
@@ -64,7 +83,8 @@ class Loader:
     layers, obsm
         Which layers, and which elements of obsm, batches carry beside ``data``.
     partition
-        Which of several consumers this loader is: ``Partition(rank, world_size)``. All get equally many batches.
+        Which of several consumers this loader is: ``Partition(rank, world_size)``. All get equally many batches. None
+        means that it is alone, or that an adapter finds it out.
     threads
         Threads that read and decode; by default as many as this process may use cores.
     prefetch
@@ -92,12 +112,14 @@ class Loader:
         seed: int = 0,
         drop_last: bool = False,
         return_index: bool = True,
+        sampler: Sampler | None = None,
+        rows: npt.ArrayLike | None = None,
         dtype: npt.DTypeLike | None = None,
         casting: Casting = "safe",
         var_names: Sequence[str] | None = None,
         layers: Sequence[str] = (),
         obsm: Sequence[str] = (),
-        partition: Partition = Partition(0, 1),
+        partition: Partition | None = None,
         threads: int | None = None,
         prefetch: int = 1,
     ) -> None:
@@ -105,6 +127,11 @@ class Loader:
         self.chunk_size = integer("chunk_size", chunk_size, 1)
         self.preload_nchunks = integer("preload_nchunks", preload_nchunks, 1)
         self.shuffle = boolean("shuffle", shuffle)
+        if sampler is not None and not isinstance(sampler, Sampler):
+            raise TypeError(f"sampler must have columns, bind and describe, got {type(sampler).__name__}")
+        if sampler is not None and not shuffle:
+            raise ValueError("shuffle must not be False where a sampler decides the order")
+        self.sampler: Sampler = sampler if sampler is not None else Shuffled() if shuffle else Sequential()
         self.seed = integer("seed", seed, 0, MAX_WORD)
         self.drop_last = boolean("drop_last", drop_last)
         self.return_index = boolean("return_index", return_index)
@@ -118,12 +145,18 @@ class Loader:
         self.obsm = names("obsm", obsm)
         self.threads = None if threads is None else integer("threads", threads, 1)
         self.prefetch = integer("prefetch", prefetch, 0)
-        if not isinstance(partition, Partition):
+        if partition is not None and not isinstance(partition, Partition):
             raise TypeError(f"partition must be a Partition, got {type(partition).__name__}")
         self.partition = partition
+        self._rows: npt.ArrayLike | Runs | None = rows
+        self._split: dict[str, Any] | None = None
         self._dataset: Dataset | None = None
+        # Columns that the sampler has to know and nobody wants in batches.
+        self._hidden: set[str] = set()
+        self._sources: list[str] = []
+        self._schedule: Schedule | None = None
         self._slabs = SlabPool()
-        self._epoch = 0
+        self._position = Position()
         self._live: weakref.ref[Epoch] | None = None
 
     def add_anndatas(self, adatas: Sequence[ad.AnnData], labels: Sequence[str] | None = None) -> Self:
@@ -155,7 +188,7 @@ class Loader:
             if not isinstance(adata, ad.AnnData):
                 raise InputError(f"adatas[{i}] must be an AnnData, got {type(adata).__name__}")
         wanted = self._wanted(labels)
-        return self._add([open_anndata(adata, wanted, f"adatas[{i}]") for i, adata in enumerate(adatas)])
+        return self._add([open_anndata(adata, wanted, f"adatas[{i}]") for i, adata in enumerate(adatas)], "")
 
     def use_collection(self, path: str | os.PathLike[str], labels: Sequence[str] | None = None) -> Self:
         """Read the collection at ``path``, one of ours or one that scverse annbatch wrote.
@@ -184,12 +217,58 @@ class Loader:
         collection = Collection.open(path)
         collection.check_sizes()
         wanted = self._wanted(labels)
-        return self._add([open_path(store, wanted) for store in collection.store_paths])
+        return self._add([open_path(store, wanted) for store in collection.store_paths], collection.digest())
+
+    def split(self, parts: Mapping[str, Part], *, by: str | None = None, seed: int = 0) -> dict[str, Loader]:
+        """Split the rows into parts that do not overlap, each with a loader of its own.
+
+        The loaders have the settings of this one, and share its opened stores. Parts by fraction are random runs of
+        neighbouring rows (a thousandth of all rows, at most 512), so that they are read nearly as fast as the whole: of
+        a collection that was shuffled when it was written, that is as random as single rows are.
+
+        Parameters
+        ----------
+        parts
+            Name of each part to what it shall hold: fractions of the rows; or, with ``by``, lists of categories; or
+            masks or global row numbers, as in ``index``. One of them may be None: it gets what the others leave.
+        by
+            Name of a label column whose categories are dealt to parts, say to hold donors out.
+        seed
+            Seed of the parts by fraction, 0 <= seed < 2**64: the same one gives the same parts.
+
+        Returns
+        -------
+        dict of str to Loader
+            The loaders, in the order of ``parts``.
+
+        Raises
+        ------
+        InputError
+            If parts overlap or are empty, or something is no fraction, category or row; names the part.
+
+        Examples
+        --------
+        >>> parts = ds.split({"train": 0.8, "valid": 0.1, "test": 0.1})  # doctest: +SKIP
+        >>> parts = ds.split({"train": None, "test": ["donor 3", "donor 7"]}, by="donor")  # doctest: +SKIP
+        """
+        dataset, own = self._opened(), self._runs()
+        seed = integer("seed", seed, 0, MAX_WORD)
+        rows = np.arange(dataset.n_obs) if own is None else own.find(np.arange(len(own)))
+        classes = None if by is None else dataset.classes(by)
+        if classes is not None and own is not None:
+            classes = replace(classes, codes=own.select(classes.codes))
+        loaders = {}
+        for name, runs in split(parts, rows, dataset.n_obs, seed, classes).items():
+            part = copy.copy(self)
+            part._rows, part._split = runs, describe(parts, name, by, seed)
+            part._schedule, part._slabs, part._position, part._live = None, SlabPool(), Position(), None
+            loaders[name] = part
+        return loaders
 
     @property
     def n_obs(self) -> int:
-        """Rows in all stores."""
-        return self._opened().n_obs
+        """Rows that there are: those of ``rows``, or of this part of a split, or of all stores."""
+        return self._scheduled().n_rows
 
     @property
     def n_vars(self) -> int:
@@ -204,29 +283,75 @@ class Loader:
     @property
     def categories(self) -> Mapping[str, pd.Index[Any]]:
         """What the codes mean: ``categories["cell_type"][code]``; numeric columns are not in it."""
-        return {column.name: column.categories for column in self._opened().columns if column.categories is not None}
+        return {column.name: column.categories for column in self._carried() if column.categories is not None}
 
     def __len__(self) -> int:
-        return self._sampler().n_batches(self.partition)
+        return self.n_batches()
+
+    def n_batches(self, partition: Partition | None = None) -> int:
+        """Say how many batches a whole epoch has for one of the consumers; None means the loader's own partition."""
+        return self._scheduled().n_batches((partition or self.partition or WHOLE).count)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next ``iter`` give epoch ``epoch`` (>= 0)."""
-        self._epoch = integer("epoch", epoch, 0, MAX_WORD)
+        """Let the next ``iter`` give epoch ``epoch`` (>= 0), from its beginning."""
+        self._position = Position(integer("epoch", epoch, 0, MAX_WORD))
+
+    @property
+    def next_epoch(self) -> int:
+        """The epoch that the next ``iter`` gives, or goes on in."""
+        return self._position.epoch + self._position.begun
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say where the run stands: behind the batch that was handed over last.
+
+        The state is small, consists of what JSON holds, and is the same on every rank that has had equally many
+        batches. What was read ahead does not count. An iterator that was left early still stands where it was left.
+
+        Returns
+        -------
+        dict
+            For `load_state_dict`.
+        """
+        return save(self._position, self._fingerprint())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next ``iter`` go on where a state was taken: with the batch that would have come next.
+
+        After that, epochs follow as usual. Behind the last batch of an epoch what is left of it is empty. With another
+        number of consumers the rest of the epoch is dealt anew: they get exactly the rows that nobody has had.
+
+        Raises
+        ------
+        InputError
+            If the state is of other data or settings; names what differs.
+        """
+        position = load(state, self._fingerprint())
+        self._scheduled().segment(position, position.parts[-1][0] if position.parts else 1)
+        self._position = position
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(Emit())
 
-    def batches(self, emit: Emit) -> Epoch:
-        """Start the next epoch, with batches in the form that ``emit`` asks for: what adapters call.
+    def batches(self, emit: Emit, partition: Partition | None = None) -> Epoch:
+        """Start the next epoch, or go on in one, with batches in the form that ``emit`` asks for: what adapters call.
 
         An iterator that is still at work is closed; asking it for more raises RuntimeError.
+
+        Parameters
+        ----------
+        emit
+            What batches shall look like.
+        partition
+            Which of several consumers asks; None means the loader's own partition, or that it is alone.
         """
         self._stop()
-        dataset = self._opened()
-        sampler = self._sampler()
+        dataset, schedule = self._opened(), self._scheduled()
+        partition = partition or self.partition or WHOLE
+        position = Position(self.next_epoch) if self._position.begun else replace(self._position)
+        segment, n_done = schedule.segment(position, partition.count)
         fetcher = Fetcher(
             dataset.stores,
-            dataset.columns,
+            self._carried(),
             emit,
             dataset.dtypes,
             self.batch_size,
@@ -236,8 +361,9 @@ class Loader:
             self.prefetch + 2,
             return_index=self.return_index,
         )
-        epoch = Epoch(sampler, fetcher, self._epoch, self.partition, self.prefetch)
-        self._epoch += 1
+        position.begin(partition.count)
+        self._position = position
+        epoch = Epoch(segment, partition.index, n_done, position, fetcher, self.prefetch)
         self._live = weakref.ref(epoch)
         return epoch
 
@@ -262,31 +388,53 @@ class Loader:
         if live is not None:
             live.close()
 
-    def _add(self, stores: list[Store]) -> Self:
+    def _add(self, stores: list[Store], source: str) -> Self:
         before = () if self._dataset is None else self._dataset.stores
         self._dataset = Dataset.of((*before, *stores), self.dtype, self.casting, self.var_names)
         self._dataset.report_paths()
+        self._sources.append(source)
+        self._schedule = None
         return self
 
     def _wanted(self, labels: Sequence[str] | None) -> Wanted:
         elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
-        return Wanted(None if labels is None else names("labels", labels), elements)
+        if labels is None:
+            return Wanted(None, elements)
+        wanted = names("labels", labels)
+        hidden = [name for name in dict.fromkeys(self.sampler.columns) if name not in wanted]
+        self._hidden.update(hidden)
+        return Wanted((*wanted, *hidden), elements)
 
     def _opened(self) -> Dataset:
         if self._dataset is None:
             raise InputError("a Loader needs stores before it is used: call add_anndatas or use_collection")
         return self._dataset
 
-    def _sampler(self) -> BlockSampler:
-        return BlockSampler(
-            tuple(store.shape[0] for store in self._opened().stores),
-            self.batch_size,
-            self.chunk_size,
-            self.preload_nchunks,
-            self.shuffle,
-            self.seed,
-            self.drop_last,
-        )
+    def _carried(self) -> list[Column]:
+        """Give the columns that batches carry: not those that only the sampler needs."""
+        return [column for column in self._opened().columns if column.name not in self._hidden]
+
+    def _runs(self) -> Runs | None:
+        if self._rows is None or isinstance(self._rows, Runs):
+            return self._rows
+        return Runs.of(self._rows, self._opened().n_obs)
+
+    def _scheduled(self) -> Schedule:
+        """Give the order of the epochs; it is made when it is needed first, since stores may be added one by one."""
+        dataset = self._opened()
+        if self._schedule is None:
+            settings = Settings(
+                self.sampler, self.batch_size, self.chunk_size, self.preload_nchunks, self.seed, self.drop_last
+            )
+            classes = {name: dataset.classes(name) for name in self.sampler.columns}
+            store_rows = tuple(store.shape[0] for store in dataset.stores)
+            data = dataset.fingerprint() | {"collections": [source for source in self._sources if source]}
+            self._schedule = Schedule(settings, store_rows, classes, self._runs(), data)
+        return self._schedule
+
+    def _fingerprint(self) -> dict[str, Any]:
+        fingerprint = self._scheduled().fingerprint
+        return fingerprint if self._split is None else fingerprint | {"split": self._split}
 
 
 def available_cores() -> int:

@@ -3,14 +3,15 @@
 Random bits come from raw Philox4x64-10 words [1]_, whose stream NumPy guarantees, keyed by (seed, epoch) and
 counted from (item, purpose). No method of `numpy.random.Generator` is used: those streams may change.
 
-1. Up to `SORT_LIMIT` things are sorted by one random word each: a uniform permutation, held in memory.
-2. More than that are permuted by a Feistel network with cycle walking [2]_: any position is computed when asked for,
+1. Up to `HELD_LIMIT` things are shuffled by Durstenfeld's algorithm [2]_: a uniform permutation, held in memory.
+2. More than that are permuted by a Feistel network with cycle walking [3]_: any position is computed when asked for,
    so memory does not grow with n.
 
 References
 ----------
 .. [1] Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3. SC11, 2011.
-.. [2] Black, Rogaway: Ciphers with arbitrary finite domains. CT-RSA 2002.
+.. [2] Durstenfeld: Algorithm 235: Random permutation. Communications of the ACM 7 (1964).
+.. [3] Black, Rogaway: Ciphers with arbitrary finite domains. CT-RSA 2002.
 """
 
 from __future__ import annotations
@@ -22,8 +23,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-SORT_LIMIT = 1 << 22
-"""Number of things up to which a permutation is sorted in memory (32 MiB of words)."""
+from annbatch.native import Kernel
+
+HELD_LIMIT = 1 << 22
+"""Number of things up to which a permutation is held in memory (32 MiB)."""
+
+MAX_WORD = 1 << 64
+"""Seeds and epochs are below this."""
 
 Ints = NDArray[np.int64]
 
@@ -32,7 +38,19 @@ class Purpose(IntEnum):
     """What random words are for; each purpose has a stream of its own."""
 
     BLOCKS = 0
-    ROWS = 1
+    """Order of the blocks of an epoch."""
+    MIX = 1
+    """Order of what a window holds."""
+    LAYOUT = 2
+    """Order of the rows within the batches of a window."""
+    DRAW = 3
+    """Where systematic resampling begins."""
+    CLASS_BLOCKS = 4
+    """Order of the blocks of a class."""
+    BATCHES = 5
+    """Order of the batches of an epoch."""
+    SPLIT = 6
+    """Which rows go into which part of a split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +63,15 @@ class Key:
     """0 <= epoch < 2**64."""
     purpose: Purpose
     item: int = 0
-    """Which of the things that the purpose numbers, for example the window."""
+    """Which of the things that the purpose numbers, for example the window or the class."""
+    part: int = 0
+    """Which part of the item, for example the pass through a class."""
 
     def words(self, n: int) -> NDArray[np.uint64]:
         """Give the first ``n`` words of the stream: (n,) uint64."""
         philox = np.random.Philox(
             key=np.array([self.seed, self.epoch], np.uint64),
-            counter=np.array([0, self.item, self.purpose, 0], np.uint64),
+            counter=np.array([0, self.item, self.purpose, self.part], np.uint64),
         )
         return philox.random_raw(n)
 
@@ -67,21 +87,35 @@ class Permutation(Protocol):
 
 
 def shuffled(n: int, key: Key) -> Ints:
-    """Give a uniformly random permutation of range(n) as an array: (n,) int64.
+    """Give a uniformly random permutation of range(n) as an array: (n,) int64."""
+    order = np.arange(n, dtype=np.int64)
+    shuffle(order, key)
+    return order
 
-    The index rides in the low bits of the random words, which makes one plain sort do; words whose high bits are
-    equal (for a window, fewer than one pair in 2**20 windows) keep their order.
+
+def shuffle(things: Ints, key: Key) -> None:
+    """Put an array of fewer than 2**32 things in uniformly random order, in place.
+
+    Every order is equally likely up to 2**-32 a step: each step takes the high bits of one random word times a number.
     """
-    bits = np.uint64(max(n - 1, 0).bit_length())
-    low = (np.uint64(1) << bits) - np.uint64(1)
-    words = (key.words(n) & ~low) | np.arange(n, dtype=np.uint64)
-    words.sort()
-    return (words & low).astype(np.int64)
+    _swap(things, key.words(len(things)))
+
+
+@Kernel
+def _swap(things: Any, words: Any) -> None:
+    low = np.uint64(0xFFFFFFFF)
+    half = np.uint64(32)
+    for i in range(things.size - 1, 0, -1):
+        n = np.uint64(i + 1)
+        word = words[i]
+        # The high 64 bits of word * n, in 64-bit arithmetic.
+        j = np.int64(((word >> half) * n + ((word & low) * n >> half)) >> half)
+        things[i], things[j] = things[j], things[i]
 
 
 def permutation(n: int, key: Key) -> Permutation:
     """Give a random permutation of range(n); see the module for how it is made."""
-    return Sorted(shuffled(n, key)) if n <= SORT_LIMIT else Feistel.make(n, key)
+    return Held(shuffled(n, key)) if n <= HELD_LIMIT else Feistel.make(n, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +132,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sorted:
+class Held:
     """A permutation held as an array."""
 
     order: Ints

@@ -1,204 +1,340 @@
-"""Does every row come when it should, and once?"""
+"""Does each sampler give the rows that it promises, as often as it promises?
+
+Statistical tests are at a significance of about one in a thousand, on fixed seeds.
+"""
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from annbatch import permutation as permutation_module
-from annbatch.permutation import Feistel, Key, Purpose, Sorted, permutation, shuffled
-from annbatch.samplers import BlockSampler, Partition, even_cuts, expand
-
-samplers = st.builds(
-    BlockSampler,
-    store_rows=st.lists(st.integers(0, 40), min_size=1, max_size=6).map(tuple).filter(any),
-    batch_size=st.integers(1, 12),
-    chunk_size=st.integers(1, 12),
-    preload_nchunks=st.integers(1, 5),
-    shuffle=st.booleans(),
-    seed=st.integers(0, 2**64 - 1),
-    drop_last=st.booleans(),
+from annbatch.errors import InputError
+from annbatch.rows import Runs
+from annbatch.samplers import (
+    ClassBalanced,
+    Classes,
+    Grouped,
+    MatchedPairs,
+    Sampler,
+    Sequential,
+    Shuffled,
+    Stratified,
+    Weighted,
 )
+from annbatch.samplers.weighted import quantized
+from annbatch.schedule import Schedule, Settings
+from annbatch.state import Position
+from orders import NAMES, classes_of, codes_of, epoch_batches, row_counts, sampler_of, schedules
 
 
-def windows(sampler: BlockSampler, epoch: int, partition: Partition):
-    stream = sampler.stream(epoch)
-    return [sampler.window(stream, epoch, k, partition) for k in range(sampler.n_windows(partition))]
+def schedule_of(
+    sampler, n, *, batch_size=10, chunk_size=4, nchunks=8, seed=0, drop_last=False, rows=None, classes=None
+):
+    asked = Settings(sampler, batch_size, chunk_size, nchunks, seed, drop_last)
+    classes = classes_of(sampler.columns, n) if classes is None else classes
+    return Schedule(asked, (n // 2, n - n // 2), classes, rows, {})
 
 
-def batches(sampler: BlockSampler, epoch: int, partition: Partition = Partition(0, 1)) -> list[list[int]]:
-    return [
-        window.rows[start:stop].tolist()
-        for window in windows(sampler, epoch, partition)
-        for start, stop in zip(window.cuts[:-1], window.cuts[1:], strict=True)
-    ]
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sampler_follows_the_protocol(name):
+    assert isinstance(sampler_of(name, 10, 2), Sampler)
 
 
-@given(samplers, st.integers(0, 5), st.integers(1, 5))
-def test_every_row_comes_once_and_all_consumers_get_equally_many_batches(sampler, epoch, count):
-    of_consumers = [batches(sampler, epoch, Partition(i, count)) for i in range(count)]
-    assert {len(b) for b in of_consumers} == {sampler.n_batches(Partition(0, count))}
-    rows = [row for consumer in of_consumers for batch in consumer for row in batch]
-    assert len(set(rows)) == len(rows)
-    assert set(rows) <= set(range(sampler.n_obs))
-    sizes = [len(batch) for consumer in of_consumers for batch in consumer]
-    assert max(sizes, default=0) <= sampler.batch_size
-    if sampler.drop_last:
-        assert set(sizes) <= {sampler.batch_size}
-        assert sampler.n_obs - len(rows) < count * sampler.batch_size
-    else:
-        assert len(rows) == sampler.n_obs
+@given(schedules(("sequential",)))
+def test_sequential_is_in_the_order_of_the_stores(schedule):
+    rows = [row for batch in epoch_batches(schedule, 3)[0] for row in batch]
+    assert rows == sorted(rows)
 
 
-@given(samplers, st.integers(0, 5))
-def test_alone_only_the_last_batch_is_short(sampler, epoch):
-    sizes = [len(batch) for batch in batches(sampler, epoch)]
-    assert all(size == sampler.batch_size for size in sizes[:-1])
+@given(schedules(), st.integers(0, 3))
+def test_nothing_outside_the_subset_comes(schedule, epoch):
+    if schedule._table.rows is not None:
+        allowed = set(schedule._table.rows.find(np.arange(schedule.n_rows)).tolist())
+        assert set(row_counts(epoch_batches(schedule, epoch))) <= allowed
 
 
-@given(samplers, st.integers(0, 5), st.integers(2, 4))
-def test_full_windows_are_the_same_whoever_reads_them(sampler, epoch, count):
-    alone = windows(sampler, epoch, Partition(0, 1))
-    n_full_rounds = sampler.n_obs // (sampler.window_rows * count)
-    for i in range(count):
-        shared = windows(sampler, epoch, Partition(i, count))
-        for number in range(n_full_rounds):
-            np.testing.assert_array_equal(shared[number].rows, alone[number * count + i].rows)
+# --- weighted ---------------------------------------------------------------------------------------------------------
 
 
-@given(samplers)
-def test_unshuffled_is_sequential(sampler):
-    if not sampler.shuffle:
-        rows = [row for batch in batches(sampler, 3) for row in batch]
-        assert rows == list(range(len(rows)))
+@given(
+    st.lists(st.sampled_from([0.0, 1e-3, 0.5, 1.0, 3.0, 100.0]), min_size=1, max_size=40).filter(any),
+    st.integers(1, 200),
+    st.integers(0, 2**32),
+    st.integers(1, 7),
+)
+def test_counts_are_expected_counts_rounded_up_or_down(weights, n_draws, seed, chunk_size):
+    schedule = schedule_of(
+        Weighted(np.array(weights), n_rows=n_draws), len(weights), seed=seed, chunk_size=chunk_size, batch_size=3
+    )
+    counts = row_counts(epoch_batches(schedule, 0))
+    assert sum(counts.values()) == n_draws
+    whole = [int(w) for w in quantized(np.array(weights), len(weights))]
+    for row, weight in enumerate(whole):
+        low, rest = divmod(n_draws * weight, sum(whole))
+        assert counts[row] in ({low} if not rest else {low, low + 1})
 
 
-@given(samplers, st.integers(0, 3), st.data())
-def test_a_window_holds_blocks_of_neighbours(sampler, epoch, data):
-    """The stream is made of whole blocks, each contiguous rows of one store."""
-    stream = sampler.stream(epoch)
-    rows = stream.rows(0, sampler.n_obs)
-    edges = np.cumsum((0, *sampler.store_rows))
-    in_store = rows - edges[np.searchsorted(edges, rows, side="right") - 1]
-    begins = np.flatnonzero(in_store % sampler.chunk_size == 0)
-    for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
-        assert (np.diff(rows[begin:end]) == 1).all()
-    start = data.draw(st.integers(0, sampler.n_obs))
-    stop = data.draw(st.integers(start, sampler.n_obs))
-    np.testing.assert_array_equal(stream.rows(start, stop), rows[start:stop])
+@given(
+    st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=2, max_size=40).filter(
+        lambda w: sum(v > 1 for v in w) >= 2
+    ),
+    st.integers(0, 2**32),
+    st.data(),
+)
+def test_without_replacement_no_row_comes_twice(weights, seed, data):
+    n_positive = int((quantized(np.array(weights), len(weights)) > 0).sum())
+    n_draws = data.draw(st.integers(1, n_positive))
+    sampler = Weighted(weights, n_rows=n_draws, replace=False)
+    counts = row_counts(epoch_batches(schedule_of(sampler, len(weights), seed=seed), 0))
+    assert set(counts.values()) == {1}
+    assert len(counts) == n_draws
 
 
-def test_epochs_and_seeds_differ():
-    sampler = BlockSampler((500,), 10, 5, 4)
-    other_seed = BlockSampler((500,), 10, 5, 4, seed=1)
-    orders = {str(batches(sampler, 0)), str(batches(sampler, 1)), str(batches(other_seed, 0))}
-    assert len(orders) == 3
-    assert batches(sampler, 0) == batches(sampler, 0)
+@pytest.mark.parametrize("replace", [True, False])
+def test_weighted_rows_come_with_the_stated_probability(replace):
+    """Over 4,000 epochs, each row's count against its expectation, by a normal test on the sum of squared errors."""
+    weights = np.array([0.0, 1.0, 1.0, 2.0, 4.0, 9.0, 0.25, 3.0])
+    n_draws, n_epochs = 3, 4000
+    schedule = schedule_of(Weighted(weights, n_rows=n_draws, replace=replace), 8, chunk_size=2)
+    counts = np.zeros(8)
+    for epoch in range(n_epochs):
+        for row, n in row_counts(epoch_batches(schedule, epoch)).items():
+            counts[row] += n
+    expected = n_draws * weights / weights.sum()
+    if not replace:
+        expected = _inclusion(weights, n_draws)
+    # A count is its expectation rounded up or down, so its variance is that of one coin.
+    share = expected - np.floor(expected)
+    deviation = np.sqrt(n_epochs * np.maximum(share * (1 - share), 1e-6))
+    assert (np.abs(counts - n_epochs * expected) < 4.2 * deviation + 1e-3 * n_epochs).all()
 
 
-def test_dropped_rows_differ_between_epochs():
-    sampler = BlockSampler((103,), 10, 1, 4, drop_last=True)
-    dropped = [
-        frozenset(range(103)) - {row for batch in batches(sampler, epoch) for row in batch} for epoch in range(20)
-    ]
-    assert all(len(rows) == 3 for rows in dropped)
-    assert len(set(dropped)) > 10
+def _inclusion(weights, n):
+    """min(w, c) n / sum(min(w, c)) with the largest c that keeps it within 1, by bisection."""
+    low, high = 0.0, float(weights.max())
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle * n <= np.minimum(weights, middle).sum() else (low, middle)
+    capped = np.minimum(weights, low)
+    return n * capped / capped.sum()
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 100, 1000, 4097])
-def test_feistel_is_a_bijection_and_knows_its_inverse(n):
-    order = Feistel.make(n, Key(3, 4, Purpose.BLOCKS))
-    positions = np.arange(n, dtype=np.int64)
-    things = order.forward(positions)
-    np.testing.assert_array_equal(np.sort(things), positions)
-    np.testing.assert_array_equal(order.inverse(things), positions)
+def test_copies_of_a_row_are_read_together():
+    weights = np.ones(400)
+    weights[7] = 50
+    window = schedule_of(Weighted(weights, n_rows=400), 400, chunk_size=16, nchunks=25, batch_size=20)
+    rows = window.segment(Position(), 1)[0].window(0, 0).rows
+    assert (rows == 7).sum() >= 400 * 50 // 449
 
 
-def test_sorted_knows_its_inverse():
-    order = Sorted(shuffled(1000, Key(3, 4, Purpose.BLOCKS)))
-    things = np.array([7, 999, 0, 500], np.int64)
-    np.testing.assert_array_equal(order.forward(order.inverse(things)), things)
-
-
-def test_epochs_are_the_same_rows_when_blocks_are_too_many_to_sort(monkeypatch):
-    monkeypatch.setattr(permutation_module, "SORT_LIMIT", 10)
-    sampler = BlockSampler((100, 3, 57), 8, 3, 4)
-    assert isinstance(permutation(11, Key(0, 0, Purpose.BLOCKS)), Feistel)
-    rows = [row for batch in batches(sampler, 0) for row in batch]
-    assert sorted(rows) == list(range(160))
-    assert rows != list(range(160))
+def test_weights_are_of_the_rows_of_the_stores_also_in_a_subset():
+    weights = np.zeros(20)
+    weights[[3, 11]] = 1, 3
+    rows = Runs.of(np.arange(2, 15), 20)
+    counts = row_counts(epoch_batches(schedule_of(Weighted(weights, n_rows=40), 20, rows=rows), 0))
+    assert counts == {3: 10, 11: 30}
 
 
 @pytest.mark.parametrize(
-    "order_of", [lambda key: shuffled(6, key), lambda key: Feistel.make(6, key).forward(np.arange(6))]
-)
-def test_each_thing_is_equally_often_at_each_place(order_of):
-    """Chi-squared over (thing, place), 25 degrees of freedom: above 52.6 once in a thousand times."""
-    n_draws = 6000
-    counts = np.zeros((6, 6))
-    for epoch in range(n_draws):
-        counts[order_of(Key(11, epoch, Purpose.ROWS)), np.arange(6)] += 1
-    expected = n_draws / 6
-    assert ((counts - expected) ** 2 / expected).sum() < 52.6
-
-
-def test_all_orders_of_four_things_are_equally_likely():
-    """Chi-squared over the 24 permutations, 23 degrees of freedom: above 49.7 once in a thousand times."""
-    n_draws = 12000
-    counts: dict[bytes, int] = {}
-    for epoch in range(n_draws):
-        order = shuffled(4, Key(5, epoch, Purpose.ROWS)).tobytes()
-        counts[order] = counts.get(order, 0) + 1
-    expected = n_draws / 24
-    assert len(counts) == 24
-    assert sum((count - expected) ** 2 / expected for count in counts.values()) < 49.7
-
-
-def test_the_sequence_stays_what_it_is():
-    """Golden: these numbers may only change together with the version of the order."""
-    assert shuffled(10, Key(0, 0, Purpose.BLOCKS)).tolist() == GOLDEN_SHUFFLE
-    assert Feistel.make(10, Key(0, 0, Purpose.BLOCKS)).forward(np.arange(10)).tolist() == GOLDEN_FEISTEL
-    rows = [row for batch in batches(BlockSampler((5000, 1, 777), 64, 16, 8, seed=2**63 + 5), 9) for row in batch]
-    assert hashlib.sha256(np.array(rows, "<i8").tobytes()).hexdigest() == GOLDEN_EPOCH
-
-
-GOLDEN_SHUFFLE = [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
-GOLDEN_FEISTEL = [4, 9, 3, 2, 1, 5, 6, 8, 0, 7]
-GOLDEN_EPOCH = "f06b8c2a76d890555debdc4e3dcf2a2418fc7f8a3406e2e4a5f1bfbe749265eb"
-
-
-@pytest.mark.parametrize(
-    ("n_rows", "n_batches", "batch_size", "expected"),
+    ("sampler", "message"),
     [
-        (10, 3, 4, [0, 4, 8, 10]),
-        (8, 3, 4, [0, 4, 7, 8]),
-        (4, 2, 4, [0, 3, 4]),
-        (0, 1, 4, [0, 0]),
-        (2, 2, 1, [0, 1, 2]),
-        (0, 0, 3, [0]),
+        (Weighted(np.ones(9)), "one for each of the 10 rows, got 9"),
+        (Weighted(np.full(10, -1.0)), "finite and >= 0, got -1.0"),
+        (Weighted(np.full(10, np.nan)), "finite and >= 0, got nan"),
+        (Weighted(np.zeros(10)), "must not all be zero"),
+        (Weighted(np.ones((10, 1))), "one axis, got 2"),
+        (Weighted(np.ones(10), n_rows=0), r"n_rows must be in \[1, \d+\), got 0"),
+        (Weighted(np.ones(10), replace=False), "n_rows must be given"),
+        (Weighted(np.arange(10) % 2, n_rows=6, replace=False), "at most 5, the rows of positive weight, got 6"),
+        (ClassBalanced("kind", {"nope": 1.0}), "must have the category 'nope'"),
+        (ClassBalanced("kind", {"a": 1.0, "b": -1.0}), "finite and >= 0"),
+        (Stratified("kind", {"a": 3, "b": 3}), "sum to batch_size=10, got 6"),
+        (Stratified("kind", {"a": 5.5, "b": 4.5}), r"quotas\['a'\] must be an integer, got 5.5"),
+        (Stratified("kind", {"a": 10}, n_batches=0), "n_batches must be >= 1, got 0"),
+        (MatchedPairs("kind", "nope"), "must have the category 'nope'"),
+        (MatchedPairs("kind", "b", "plate"), "must be a sequence of names"),
     ],
 )
-def test_even_cuts(n_rows, n_batches, batch_size, expected):
-    assert even_cuts(n_rows, n_batches, batch_size).tolist() == expected
+def test_bad_arguments_are_refused(sampler, message):
+    classes = classes_of(("kind", "plate"), 10)
+    with pytest.raises((InputError, TypeError, ValueError), match=message):
+        schedule_of(sampler, 10, classes=classes)
 
 
-def test_expand():
-    assert expand(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
+def test_classes_without_rows_are_refused():
+    empty = {"kind": Classes("kind", np.zeros(10, np.int8), pd.Index(["a", "b"]))}
+    for sampler in (ClassBalanced("kind", {"b": 1.0}), Stratified("kind", {"b": 10})):
+        with pytest.raises(InputError, match="has none"):
+            schedule_of(sampler, 10, classes=empty)
+    missing = {"kind": Classes("kind", np.full(10, -1, np.int8), pd.Index(["a"]))}
+    for sampler in (ClassBalanced("kind"), Grouped("kind")):
+        with pytest.raises(InputError, match="must have a class"):
+            schedule_of(sampler, 10, classes=missing)
 
 
-@pytest.mark.parametrize(("index", "count"), [(0, 0), (-1, 2), (2, 2)])
-def test_partition_refuses(index, count):
-    with pytest.raises(ValueError, match="must be"):
-        Partition(index, count)
+# --- classes ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_epoch_of_many_random_rows_is_planned_window_by_window():
-    """With single-row blocks nothing is held for all rows: a window of 100 million rows comes from a few numbers."""
-    sampler = BlockSampler((10**8 - 1,), 4096, 1, 4096)
-    window = sampler.window(sampler.stream(0), 0, 20_000, Partition(0, 1))
-    assert len(np.unique(window.rows)) == 4096
-    assert 0 <= window.rows.min() < window.rows.max() < 10**8
+def test_balanced_classes_come_equally_often():
+    """Shares of an epoch are exact up to rounding in each row; over epochs the mean share is the target."""
+    n = 500
+    shares = {"a": 1.0, "b": 1.0, "rare": 2.0}
+    schedule = schedule_of(ClassBalanced("kind", shares, n_rows=400), n)
+    codes = codes_of("kind", n)
+    counts = np.zeros(5)
+    for epoch in range(50):
+        for row, times in row_counts(epoch_batches(schedule, epoch)).items():
+            counts[codes[row]] += times
+    assert counts[2] == counts[-1] == 0
+    np.testing.assert_allclose(counts[[0, 1, 3]] / counts.sum(), [0.25, 0.25, 0.5], atol=0.005)
+
+
+@given(st.integers(1, 4), st.integers(0, 3), st.integers(1, 9), st.booleans())
+def test_quotas_hold_in_every_batch_and_rows_come_equally_often(count, epoch, chunk_size, subset):
+    quotas = {"c": 2, "rare": 1, "a": 4}
+    rows = Runs.of(np.arange(20, 190), 200) if subset else None
+    schedule = schedule_of(
+        Stratified("kind", quotas, n_batches=23), 200, batch_size=7, chunk_size=chunk_size, rows=rows
+    )
+    codes = codes_of("kind", 200)
+    consumers = epoch_batches(schedule, epoch, count)
+    for batches in consumers:
+        for batch in batches:
+            assert np.bincount(codes[batch], minlength=4).tolist() == [4, 0, 2, 1]
+    counts = row_counts(consumers)
+    for code in (0, 2, 3):
+        inside = np.arange(200) if rows is None else rows.find(np.arange(len(rows)))
+        of_class = [counts[row] for row in inside[codes[inside] == code].tolist()]
+        assert max(of_class) - min(of_class) <= 1
+
+
+def test_places_in_a_stratified_batch_say_nothing_about_the_class():
+    """Chi-squared over (class, place in the batch): 6 classes of one row each, 25 degrees of freedom."""
+    codes = np.arange(600) % 6
+    classes = {"k": Classes("k", codes, pd.Index(list("abcdef")))}
+    schedule = schedule_of(
+        Stratified("k", dict.fromkeys("abcdef", 1), n_batches=3000), 600, batch_size=6, classes=classes
+    )
+    batches = np.array(epoch_batches(schedule, 0)[0])
+    table = np.array([[(codes[batches[:, place]] == code).sum() for place in range(6)] for code in range(6)])
+    assert stats.chi2.sf(((table - 500) ** 2 / 500).sum(), 25) > 0.001
+
+
+@given(schedules(("grouped",)), st.integers(0, 3), st.integers(1, 4))
+def test_grouped_batches_are_of_one_class_and_every_row_comes_once(schedule, epoch, count):
+    codes = codes_of("kind", schedule._table.n_stored)
+    consumers = epoch_batches(schedule, epoch, count)
+    for batches in consumers:
+        for batch in batches:
+            assert len(set(codes[batch].tolist())) <= 1
+    counts = row_counts(consumers)
+    assert set(counts.values()) <= {1}
+    if not schedule._settings.drop_last:
+        inside = range(schedule._table.n_stored)
+        if schedule._table.rows is not None:
+            inside = schedule._table.rows.find(np.arange(schedule.n_rows)).tolist()
+        assert set(counts) == {row for row in inside if codes[row] >= 0}
+
+
+def test_grouped_consumers_get_rows_rather_than_empty_batches():
+    schedule = schedule_of(Grouped("kind"), 200, batch_size=40)
+    for count in (2, 3, 4):
+        sizes = [len(batch) for batches in epoch_batches(schedule, 1, count) for batch in batches]
+        assert min(sizes) > 0
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+@given(schedules(("pairs",)), st.integers(0, 3), st.integers(1, 3))
+def test_pairs_match(schedule, epoch, count):
+    n = schedule._table.n_stored
+    kinds, plates = codes_of("kind", n), codes_of("plate", n)
+    consumers = epoch_batches(schedule, epoch, count)
+    perturbed, controls = [], []
+    for batches in consumers:
+        for batch in batches:
+            half = len(batch) // 2
+            assert len(batch) == 2 * half
+            left, right = np.array(batch[:half], int), np.array(batch[half:], int)
+            assert (kinds[right] == 1).all()
+            assert (kinds[left] != 1).all()
+            assert (kinds[left] >= 0).all()
+            np.testing.assert_array_equal(plates[left], plates[right])
+            perturbed += left.tolist()
+            controls += right.tolist()
+    assert len(set(perturbed)) == len(perturbed)
+    if not schedule._settings.drop_last:
+        inside = np.arange(n)
+        if schedule._table.rows is not None:
+            inside = schedule._table.rows.find(np.arange(schedule.n_rows))
+        assert set(perturbed) == set(inside[(kinds[inside] >= 0) & (kinds[inside] != 1)].tolist())
+        for plate in (0, 1):
+            pool = inside[(kinds[inside] == 1) & (plates[inside] == plate)]
+            used = [controls.count(row) for row in pool.tolist()]
+            assert max(used) - min(used) <= 1
+
+
+def test_partners_differ_between_epochs():
+    schedule = schedule_of(MatchedPairs("kind", "b", ["plate"]), 300)
+    pairs = []
+    for epoch in range(2):
+        found = {}
+        for batch in epoch_batches(schedule, epoch)[0]:
+            half = len(batch) // 2
+            found |= dict(zip(batch[:half], batch[half:], strict=True))
+        pairs.append(found)
+    assert pairs[0].keys() == pairs[1].keys()
+    assert sum(pairs[0][row] == pairs[1][row] for row in pairs[0]) < len(pairs[0]) / 4
+
+
+def test_a_context_without_controls_is_named():
+    codes = codes_of("kind", 100)
+    plates = np.where(codes == 1, 0, np.arange(100) % 2)
+    classes = {
+        "kind": Classes("kind", codes, pd.Index(["a", "b", "c", "rare"])),
+        "plate": Classes("plate", plates, pd.Index(["p0", "p1"])),
+    }
+    with pytest.raises(InputError, match=r"plate='p1' has none \(1 contexts have none\)"):
+        schedule_of(MatchedPairs("kind", "b", ["plate"]), 100, classes=classes)
+    with pytest.raises(InputError, match="batch_size must be even for pairs, got 9"):
+        schedule_of(MatchedPairs("kind", "b"), 100, batch_size=9, classes=classes)
+
+
+# --- mixing -----------------------------------------------------------------------------------------------------------
+
+
+def test_shuffled_rows_are_equally_often_in_each_batch():
+    """With single-row blocks: chi-squared over (row, batch), 40 rows, 4 batches, 117 degrees of freedom."""
+    schedule = schedule_of(Shuffled(), 40, batch_size=10, chunk_size=1, nchunks=20)
+    table = np.zeros((40, 4))
+    n_epochs = 3000
+    for epoch in range(n_epochs):
+        for b, batch in enumerate(epoch_batches(schedule, epoch)[0]):
+            table[batch, b] += 1
+    expected = n_epochs / 4
+    assert stats.chi2.sf(((table - expected) ** 2 / expected).sum(), 117) > 0.001
+
+
+def test_a_sampler_of_ones_own_is_used():
+    class Reversed:
+        columns = ()
+
+        def bind(self, table):
+            inner = Sequential().bind(table)
+
+            def order(epoch):
+                found = inner(epoch)
+                return type(found)(found.stream, found.batch_items, lambda rows: table.n_rows - 1 - rows, mixed=False)
+
+            return order
+
+        def describe(self):
+            return {"sampler": "Reversed"}
+
+    rows = [row for batch in epoch_batches(schedule_of(Reversed(), 33), 0)[0] for row in batch]
+    assert rows == list(range(33))[::-1]

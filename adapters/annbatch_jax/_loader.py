@@ -18,6 +18,7 @@ import numpy as np
 from annbatch.adapter import Adapter, converted
 from annbatch.batch import CSR, Array, Batch, Capacity, Emit
 from annbatch.errors import InputError
+from annbatch.order import Partition
 from annbatch_jax._sparse import PaddedCSR
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ class JaxLoader(Adapter):
 
     On the CPU ``data`` is the core's own memory. A batch may be kept: its memory is not used again before the last
     array on it is gone.
+
+    Under ``jax.distributed`` each process gets its own windows, and equally many batches, unless the core loader was
+    given a ``partition``.
 
     Parameters
     ----------
@@ -98,7 +102,14 @@ class JaxLoader(Adapter):
         self._canonical = canonical
 
     def __iter__(self) -> Iterator[JaxBatch]:
-        return map(self._hand_over, self.loader.batches(self._emit))
+        return map(self._hand_over, self.loader.batches(self._emit, self.partition))
+
+    @property
+    def partition(self) -> Partition | None:
+        """Which consumer this process is: as the core loader was told, else its number among JAX's processes."""
+        if self.loader.partition is not None or jax.process_count() == 1:
+            return self.loader.partition
+        return Partition(jax.process_index(), jax.process_count())
 
     def _hand_over(self, batch: Batch) -> JaxBatch:
         n_rows = batch.data.shape[0]

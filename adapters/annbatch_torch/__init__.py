@@ -2,11 +2,13 @@
 
 1. `TorchLoader` asks the core for the types and the layout that torch takes as they are.
 2. Each batch's buffers become tensors by DLPack: the same memory on the CPU, one copy on a GPU.
+3. Ranks of ``torch.distributed`` and worker processes of a ``DataLoader`` are consumers: each gets its own windows.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +17,8 @@ import numpy as np
 
 try:
     import torch
+    import torch.distributed
+    from torch.utils.data import IterableDataset, get_worker_info
     from torch.utils.dlpack import from_dlpack
 except ImportError as error:
     raise ImportError("annbatch_torch needs PyTorch, which could not be imported: pip install torch") from error
@@ -22,6 +26,9 @@ except ImportError as error:
 from annbatch.adapter import Adapter, converted
 from annbatch.batch import CSR, Array, Batch, Emit
 from annbatch.errors import InputError
+from annbatch.loader import WHOLE, available_cores
+from annbatch.order import Partition
+from annbatch_torch._workers import SharedEpoch
 
 if TYPE_CHECKING:
     from annbatch.loader import Loader
@@ -43,8 +50,8 @@ _EMITTED: dict[torch.dtype, type[np.generic]] = {
 }
 
 
-class TorchLoader(Adapter):
-    """Mini-batches of an `annbatch.Loader` as torch tensors.
+class TorchLoader(Adapter, IterableDataset[Batch]):
+    """Mini-batches of an `annbatch.Loader` as torch tensors; also a dataset for torch's ``DataLoader``.
 
     Iterating gives the same mappings as the core, with torch tensors in them:
 
@@ -57,6 +64,12 @@ class TorchLoader(Adapter):
 
     On the CPU ``data`` and ``index`` are the core's own memory. A batch may be kept: its memory is not used again
     before the last tensor on it is gone.
+
+    Under ``torch.distributed`` each rank gets its own windows, and equally many batches, unless the core loader was
+    given a ``partition``. So does each worker of a ``DataLoader(…, batch_size=None, num_workers=n)``: an epoch gives
+    every row once, and the next one is another epoch, whether workers persist or not. `set_epoch` says which. (Workers
+    tell epochs apart by the seeds that torch draws for them: after ``torch.manual_seed`` with the same number before
+    each epoch, call `set_epoch`.) A loader reads on threads of its own, so that it needs no workers to be fast.
 
     Parameters
     ----------
@@ -90,6 +103,57 @@ class TorchLoader(Adapter):
         super().__init__(ds, Emit(dtype=np.dtype(_EMITTED[dtype]), layout=layout))
         self.dtype = dtype
         self.device = _usable_device(device)
+        self._shared_epoch = SharedEpoch()
+        self._rank: Partition | None = None
+        self._is_resumed = False
+        self._n_iterations = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        if (worker := get_worker_info()) is not None:
+            self._enter_worker(worker.id, worker.num_workers, worker.seed - worker.id)
+        return super().__iter__()
+
+    @property
+    def partition(self) -> Partition | None:
+        """Which consumer this process is: as the core loader was told, else its rank; a worker's part of that."""
+        partition = self.loader.partition or self._rank or _rank()
+        if (worker := get_worker_info()) is not None:
+            partition = (partition or WHOLE).divided(worker.id, worker.num_workers)
+        return partition
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next ``iter`` gives, here and in workers of a ``DataLoader``."""
+        super().set_epoch(epoch)
+        if get_worker_info() is None:
+            self._shared_epoch.set(epoch)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next ``iter`` go on where a state was taken, as `Loader.load_state_dict` does."""
+        super().load_state_dict(state)
+        if get_worker_info() is None:
+            self._shared_epoch.set(self.loader.next_epoch, resumes=True)
+        else:
+            self._is_resumed = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is spawned belongs to no process group, and is one of this rank's workers.
+        return self.__dict__ | {"_rank": self._rank or _rank()}
+
+    def _enter_worker(self, worker: int, n_workers: int, seed: int) -> None:
+        """Agree with the other workers on the epoch, and share the cores with them."""
+        if self.loader.threads is None:
+            self.loader.threads = max(1, available_cores() // n_workers)
+        iteration = seed * 1000003 + self._n_iterations & 0x7FFFFFFFFFFFFFFF
+        self._n_iterations += 1
+        if self._is_resumed:
+            self._shared_epoch.note(worker, iteration, self.loader.next_epoch)
+        else:
+            if (epoch := self._shared_epoch.heard()) is not None:
+                self.loader.set_epoch(epoch)
+            epoch = self._shared_epoch.claim(worker, iteration, self.loader.next_epoch)
+            if epoch != self.loader.next_epoch:
+                self.loader.set_epoch(epoch)
+        self._is_resumed = False
 
     def _hand_over(self, batch: Batch) -> Batch:
         return replace(
@@ -121,6 +185,13 @@ class TorchLoader(Adapter):
     def _tensor(self, array: Array) -> torch.Tensor:
         # `from_dlpack` takes read-only arrays without the warning that `from_numpy` gives.
         return from_dlpack(array).to(self.device)
+
+
+def _rank() -> Partition | None:
+    """Give this process's place in the process group, if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return Partition(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return None
 
 
 def _usable_device(device: str | torch.device) -> torch.device:

@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.sparse as sp
 import zarr
 
-from annbatch import Loader
+from annbatch import Loader, Partition
 from annbatch.batch import Batch, Emit
 
 N_VARS = 50
@@ -52,8 +52,8 @@ class Recorded:
         self._loader = loader
         self.last: Batch | None = None
 
-    def batches(self, emit: Emit) -> Iterator[Batch]:
-        for batch in self._loader.batches(emit):
+    def batches(self, emit: Emit, partition: Partition | None = None) -> Iterator[Batch]:
+        for batch in self._loader.batches(emit, partition):
             self.last = batch
             yield batch
 

@@ -1,0 +1,154 @@
+"""How do perturbed cells come with controls that match them?
+
+1. The perturbed rows are a table of their own, and come once an epoch in blocks in random order.
+2. Every context (a donor, a cell type, both) has its controls, in an order of their own. The perturbed rows of a
+   context, numbered as they are stored, take its controls in turn: neighbours are paired with neighbours, so that both
+   are read in blocks.
+3. Within a window the pairs are mixed, and so are the controls among the pairs of a context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annbatch.errors import InputError
+from annbatch.order import Order
+from annbatch.permutation import Ints, Key, Purpose, shuffle
+from annbatch.samplers.blocks import shuffled_blocks
+from annbatch.samplers.table import Classes, ClassRows, Table, ranks_in_class
+from annbatch.stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedPairs:
+    """Batches of perturbed cells and as many controls of the same context.
+
+    The first half of a batch are perturbed rows, the second half controls: row i and row ``i + n_rows / 2`` are a pair.
+    Every perturbed row comes once an epoch. The controls of a context come equally often, up to one time, paired with
+    other rows each epoch. Rows without a perturbation or a context are left out.
+
+    Parameters
+    ----------
+    by
+        Name of the obs column that says how a cell was perturbed.
+    control
+        The category of that column that means that it was not.
+    within
+        Names of the obs columns that a pair must agree in; none means that any control will do.
+    """
+
+    by: str
+    control: Any
+    within: Sequence[str] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it compares."""
+        return (self.by, *self.within)
+
+    def bind(self, table: Table) -> Callable[[int], Order]:
+        """Check that every perturbed row has a control and give the order of each epoch.
+
+        Raises
+        ------
+        InputError
+            If ``batch_size`` is odd, ``control`` is no category, no row is perturbed, or a context has no control.
+        """
+        if isinstance(self.within, str):
+            raise InputError(f"within must be a sequence of names, got the string {self.within!r}")
+        if table.batch_size % 2:
+            raise InputError(f"batch_size must be even for pairs, got {table.batch_size}")
+        perturbation = table.classes[self.by]
+        control = perturbation.code(self.control)
+        contexts, names = _contexts([table.classes[name] for name in self.within], table.n_rows)
+        is_control = (perturbation.codes == control) & (contexts >= 0)
+        perturbed = np.flatnonzero((perturbation.codes >= 0) & ~is_control & (contexts >= 0))
+        if not len(perturbed):
+            raise InputError(f"obs[{self.by!r}] must have rows other than {self.control!r}, it has none")
+        controls = ClassRows.of(np.where(is_control, contexts, -1), len(names))
+        codes = contexts[perturbed]
+        lacking = np.flatnonzero((np.bincount(codes, minlength=len(names)) > 0) & (controls.counts() == 0))
+        if len(lacking):
+            raise InputError(
+                f"every context must have a control of {self.by!r} {self.control!r}, {names[lacking[0]]} has none "
+                f"({len(lacking)} contexts have none)"
+            )
+        ranks = ranks_in_class(codes, len(names))
+        return lambda epoch: _PairOrder(table, perturbed, codes, ranks, controls, epoch, table.batch_size // 2)
+
+    def describe(self) -> dict[str, Any]:
+        """Give its name and arguments."""
+        return {"sampler": "MatchedPairs", "by": self.by, "control": str(self.control), "within": list(self.within)}
+
+
+@dataclass(frozen=True, eq=False)
+class _PairOrder(Order):
+    table: Table
+    perturbed: Ints
+    """(n_pairs,) perturbed rows, ascending."""
+    contexts: NDArray[Any]
+    """(n_pairs,) context of each."""
+    ranks: Ints
+    """(n_pairs,) how many perturbed rows of the same context come before each."""
+    controls: ClassRows
+    """The controls of each context."""
+    epoch: int
+    batch_items: int
+    streams: dict[int, Stream] = field(default_factory=dict)
+    """The controls of each context that a window has asked for, in the epoch's order."""
+
+    def __len__(self) -> int:
+        return len(self.perturbed)
+
+    def items(self, start: int, stop: int, key: Key) -> Ints:
+        numbers = self._numbers.rows(start, stop)
+        shuffle(numbers, key)
+        contexts = self.contexts[numbers]
+        pairs = np.stack([self.perturbed[numbers], np.empty_like(numbers)], axis=1)
+        for context in np.unique(contexts).tolist():
+            mine = np.flatnonzero(contexts == context)
+            places = self._control_places(context, self.ranks[numbers[mine]])
+            shuffle(places, replace(key, part=key.part << 32 | context + 1))
+            pairs[mine, 1] = self.controls.find(context, self._controls(context).at(places))
+        return pairs
+
+    @cached_property
+    def _numbers(self) -> Stream:
+        """The pairs in the epoch's order."""
+        key = Key(self.table.seed, self.epoch, Purpose.BLOCKS)
+        return shuffled_blocks((len(self),), self.table.chunk_size, key)
+
+    def _control_places(self, context: int, ranks: Ints) -> Ints:
+        """Say which controls, in the epoch's order, the perturbed rows of these ranks take."""
+        n_controls = int(self.controls.counts()[context])
+        word = int(Key(self.table.seed, self.epoch, Purpose.DRAW, context).words(1)[0])
+        places: Ints = (ranks + (word * n_controls >> 64)) % n_controls
+        return places
+
+    def _controls(self, context: int) -> Stream:
+        if context not in self.streams:
+            key = Key(self.table.seed, self.epoch, Purpose.CLASS_BLOCKS, context)
+            n_controls = int(self.controls.counts()[context])
+            self.streams[context] = shuffled_blocks((n_controls,), self.table.chunk_size, key)
+        return self.streams[context]
+
+
+def _contexts(columns: Sequence[Classes], n_rows: int) -> tuple[NDArray[np.int64], list[str]]:
+    """Give the context of each row, (n_rows,) with -1 where one of the columns is missing, and the contexts' names."""
+    codes, names = np.zeros(n_rows, np.int64), [""]
+    for column in columns:
+        joint = codes * len(column.categories) + column.codes
+        joint[(codes < 0) | (column.codes < 0)] = -1
+        present, codes = np.unique(joint, return_inverse=True)
+        codes = codes.astype(np.int64) - int(present[0] < 0)
+        names = [
+            f"{names[k // len(column.categories)]}{column.name}={column.categories[k % len(column.categories)]!r} "
+            for k in present[present >= 0].tolist()
+        ]
+    return codes, [name.strip() or "the table" for name in names]
