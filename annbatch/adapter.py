@@ -41,10 +41,10 @@ class Adapter(ABC):
         self._emit = emit
 
     @abstractmethod
-    def _hand_over(self, batch: Batch) -> Batch:
+    def _hand_over(self, batch: Batch) -> Any:
         """Give the batch with the framework's arrays in it; the memory stays the same where it can."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         # `map` rather than a generator: it keeps no reference to a batch that the user has let go.
         return map(self._hand_over, self.loader.batches(self._emit, self.partition))
 

@@ -113,12 +113,8 @@ class CSR:
 
 
 @dataclass(frozen=True, eq=False)
-class Batch(Mapping[str, Any]):
-    """One mini-batch: a read-only mapping whose keys are attributes too.
-
-    Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``layers`` and ``obsm`` where asked
-    for.
-    """
+class Fields:
+    """What a batch holds, whichever framework's arrays it holds."""
 
     data: Any
     """A `CSR`, or a dense (n_rows, n_vars) array."""
@@ -154,3 +150,11 @@ class Batch(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+class Batch(Fields, Mapping[str, Any]):
+    """One mini-batch: a read-only mapping whose keys are attributes too.
+
+    Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``layers`` and ``obsm`` where asked
+    for.
+    """

@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +24,7 @@ except ImportError as error:
     raise ImportError("annbatch_torch needs PyTorch, which could not be imported: pip install torch") from error
 
 from annbatch.adapter import Adapter, converted
-from annbatch.batch import CSR, Array, Batch, Emit
+from annbatch.batch import CSR, Array, Batch, Emit, Fields
 from annbatch.errors import InputError
 from annbatch.loader import WHOLE, available_cores
 from annbatch.order import Partition
@@ -33,7 +33,7 @@ from annbatch_torch._workers import SharedEpoch
 if TYPE_CHECKING:
     from annbatch.loader import Loader
 
-__all__ = ["TorchLoader"]
+__all__ = ["TorchBatch", "TorchLoader"]
 
 # uint16 and wider unsigned types are left out: torch stores them and computes next to nothing with them.
 # The core's kernels know no 16-bit floats: it gives float32, and torch narrows that.
@@ -50,7 +50,39 @@ _EMITTED: dict[torch.dtype, type[np.generic]] = {
 }
 
 
-class TorchLoader(Adapter, IterableDataset[Batch]):
+@dataclass(frozen=True, eq=False)
+class TorchBatch(Fields):
+    """A batch in torch tensors, with the keys and attributes of `annbatch.Batch`.
+
+    It reads like a mapping and is none by type: torch's ``DataLoader`` takes mappings apart.
+    """
+
+    keys = Mapping.keys
+    items = Mapping.items
+    values = Mapping.values
+    get = Mapping.get
+    __contains__ = Mapping.__contains__
+
+    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> TorchBatch:
+        """Give the batch with all its tensors on a device."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> TorchBatch:
+        """Give the batch with all its tensors in pinned memory: what ``DataLoader(pin_memory=True)`` calls."""
+        return self._mapped(_pinned)
+
+    def _mapped(self, convert: Callable[[torch.Tensor], torch.Tensor]) -> TorchBatch:
+        return replace(
+            self,
+            data=convert(self.data),
+            codes={name: convert(codes) for name, codes in self.codes.items()},
+            layers=converted(self.layers, convert),
+            obsm=converted(self.obsm, convert),
+            index=None if self.index is None else convert(self.index),
+        )
+
+
+class TorchLoader(Adapter, IterableDataset[TorchBatch]):
     """Mini-batches of an `annbatch.Loader` as torch tensors; also a dataset for torch's ``DataLoader``.
 
     Iterating gives the same mappings as the core, with torch tensors in them:
@@ -108,9 +140,13 @@ class TorchLoader(Adapter, IterableDataset[Batch]):
         self._is_resumed = False
         self._n_iterations = 0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TorchBatch]:
         if (worker := get_worker_info()) is not None:
-            self._enter_worker(worker.id, worker.num_workers, worker.seed - worker.id)
+            try:
+                self._enter_worker(worker.id, worker.num_workers, worker.seed - worker.id)
+            except RuntimeError as error:
+                # Raised here, it would end the worker without a word to the parent.
+                return _raising(error)
         return super().__iter__()
 
     @property
@@ -155,14 +191,15 @@ class TorchLoader(Adapter, IterableDataset[Batch]):
                 self.loader.set_epoch(epoch)
         self._is_resumed = False
 
-    def _hand_over(self, batch: Batch) -> Batch:
-        return replace(
-            batch,
+    def _hand_over(self, batch: Batch) -> TorchBatch:
+        return TorchBatch(
             data=self._matrix(batch.data),
             codes={name: self._codes(codes) for name, codes in batch.codes.items()},
+            index=None if batch.index is None else self._tensor(batch.index),
+            make_labels=batch.make_labels,
             layers=converted(batch.layers, self._matrix),
             obsm=converted(batch.obsm, self._tensor),
-            index=None if batch.index is None else self._tensor(batch.index),
+            n_padding=batch.n_padding,
         )
 
     def _matrix(self, data: CSR | Array) -> torch.Tensor:
@@ -185,6 +222,23 @@ class TorchLoader(Adapter, IterableDataset[Batch]):
     def _tensor(self, array: Array) -> torch.Tensor:
         # `from_dlpack` takes read-only arrays without the warning that `from_numpy` gives.
         return from_dlpack(array).to(self.device)
+
+
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.layout != torch.sparse_csr:
+        return tensor.pin_memory()
+    return torch.sparse_csr_tensor(
+        tensor.crow_indices().pin_memory(),
+        tensor.col_indices().pin_memory(),
+        tensor.values().pin_memory(),
+        size=tensor.shape,
+        check_invariants=False,
+    )
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    yield from ()
+    raise error
 
 
 def _rank() -> Partition | None:

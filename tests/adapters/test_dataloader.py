@@ -1,0 +1,170 @@
+"""Do worker processes of torch's DataLoader give every row once, another order each epoch, and go on exactly?"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch.utils.data import DataLoader  # noqa: E402
+
+from annbatch import Loader  # noqa: E402
+from annbatch.samplers import Stratified  # noqa: E402
+from annbatch_torch import TorchLoader  # noqa: E402
+from stores import named_stores  # noqa: E402
+
+pytestmark = [
+    # Python, and JAX where it was imported, warn of threads in a process that forks; that is what is tested.
+    pytest.mark.filterwarnings("ignore:.*fork.*"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+    # torch makes the tensors anew where they arrive, in its own words.
+    pytest.mark.filterwarnings("ignore:Sparse"),
+    # torchdata calls what torch has deprecated.
+    pytest.mark.filterwarnings("ignore:.*set_vital"),
+]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return named_stores(tmp_path_factory.mktemp("stores"), "v3 sharded", sizes=(130, 53))
+
+
+def torch_loader(stores: Any, **options: Any) -> TorchLoader:
+    asked = {"batch_size": 8, "chunk_size": 4, "preload_nchunks": 4, "threads": 1} | options
+    return TorchLoader(Loader(**asked).add_anndatas(stores[0], labels=["stage"]))
+
+
+def rows_of(batches: Any) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in batches]
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [row for batch in batches for row in batch]
+
+
+@pytest.mark.parametrize(
+    ("method", "persistent", "n_workers"),
+    [
+        ("fork", False, 2),
+        ("fork", True, 4),
+        ("fork", False, 4),
+        ("spawn", True, 2),
+        ("forkserver", True, 2),
+        # Interpreters that start anew for each epoch take long.
+        pytest.param("spawn", False, 4, marks=pytest.mark.slow),
+        pytest.param("forkserver", False, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_workers(stores: Any, method: str, persistent: bool, n_workers: int) -> None:
+    """Every row once; other orders each epoch; the same ones again when the epoch is set; data and codes in place."""
+    _, x, obs = stores
+    ds = torch_loader(stores)
+    workers = DataLoader(
+        ds, batch_size=None, num_workers=n_workers, multiprocessing_context=method, persistent_workers=persistent
+    )
+    epochs = []
+    for _ in range(3):
+        epoch = []
+        for batch in workers:
+            index = batch["index"].numpy()
+            np.testing.assert_array_equal(batch["data"].to_dense().numpy(), x[index].toarray())
+            np.testing.assert_array_equal(batch.codes["stage"].numpy(), obs["stage"].cat.codes.to_numpy()[index])
+            assert batch["labels"]["stage"].tolist() == obs["stage"].iloc[index].tolist()
+            epoch.append(index.tolist())
+        assert sorted(flat(epoch)) == list(range(x.shape[0]))
+        epochs.append(epoch)
+    assert epochs[0] != epochs[1] != epochs[2]
+    ds.set_epoch(1)
+    assert rows_of(workers) == epochs[1]
+    assert rows_of(workers) == epochs[2]
+
+
+def test_without_workers_it_is_the_loader(stores: Any) -> None:
+    assert rows_of(DataLoader(torch_loader(stores), batch_size=None)) == rows_of(torch_loader(stores))
+
+
+def test_workers_of_the_same_number_give_the_same_batches_in_the_same_turn(stores: Any) -> None:
+    def epoch() -> list[list[int]]:
+        return rows_of(DataLoader(torch_loader(stores), batch_size=None, num_workers=3, multiprocessing_context="fork"))
+
+    assert epoch() == epoch()
+
+
+def test_an_epoch_left_early_is_followed_by_a_whole_one(stores: Any) -> None:
+    for persistent in (False, True):
+        ds = torch_loader(stores)
+        workers = DataLoader(
+            ds, batch_size=None, num_workers=2, multiprocessing_context="fork", persistent_workers=persistent
+        )
+        first: Iterator[Any] = iter(workers)
+        next(first)
+        del first
+        gc.collect()
+        assert sorted(flat(rows_of(workers))) == list(range(183))
+
+
+def test_classes_go_to_workers(stores: Any) -> None:
+    ds = torch_loader(stores, sampler=Stratified("stage", {"early": 1, "late": 7}))
+    codes = stores[2]["stage"].cat.codes.to_numpy()
+    for batch in DataLoader(ds, batch_size=None, num_workers=2, multiprocessing_context="fork"):
+        assert np.bincount(codes[batch["index"]], minlength=3).tolist() == [1, 0, 7]
+
+
+def test_a_state_loaded_here_holds_for_workers_too(stores: Any) -> None:
+    """One consumer had ten batches; two workers take the rest, and then go on with whole epochs."""
+    alone = torch_loader(stores)
+    iterator = iter(alone)
+    had = rows_of(next(iterator) for _ in range(10))
+    ds = torch_loader(stores)
+    ds.load_state_dict(json.loads(json.dumps(alone.state_dict())))
+    workers = DataLoader(ds, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    assert sorted(flat(had) + flat(rows_of(workers))) == list(range(183))
+    assert sorted(flat(rows_of(workers))) == list(range(183))
+
+
+def test_workers_that_cannot_hear_of_a_state_say_so(stores: Any) -> None:
+    ds = torch_loader(stores)
+    workers = DataLoader(ds, batch_size=None, num_workers=1, multiprocessing_context="fork", persistent_workers=True)
+    list(workers)
+    ds.load_state_dict(ds.state_dict())
+    with pytest.raises(RuntimeError, match="make a new one"):
+        list(workers)
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_stateful_data_loader_resumes_exactly(stores: Any, n_workers: int) -> None:
+    stateful = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def workers() -> Any:
+        context = "fork" if n_workers else None
+        return stateful.StatefulDataLoader(
+            torch_loader(stores), batch_size=None, num_workers=n_workers, multiprocessing_context=context
+        )
+
+    whole = workers()
+    epochs = [rows_of(whole) for _ in range(2)]
+    for n_had in (0, 1, 5, 12):
+        begun = workers()
+        iterator = iter(begun)
+        had = rows_of(next(iterator) for _ in range(n_had))
+        assert had == epochs[0][:n_had]
+        state = begun.state_dict()
+        del iterator
+        resumed = workers()
+        resumed.load_state_dict(state)
+        assert rows_of(resumed) == epochs[0][n_had:]
+        assert rows_of(resumed) == epochs[1]
+
+
+def test_labels_of_a_batch_go_to_other_processes_without_the_stores(stores: Any, tmp_path: Path) -> None:
+    import pickle
+
+    batch = next(iter(torch_loader(stores)))
+    assert len(pickle.dumps(batch.make_labels)) < 6000

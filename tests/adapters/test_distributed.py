@@ -1,0 +1,88 @@
+"""Do ranks in real processes get their rows, and go on when they were killed?"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from train_rank import opened
+
+from annbatch import Loader
+from stores import named_stores
+
+HERE = Path(__file__).parent
+PATIENCE_S = 120
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start(framework: str, world: int, stores: Path, out: Path, stop_after: int | None) -> list[subprocess.Popen[str]]:
+    port = str(free_port())
+    # No proxy stands between processes of one machine; JAX asks for its coordinator by HTTP.
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, str(HERE / "train_rank.py"), framework, str(rank), str(world), port),
+                *(str(stores), str(out)),
+                *(() if stop_after is None else (str(stop_after),)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"},
+        )
+        for rank in range(world)
+    ]
+
+
+def lines_of(out: Path, rank: int) -> list[list[int]]:
+    return [json.loads(line) for line in out.with_suffix(f".rank{rank}").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_ranks_that_were_killed_go_on_where_they_stood(framework: str, tmp_path: Path) -> None:
+    """Two ranks are killed behind their second batch; three others take the rest of the epoch."""
+    pytest.importorskip(framework)
+    named_stores(tmp_path / "stores", "v3 sharded")
+    out = tmp_path / "run"
+    ranks = start(framework, 2, tmp_path / "stores", out, 2)
+    try:
+        for rank in ranks:
+            assert rank.stdout is not None
+            line = rank.stdout.readline()
+            assert line == "waiting\n", rank.communicate(timeout=PATIENCE_S)
+    finally:
+        for rank in ranks:
+            rank.send_signal(signal.SIGKILL)
+            rank.communicate()
+    before = [lines_of(out, rank) for rank in range(2)]
+    assert [len(batches) for batches in before] == [2, 2]
+
+    (tmp_path / "moved.state").write_text(out.with_suffix(".state").read_text())
+    for world, name in ((2, out), (3, tmp_path / "moved")):
+        ranks = start(framework, world, tmp_path / "stores", name, None)
+        for rank in ranks:
+            output, errors = rank.communicate(timeout=PATIENCE_S)
+            assert rank.returncode == 0, errors
+            assert output == "done 1\n"
+    whole = [lines_of(out, rank) for rank in range(2)]
+    moved = [lines_of(tmp_path / "moved", rank) for rank in range(3)]
+    assert len({len(batches) for batches in whole}) == len({len(batches) for batches in moved}) == 1
+
+    core = Loader(batch_size=8, chunk_size=3, preload_nchunks=5, threads=1, seed=3)
+    core.add_anndatas(opened(tmp_path / "stores"))
+    for epochs in ([*whole[0], *whole[1]], [*before[0], *before[1], *moved[0], *moved[1], *moved[2]]):
+        rows = [row for batch in epochs for row in batch]
+        np.testing.assert_array_equal(np.sort(rows), np.arange(core.n_obs))

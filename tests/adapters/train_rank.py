@@ -1,0 +1,92 @@
+"""One rank of a training run in a process of its own; `test_distributed` starts, kills and restarts it.
+
+Usage: train_rank.py FRAMEWORK RANK WORLD PORT STORES OUT [BATCHES]
+
+Row numbers of every batch go to ``OUT.rank{RANK}`` as they come, a line each; after each batch rank 0 puts the state in
+``OUT.state``, whole or not at all. With BATCHES the rank then waits to be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import zarr
+
+from annbatch import Loader
+
+
+def opened(folder: Path) -> list[ad.AnnData]:
+    groups = [zarr.open_group(path, mode="r") for path in sorted(folder.glob("*.zarr"), key=lambda path: path.stem)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [ad.AnnData(X=ad.io.sparse_dataset(group["X"]), obs=ad.io.read_elem(group["obs"])) for group in groups]
+
+
+Rank = tuple[Any, Callable[[Any], None], Callable[[], None], Callable[[], None]]
+"""The adapter; a training step; waits for the other ranks; takes leave of them."""
+
+
+def torch_rank(rank: int, world: int, port: str, ds: Loader) -> Rank:
+    import torch
+    import torch.distributed as dist
+
+    from annbatch_torch import TorchLoader
+
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(ds.n_vars, 2))
+
+    def step(batch: Any) -> None:
+        # Hangs unless all ranks make the same steps.
+        model(batch["data"].to_dense()).square().mean().backward()
+
+    return TorchLoader(ds), step, dist.barrier, dist.destroy_process_group
+
+
+def jax_rank(rank: int, world: int, port: str, ds: Loader) -> Rank:
+    import jax
+
+    from annbatch_jax import JaxLoader, densify
+
+    jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=world, process_id=rank)
+    total = jax.jit(lambda data: densify(data).sum())
+
+    def step(batch: Any) -> None:
+        assert total(batch["data"]) >= 0
+
+    return JaxLoader(ds), step, lambda: None, jax.distributed.shutdown
+
+
+def main(framework: str, rank: int, world: int, port: str, stores: Path, out: Path, stop_after: int | None) -> None:
+    core = Loader(batch_size=8, chunk_size=3, preload_nchunks=5, threads=1, seed=3).add_anndatas(opened(stores))
+    ds, step, barrier, leave = {"torch": torch_rank, "jax": jax_rank}[framework](rank, world, port, core)
+    assert (ds.partition.index, ds.partition.count) == (rank, world)
+    state_file = out.with_suffix(".state")
+    if state_file.exists():
+        ds.load_state_dict(json.loads(state_file.read_text()))
+    lines = out.with_suffix(f".rank{rank}").open("a")
+    for n, batch in enumerate(ds, 1):
+        step(batch)
+        print(json.dumps([int(row) for row in batch["index"] if row >= 0]), file=lines, flush=True)
+        barrier()
+        if rank == 0:
+            temporary = out.with_suffix(".new")
+            temporary.write_text(json.dumps(ds.state_dict()))
+            temporary.rename(state_file)
+        barrier()
+        if n == stop_after:
+            print("waiting", flush=True)
+            time.sleep(600)
+    leave()
+    print(f"done {ds.state_dict()['epoch']}", flush=True)
+
+
+if __name__ == "__main__":
+    framework, rank, world, port, stores, out, *rest = sys.argv[1:]
+    main(framework, int(rank), int(world), port, Path(stores), Path(out), int(rest[0]) if rest else None)
