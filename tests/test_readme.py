@@ -1,8 +1,9 @@
-"""Does what the README shows run?
+"""Does what the README and the pages of the documentation show run?
 
-1. Every Python example is run as it stands, in a folder with two small files such as it speaks of.
-2. The first example makes the collection that the others read.
-3. An example whose framework is not installed is skipped, and none may be forgotten here.
+1. Every Python example is run as it stands, in a folder with two small files such as the README speaks of.
+2. The README's first example makes the collection that all others read.
+3. The examples of a page run one after the other, as one reads them.
+4. An example whose framework is not installed is skipped, and none may be forgotten here.
 """
 
 from __future__ import annotations
@@ -16,8 +17,17 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-README = Path(__file__).parents[1] / "README.md"
-EXAMPLES = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = {"sampling.md": 5, "reproducibility.md": 1, "distributed.md": 3}
+"""Page -> number of its examples."""
+
+
+def examples_of(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+EXAMPLES = examples_of(README)
 
 
 def write_file(path: Path, genes: list[str], cell_types: list[str]) -> None:
@@ -25,7 +35,14 @@ def write_file(path: Path, genes: list[str], cell_types: list[str]) -> None:
     x = sp.random(60, len(genes), density=0.3, format="csr", dtype=np.float32, random_state=rng)
     x.data = np.ceil(10 * x.data)
     names = [f"{path.stem}-{row}" for row in range(60)]
-    obs = pd.DataFrame({"cell_type": pd.Categorical(rng.choice(cell_types, 60))}, index=names)
+    obs = pd.DataFrame(
+        {
+            "cell_type": pd.Categorical(rng.choice(cell_types, 60)),
+            "donor": pd.Categorical([f"donor {row % 5}" for row in range(60)]),
+            "perturbation": pd.Categorical(rng.choice(["none", "a", "b"], 60)),
+        },
+        index=names,
+    )
     ad.AnnData(X=x, obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(path)
 
 
@@ -56,6 +73,19 @@ def test_example_runs(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
     names: dict[str, object] = {}
     exec(compile(example, f"{README.name}, example {number + 1}", "exec"), names)
     assert getattr(names["ds"], "n_obs", 0) == 120
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.filterwarnings("ignore:.*fork.*", "ignore:Sparse")
+def test_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = examples_of(ROOT / "docs" / page)
+    assert len(examples) == PAGES[page]
+    if any("import torch" in example for example in examples):
+        pytest.importorskip("torch")
+    monkeypatch.chdir(folder)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for number, example in enumerate(examples, 1):
+        exec(compile(example, f"{page}, example {number}", "exec"), names)
 
 
 def test_examples_are_found() -> None:
