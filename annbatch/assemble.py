@@ -1,11 +1,11 @@
 """How is the memory of the batches of a window laid out, filled and finished?
 
-There is one *part* for each element that batches carry (X, a layer, an element of obsm). `SparsePart.begin` and
-`DensePart.begin` take slabs, and give a `Filling`:
+There is one *part* for each element that batches carry (X, a layer, an element of obsm). ``plan`` lays out the rows of
+a window; ``begin`` takes slabs for its batches, and gives a `Filling`:
 
-1. ``tasks`` read, decode and scatter pieces to their addresses; they may run in any order and thread.
-2. ``finish`` makes the matrix of a batch when all of them have run. Whole CSR rows, and dense ones, are complete then.
-   Where genes are selected, or sparse rows are wanted dense, the tasks fill scratch memory in the types of the store,
+1. ``work`` reads, decodes and scatters pieces to their addresses, in any order and thread.
+2. ``finish`` makes the matrix of a batch when all of it is done. Whole CSR rows, and dense ones, are complete then.
+   Where genes are selected, or sparse rows are wanted dense, the work fills scratch memory in the types of the store,
    and ``finish`` makes the matrix from that.
 """
 
@@ -21,25 +21,12 @@ from numpy.typing import NDArray
 
 from annbatch.batch import CSR, Emit
 from annbatch.buffers import SlabPool, aligned
-from annbatch.elements import Elements, Task
+from annbatch.elements import Elements, Work, plan_work
 from annbatch.errors import CorruptStoreError
 from annbatch.native import Kernel
-from annbatch.plan import Ints, Ranges, batch_indptr, plan_pieces
+from annbatch.pieces import cut
+from annbatch.plan import Ints, RowPlan, WindowPlan, address, plan_dense, plan_sparse
 from annbatch.store import DenseMatrix, SparseMatrix
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """The rows of a window that lie in one store."""
-
-    store: int
-    """Number of the store."""
-    rows: Ints
-    """(n,) row numbers in the store, ascending."""
-    ranges: Ranges
-    """The same rows as ranges to read."""
-    places: Ints
-    """(n,) which rows of the window these are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,10 +52,10 @@ class Selection:
 class Filling:
     """The matrices of one window, on their way."""
 
-    tasks: list[Task]
-    """Fill the memory."""
+    work: Work
+    """Fills the memory."""
     finish: Callable[[int], Any]
-    """Gives the matrix of a batch when all tasks have run."""
+    """Gives the matrix of a batch when all work is done."""
     heavy: bool
     """Whether ``finish`` is work for a thread."""
     n_bytes: int
@@ -87,10 +74,8 @@ class SparsePart:
         batch_size: int,
         selection: Selection | None,
         slabs: SlabPool,
-        n_workers: int,
     ) -> None:
         self._matrices = matrices
-        self._n_workers = n_workers
         self._names = names
         self._emit = emit
         self._dtype = dtype
@@ -102,56 +87,52 @@ class SparsePart:
         self._stored_dtype = np.result_type(*(matrix.data.dtype for matrix in matrices))
         self._stored_index_dtype = np.result_type(*(matrix.indices.dtype for matrix in matrices))
 
-    def begin(self, readings: Sequence[Reading], cuts: Ints) -> Filling:
-        """Lay the window out."""
-        lo, hi = self._element_ranges(readings, int(cuts[-1]))
-        indptrs = batch_indptr(hi - lo, cuts)
+    def plan(self, plan: WindowPlan) -> RowPlan:
+        """Read and check ``indptr``, and lay the window's rows out.
+
+        Raises
+        ------
+        CorruptStoreError
+            If it does not ascend from 0 to the length of data.
+        """
+        matrices = [self._matrices[reading.store] for reading in plan.readings]
+        indptrs = [
+            matrix.indptr.locate(reading.ranges, more=1)
+            for matrix, reading in zip(matrices, plan.readings, strict=True)
+        ]
+        rows = plan_sparse(plan, indptrs, [matrix.data.size for matrix in matrices])
+        if isinstance(rows, int):
+            reading, nnz = plan.readings[rows], matrices[rows].data.size
+            raise CorruptStoreError(
+                f"{self._names[reading.store]}/indptr: must ascend from 0 to {nnz}, the length of data, and does not "
+                f"between rows {reading.ranges.starts[0]} and {reading.ranges.stops[-1]}"
+            )
+        return rows
+
+    def begin(self, plan: WindowPlan, rows: RowPlan) -> Filling:
+        """Take memory for the window's batches, and say what fills it."""
+        n_batches = len(plan.cuts) - 1
+        indptrs = [rows.indptr(b) for b in range(n_batches)]
         if self._selection is None and self._emit.layout == "csr":
             filled = [self._allocate(indptr) for indptr in indptrs]
-            return Filling(self._tasks(readings, lo, hi, filled, indptrs), filled.__getitem__, False, _size(filled))
+            return Filling(self._work(plan, rows, filled), filled.__getitem__, False, _size(filled))
         scratch = [self._scratch(indptr) for indptr in indptrs]
         finish = self._densify if self._emit.layout == "dense" else self._select
+        dense_bytes = aligned(self._dense_bytes()) * n_batches if self._emit.layout == "dense" else 0
         return Filling(
-            self._tasks(readings, lo, hi, scratch, indptrs),
-            lambda b: finish(scratch[b]),
-            True,
-            _size(scratch) + (aligned(self._dense_bytes()) * len(indptrs) if self._emit.layout == "dense" else 0),
+            self._work(plan, rows, scratch), lambda b: finish(scratch[b]), True, _size(scratch) + dense_bytes
         )
 
-    def _element_ranges(self, readings: Sequence[Reading], n_rows: int) -> tuple[Ints, Ints]:
-        """Read and check indptr: (n_rows,) first element and end of every row of the window."""
-        lo, hi = np.empty(n_rows, np.int64), np.empty(n_rows, np.int64)
-        for reading in readings:
-            matrix = self._matrices[reading.store]
-            ranges = reading.ranges.extended()
-            indptr = matrix.indptr.read(ranges).astype(np.int64, copy=False)
-            nnz = matrix.data.size
-            if indptr[0] < 0 or indptr[-1] > nnz or (np.diff(indptr) < 0).any():
-                raise CorruptStoreError(
-                    f"{self._names[reading.store]}/indptr: must ascend from 0 to {nnz}, the length of data, and does "
-                    f"not between rows {ranges.starts[0]} and {ranges.stops[-1] - 1}"
-                )
-            lo[reading.places] = indptr[ranges.places]
-            hi[reading.places] = indptr[ranges.places + 1]
-        return lo, hi
-
-    def _tasks(
-        self, readings: Sequence[Reading], lo: Ints, hi: Ints, matrices: list[CSR], indptrs: list[Ints]
-    ) -> list[Task]:
-        tasks: list[Task] = []
-        for part in ("data", "indices"):
-            arrays = [getattr(matrix, part) for matrix in matrices]
-            itemsize = arrays[0].itemsize
-            targets = np.concatenate(
-                [array.ctypes.data + indptr[:-1] * itemsize for array, indptr in zip(arrays, indptrs, strict=True)]
-            )
-            for reading in readings:
-                elements: Elements = getattr(self._matrices[reading.store], part)
-                at = reading.places
-                pieces = plan_pieces(lo[at], hi[at], targets[at], itemsize, elements.chunk_elements)
-                limit = self._n_stored if part == "indices" else None
-                tasks += elements.tasks(pieces, arrays[0].dtype, limit, matrices, self._n_workers)
-        return tasks
+    def _work(self, plan: WindowPlan, rows: RowPlan, matrices: list[CSR]) -> Work:
+        stores = [self._matrices[reading.store] for reading in plan.readings]
+        arrays: list[list[Elements]] = [[store.data for store in stores], [store.indices for store in stores]]
+        targets = [[matrix.data for matrix in matrices], [matrix.indices for matrix in matrices]]
+        work = Work()
+        for elements, of_batches, limit, pieces in zip(
+            arrays, targets, (None, self._n_stored), cut(rows, *_extents(arrays, targets)), strict=True
+        ):
+            work += plan_work(elements, pieces, of_batches[0].dtype, limit, matrices)
+        return work
 
     def _allocate(self, indptr: Ints) -> CSR:
         """Take memory for a matrix as it is handed over, with padding and indptr in place."""
@@ -211,10 +192,8 @@ class DensePart:
         batch_size: int,
         selection: Selection | None,
         slabs: SlabPool,
-        n_workers: int,
     ) -> None:
         self._matrices = matrices
-        self._n_workers = n_workers
         self._pad_rows = emit.pad_rows
         self._dtype = dtype
         self._batch_size = batch_size
@@ -222,26 +201,20 @@ class DensePart:
         self._slabs = slabs
         self._width = matrices[0].shape[1]
 
-    def begin(self, readings: Sequence[Reading], cuts: Ints) -> Filling:
-        """Lay the window out."""
-        width, itemsize = self._width, self._dtype.itemsize
-        arrays = [self._allocate(int(n_rows), width) for n_rows in np.diff(cuts)]
-        targets = np.concatenate(
-            [
-                array.ctypes.data + np.arange(n_rows, dtype=np.int64) * (width * itemsize)
-                for array, n_rows in zip(arrays, np.diff(cuts), strict=True)
-            ]
-        )
-        tasks: list[Task] = []
-        for reading in readings:
-            values = self._matrices[reading.store].values
-            lo = reading.rows * width
-            pieces = plan_pieces(lo, lo + width, targets[reading.places], itemsize, values.chunk_elements)
-            tasks += values.tasks(pieces, self._dtype, None, arrays, self._n_workers)
+    def plan(self, plan: WindowPlan) -> RowPlan:
+        """Lay the window's rows out."""
+        return plan_dense(plan, self._width)
+
+    def begin(self, plan: WindowPlan, rows: RowPlan) -> Filling:
+        """Take memory for the window's batches, and say what fills it."""
+        arrays = [self._allocate(n_rows, self._width) for n_rows in np.diff(plan.cuts).tolist()]
+        values: list[Elements] = [self._matrices[reading.store].values for reading in plan.readings]
+        (pieces,) = cut(rows, *_extents([values], [arrays]))
+        work = plan_work(values, pieces, self._dtype, None, arrays)
         finish: Callable[[int], Any] = arrays.__getitem__
         if self._selection is not None:
             finish = partial(self._select, arrays)
-        return Filling(tasks, finish, self._selection is not None, sum(array.nbytes for array in arrays))
+        return Filling(work, finish, self._selection is not None, sum(array.nbytes for array in arrays))
 
     def _allocate(self, n_rows: int, width: int) -> NDArray[Any]:
         """Take memory for a dense matrix of the batch, padding rows zeroed."""
@@ -257,6 +230,18 @@ class DensePart:
         slab = self._slabs.take(n_rows * len(columns) * self._dtype.itemsize)
         out = slab.carve(n_rows * len(columns), self._dtype).reshape(n_rows, len(columns))
         return np.take(arrays[b], columns, axis=1, out=out)
+
+
+def _extents(
+    parts: Sequence[Sequence[Elements]], targets: Sequence[Sequence[NDArray[Any]]]
+) -> tuple[NDArray[np.int64], Ints, Ints]:
+    """Give what `cut` asks for: sizes of chunks, addresses of the batches' arrays, sizes of their elements."""
+    chunk_elements = [[elements.chunk_elements for elements in part] for part in parts]
+    bases = [[address(array) for array in arrays] for arrays in targets]
+    itemsizes = [arrays[0].itemsize for arrays in targets]
+    return (
+        np.array(chunk_elements, np.int64).reshape(len(parts), -1), np.array(bases, np.int64), np.array(itemsizes)
+    )  # fmt: skip
 
 
 def _size(matrices: Sequence[CSR]) -> int:

@@ -1,11 +1,11 @@
 """How do the elements of an array get from its chunks to their places in the batches?
 
-`Elements` stands for one long array (``X/data`` or ``X/indices`` of one store). It turns `Pieces` into tasks: functions
-without arguments that any thread may run, each of which reads some chunks once and scatters what the window wants.
+`Elements` stands for one long array (``X/data`` or ``X/indices`` of one store); `plan_work` turns `Pieces` of the
+arrays of several stores into `Work`: functions without arguments that read chunks once and scatter what is wanted.
 
-1. `DirectElements` serves local zarr v3 arrays whose codecs our kernels know: bytes are read, decoded and cast into
-   their final places without zarr and without the GIL.
-2. `ZarrElements` serves everything else that zarr, or NumPy, can index.
+1. `DirectElements` are local zarr v3 arrays whose codecs our kernels know: bytes are read, decoded and cast into
+   their final places without zarr and without the GIL, those of like arrays in one call.
+2. `ZarrElements` are everything else that zarr, or NumPy, can index.
 3. `elements_of` chooses, and says why.
 """
 
@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import zarr
@@ -26,8 +28,10 @@ import zarr
 from annbatch.codecs import Workspace
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.kernels import Status, copy_types, native_types, scatter_buffer
-from annbatch.plan import Pieces
-from annbatch.shards import ShardedArray
+from annbatch.pieces import Pieces
+from annbatch.scatter import Form, Scatter
+from annbatch.shard_tables import ShardTables
+from annbatch.shards import MAX_FILES, ShardedArray
 
 Task = Callable[[], None]
 
@@ -37,10 +41,22 @@ DIRECT = True
 TASK_BYTES = 1 << 21
 """Decoded bytes that make a task worth while."""
 
-MAX_FILES = 64
-"""Files that one task keeps open."""
-
 _of_thread = threading.local()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What has to be done to fill memory."""
+
+    shared: list[Task] = field(default_factory=list)
+    """Every worker calls all of these; they share their chunks out between them."""
+    single: list[Task] = field(default_factory=list)
+    """One worker calls each of these."""
+
+    def __iadd__(self, other: Work) -> Self:
+        self.shared.extend(other.shared)
+        self.single.extend(other.single)
+        return self
 
 
 class Elements(Protocol):
@@ -50,22 +66,57 @@ class Elements(Protocol):
     size: int
     chunk_elements: int
 
-    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any, n_workers: int) -> list[Task]:
-        """Give the tasks that put all pieces in their places.
 
-        Parameters
-        ----------
-        pieces
-            Planned for ``chunk_elements`` and for the size of ``dtype``.
-        dtype
-            Type of the elements at the destination.
-        limit
-            If given, values must be >= 0 and below it.
-        keep
-            Whatever owns the memory behind the addresses; every task holds on to it.
-        n_workers
-            Threads that will run the tasks.
-        """
+def plan_work(arrays: Sequence[Elements], pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> Work:
+    """Say how all pieces get to their places.
+
+    Parameters
+    ----------
+    arrays
+        The arrays.
+    pieces
+        Planned for their chunks and for the size of ``dtype``.
+    dtype
+        Type of the elements at the destination.
+    limit
+        If given, values must be >= 0 and below it.
+    keep
+        Whatever owns the memory behind the addresses; every task holds on to it.
+    """
+    work = Work()
+    first = 0
+    for form, run in groupby(arrays, lambda array: array.form if isinstance(array, DirectElements) else None):
+        alike = list(run)
+        part = pieces.of_arrays(first, first + len(alike))
+        first += len(alike)
+        if form is not None:
+            tables = [array.tables for array in alike if isinstance(array, DirectElements)]
+            work += _plan_direct(form, tables, part, dtype, limit, keep)
+            continue
+        for i, array in enumerate(alike):
+            assert isinstance(array, ZarrElements)
+            work.single.extend(array.tasks(part.of_arrays(i, i + 1), dtype, limit, keep))
+    return work
+
+
+def _plan_direct(
+    form: Form, tables: Sequence[ShardTables], pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any
+) -> Work:
+    parts = pieces.parts([of_array.layout.chunks_per_shard for of_array in tables], MAX_FILES)
+    if len(parts) == 1:
+        return Work(shared=[partial(_run, Scatter.of(form, tables, parts[0], dtype, limit), keep)])
+    # Files are found, and let go, by each task: a window of single rows may touch every file of a collection.
+    return Work(single=[partial(_find_and_run, form, tables, part, dtype, limit, keep) for part in parts])
+
+
+def _run(scatter: Scatter, keep: Any) -> None:
+    scatter.run(workspace())
+
+
+def _find_and_run(
+    form: Form, tables: Sequence[ShardTables], pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any
+) -> None:
+    Scatter.of(form, tables, pieces, dtype, limit).run(workspace())
 
 
 def elements_of(name: str, array: Any) -> tuple[Elements, str | None]:
@@ -132,33 +183,11 @@ class DirectElements:
     """A local array that the kernels read."""
 
     def __init__(self, array: ShardedArray) -> None:
-        self._array = array
+        self.form = array.form
+        self.tables = array.tables
         self.dtype = array.dtype
         self.size = math.prod(array.shape)
         self.chunk_elements = array.chunk_elements
-
-    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any, n_workers: int) -> list[Task]:
-        """Let the workers share the chunks out between them; each starts once, so that Python is seldom needed."""
-        shards = pieces.chunks // self._array.tables.layout.chunks_per_shard
-        new_shard = np.diff(shards, prepend=-1) > 0
-        edges = np.append(np.flatnonzero(new_shard)[::MAX_FILES], len(shards)).tolist()
-        if len(edges) <= 2:
-            n_tasks = min(n_workers, -(-len(shards) * self.chunk_elements * self.dtype.itemsize // TASK_BYTES))
-            prepared = self._array.prepare(*self._arguments(pieces, slice(0, len(shards)), dtype, limit))
-            return [partial(self._work, prepared, keep)] * n_tasks
-        parts = [slice(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
-        # Files are found, and let go, by each task: a window of single rows may touch every file of a collection.
-        return [partial(self._scatter, self._arguments(pieces, part, dtype, limit), keep) for part in parts]
-
-    def _arguments(self, pieces: Pieces, part: slice, dtype: np.dtype[Any], limit: int | None) -> tuple[Any, ...]:
-        bounds = pieces.bounds[part.start : part.stop + 1]
-        return pieces.chunks[part], bounds, pieces.sources, pieces.lengths, pieces.targets, dtype, limit
-
-    def _work(self, prepared: Callable[[Workspace], None], keep: Any) -> None:
-        prepared(workspace())
-
-    def _scatter(self, arguments: tuple[Any, ...], keep: Any) -> None:
-        self._array.scatter(workspace(), *arguments)
 
 
 class ZarrElements:
@@ -173,16 +202,20 @@ class ZarrElements:
         rows = int(array.chunks[0]) if isinstance(array, zarr.Array) else array.shape[0]
         self.chunk_elements = max(1, rows * self._width)
 
-    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any, n_workers: int) -> list[Task]:
+    def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> list[Task]:
         """Read neighbouring chunks together, and no element before the first or behind the last wanted one."""
-        at = np.repeat(pieces.chunks * self.chunk_elements, np.diff(pieces.bounds)) + pieces.sources
+        own = slice(pieces.bounds[0], pieces.bounds[-1])
+        at = np.repeat(pieces.chunks * self.chunk_elements, np.diff(pieces.bounds)) + pieces.sources[own]
+        lengths, targets = pieces.lengths[own], pieces.targets[own]
         per_task = max(1, 4 * TASK_BYTES // (self.chunk_elements * self.dtype.itemsize))
         first_of_run = np.flatnonzero(np.diff(pieces.chunks, prepend=-2) > 1)
         run_of_chunk = np.cumsum(np.diff(pieces.chunks, prepend=-2) > 1) - 1
         in_run = np.arange(len(pieces.chunks)) - first_of_run[run_of_chunk]
-        edges = pieces.bounds[np.append(np.flatnonzero(in_run % per_task == 0), len(pieces.chunks))].tolist()
+        edges = (pieces.bounds - own.start)[
+            np.append(np.flatnonzero(in_run % per_task == 0), len(pieces.chunks))
+        ].tolist()
         return [
-            partial(self._scatter, at[a:b], pieces.lengths[a:b], pieces.targets[a:b], dtype, limit, keep)
+            partial(self._scatter, at[a:b], lengths[a:b], targets[a:b], dtype, limit, keep)
             for a, b in zip(edges[:-1], edges[1:], strict=True)
         ]
 

@@ -1,7 +1,9 @@
 """How does a window become batches?
 
-1. The rows are sorted, so that each store is read forwards and each chunk once.
-2. Every part of a batch (X, layers, obsm) lays out its memory and says what has to be read (`annbatch.assemble`).
+1. `Fetcher.plan` sorts the rows, so that each store is read forwards and each chunk once, and lays out the rows of
+   every batch (`annbatch.plan`).
+2. `Fetcher.read` lets every part of a batch (X, layers, obsm) take its memory and say what has to be read
+   (`annbatch.assemble`).
 3. A pool of threads reads, decodes and scatters.
 4. Label codes are gathered, and each batch gets its own copy of them.
 """
@@ -11,21 +13,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from annbatch.assemble import DensePart, Filling, Reading, Selection, SparsePart
+from annbatch.assemble import DensePart, Filling, Selection, SparsePart
 from annbatch.batch import Batch, Emit
 from annbatch.buffers import SlabPool
-from annbatch.elements import Task
-from annbatch.flat import MAX_GAP
+from annbatch.elements import TASK_BYTES, Task, Work
 from annbatch.label_rows import Codes, LabelReader, LabelRows, padded
 from annbatch.labels import Column
 from annbatch.order import Window
-from annbatch.plan import Ints, coalesce
+from annbatch.plan import Ints, RowPlan, WindowPlan, plan_readings
 from annbatch.store import SparseMatrix, Store
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlannedWindow:
+    """A window before it is read."""
+
+    window: Window
+    """Its rows and batches."""
+    plan: WindowPlan
+    """In which order its rows are read."""
+    rows: dict[str, RowPlan]
+    """Per element: where the rows lie, and where they go."""
 
 
 class Fetcher:
@@ -74,6 +88,7 @@ class Fetcher:
         self._first_rows = np.cumsum([0, *(store.shape[0] for store in stores)], dtype=np.int64)
         self._slabs = slabs
         self._n_windows = n_windows
+        self._n_threads = n_threads
         self._parts: dict[str, SparsePart | DensePart] = {}
         for element, dtype in dtypes.items():
             matrices: list[Any] = [store.matrices[element] for store in stores]
@@ -81,12 +96,10 @@ class Fetcher:
             names = [f"{store.name} {element}" for store in stores]
             if isinstance(matrices[0], SparseMatrix):
                 values = emit.dtype or dtype
-                self._parts[element] = SparsePart(
-                    matrices, names, emit, values, batch_size, chosen, self._slabs, n_threads
-                )
+                self._parts[element] = SparsePart(matrices, names, emit, values, batch_size, chosen, self._slabs)
             else:
                 values = dtype if emit.dtype is None or not _same_kind(element, dtype, emit.dtype) else emit.dtype
-                self._parts[element] = DensePart(matrices, emit, values, batch_size, chosen, self._slabs, n_threads)
+                self._parts[element] = DensePart(matrices, emit, values, batch_size, chosen, self._slabs)
         self._pid = os.getpid()
         self._pool: Executor = ThreadPoolExecutor(n_threads, thread_name_prefix="annbatch")
 
@@ -97,34 +110,38 @@ class Fetcher:
 
     def fetch(self, window: Window) -> list[Batch]:
         """Read a window and give its batches."""
-        if not len(window.cuts) - 1:
-            return []
-        readings = self._readings(window.rows)
-        fillings = {element: part.begin(readings, window.cuts) for element, part in self._parts.items()}
-        run(self._pool, [task for filling in fillings.values() for task in filling.tasks])
-        matrices = {element: self._finished(filling, len(window.cuts) - 1) for element, filling in fillings.items()}
-        n_bytes = sum(filling.n_bytes for filling in fillings.values())
-        self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * n_bytes)
-        return self._batches(window, readings, matrices)
+        return self.read(self.plan(window))
 
-    def _readings(self, rows: Ints) -> list[Reading]:
-        by_row = np.argsort(rows)
-        ascending = rows[by_row]
-        edges = np.searchsorted(ascending, self._first_rows).tolist()
-        readings = []
-        for i, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-            if b > a:
-                local = ascending[a:b] - self._first_rows[i]
-                readings.append(Reading(i, local, coalesce(local, MAX_GAP), by_row[a:b]))
-        return readings
+    def plan(self, window: Window) -> PlannedWindow:
+        """Say where a window's rows lie and where they go; reads ``indptr``, and takes no memory for batches.
+
+        The next window may be planned while this one is read.
+        """
+        plan = plan_readings(window.rows, window.cuts, self._first_rows)
+        return PlannedWindow(window, plan, {element: part.plan(plan) for element, part in self._parts.items()})
+
+    def read(self, planned: PlannedWindow) -> list[Batch]:
+        """Read, decode and scatter a planned window, and give its batches."""
+        window, plan, n_batches = planned.window, planned.plan, len(planned.window.cuts) - 1
+        if not n_batches:
+            return []
+        fillings = {element: part.begin(plan, planned.rows[element]) for element, part in self._parts.items()}
+        work, n_bytes = Work(), 0
+        for filling in fillings.values():
+            work += filling.work
+            n_bytes += filling.n_bytes
+        self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * n_bytes)
+        run(self._pool, shared_out(work, self._n_threads, n_bytes))
+        matrices = {element: self._finished(filling, n_batches) for element, filling in fillings.items()}
+        return self._batches(window, plan, matrices)
 
     def _finished(self, filling: Filling, n_batches: int) -> list[Any]:
         if not filling.heavy:
             return [filling.finish(b) for b in range(n_batches)]
         return run(self._pool, [partial(filling.finish, b) for b in range(n_batches)])
 
-    def _batches(self, window: Window, readings: list[Reading], matrices: dict[str, list[Any]]) -> list[Batch]:
-        labels = self._labels.read(readings, len(window.rows))
+    def _batches(self, window: Window, plan: WindowPlan, matrices: dict[str, list[Any]]) -> list[Batch]:
+        labels = self._labels.read(plan)
         batches = []
         for b, (start, stop) in enumerate(zip(window.cuts[:-1].tolist(), window.cuts[1:].tolist(), strict=True)):
             own = {element: of_batches[b] for element, of_batches in matrices.items()}
@@ -154,6 +171,21 @@ class Fetcher:
 def _same_kind(element: str, own: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
     """Say whether an element takes the type asked for: X does, and embeddings do if neither type is one of integers."""
     return not element.startswith("obsm/") or own.kind == wanted.kind == "f"
+
+
+def shared_out(work: Work, n_threads: int, n_bytes: int) -> list[Task]:
+    """Give a task for each thread that the work of filling ``n_bytes`` is worth; together they do all of it."""
+    rest = iter(work.single)
+
+    def take() -> None:
+        for call in work.shared:
+            call()
+        # Each task is given out once: the interpreter takes a step of this iterator as one.
+        for task in rest:
+            task()
+
+    n_wanted = max(len(work.single), -(-n_bytes // TASK_BYTES) if work.shared else 0)
+    return [take] * min(n_threads, n_wanted)
 
 
 def run(pool: Executor, tasks: Iterable[Task]) -> list[Any]:

@@ -1,9 +1,9 @@
 """How are slices of a long one-dimensional array read?
 
 ``indptr`` and label columns are as long as the collection has rows; a window needs a few slices of them.
-`Flat.read` takes the ranges of a `Ranges` and gives what lies in them.
+`Flat.locate` takes `Ranges` and says in which array their rows lie now, and where.
 
-1. Short arrays are read once, and kept: `Sliced`.
+1. Short arrays are read once, and kept: `Sliced` gives the array itself, and no element is copied.
 2. Long ones in local zarr v3 stores are read directly, and nothing but the slices if uncompressed: `Direct`.
 3. Other long ones are sliced through zarr.
 """
@@ -16,14 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annbatch.elements import ThisProcess, direct_array, workspace
-from annbatch.plan import Ranges
+from annbatch.plan import Found, Ranges
 from annbatch.shards import ShardedArray
 
 KEEP_BYTES = 1 << 22
 """Arrays up to this size are read once, at the first use, and kept in memory."""
-
-MAX_GAP = 1024
-"""Elements between two wanted ones that are read and thrown away rather than skipped."""
 
 
 class Flat(Protocol):
@@ -33,8 +30,8 @@ class Flat(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, ranges: Ranges) -> NDArray[Any]:
-        """Give the elements of all ranges, one range after the other: (ranges.n_elements,)."""
+    def locate(self, ranges: Ranges, more: int = 0) -> Found:
+        """Have every row's element in memory, and ``more`` elements behind it; say where."""
 
 
 def flat_of(array: Any) -> Flat:
@@ -56,9 +53,10 @@ class Direct:
     def __len__(self) -> int:
         return self._array.shape[0]
 
-    def read(self, ranges: Ranges) -> NDArray[Any]:
-        """Give the elements of all ranges, one range after the other: (ranges.n_elements,)."""
-        return self._array.read_ranges(workspace(), ranges.starts, ranges.stops)
+    def locate(self, ranges: Ranges, more: int = 0) -> Found:
+        """Have every row's element in memory, and ``more`` elements behind it; say where."""
+        ranges = ranges.widened(more)
+        return Found(self._array.read_ranges(workspace(), ranges.starts, ranges.stops), ranges.places)
 
 
 class Sliced:
@@ -66,21 +64,20 @@ class Sliced:
 
     def __init__(self, array: Any) -> None:
         self._array = ThisProcess(array)
-        self._kept: NDArray[Any] | None = None
+        in_memory = isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype.isnative
+        self._kept: NDArray[Any] | None = array if in_memory else None
         self._size = int(array.shape[0])
-        self.dtype: np.dtype[Any] = np.dtype(array.dtype)
+        self.dtype: np.dtype[Any] = np.dtype(array.dtype).newbyteorder("=")
 
     def __len__(self) -> int:
         return self._size
 
-    def read(self, ranges: Ranges) -> NDArray[Any]:
-        """Give the elements of all ranges, one range after the other: (ranges.n_elements,)."""
-        array = self._array.get() if self._kept is None else self._kept
+    def locate(self, ranges: Ranges, more: int = 0) -> Found:
+        """Have every row's element in memory, and ``more`` elements behind it; say where."""
         if self._kept is None and self._size * self.dtype.itemsize <= KEEP_BYTES:
-            array = self._kept = np.asarray(array[:])
-        out = np.empty(ranges.n_elements, self.dtype)
-        at = 0
-        for start, stop in zip(ranges.starts.tolist(), ranges.stops.tolist(), strict=True):
-            out[at : at + stop - start] = array[start:stop]
-            at += stop - start
-        return out
+            self._kept = np.ascontiguousarray(self._array.get()[:], self.dtype)
+        if self._kept is not None:
+            return Found(self._kept, ranges.rows)
+        ranges, array = ranges.widened(more), self._array.get()
+        parts = [array[start:stop] for start, stop in zip(ranges.starts.tolist(), ranges.stops.tolist(), strict=True)]
+        return Found(np.concatenate([np.empty(0, self.dtype), *parts]), ranges.places)

@@ -273,19 +273,26 @@ def read_stored(fd: int, offset: int, size: int, raw: Array, verify: bool) -> tu
 
 @Kernel
 def read_pieces(
-    fds: Array, offsets: Array, piece_src: Array, piece_len: Array, piece_dst: Array, itemsize: int
+    fds: Array, offsets: Array, piece_ptr: Array, piece_src: Array, piece_len: Array, piece_dst: Array, fill: Array
 ) -> tuple[int, int]:
-    """Read pieces of uncompressed chunks straight to their addresses; pieces of missing chunks (-1) are left out.
+    """Read pieces of uncompressed chunks straight to their addresses; of missing chunks (-1) they are ``fill``.
 
-    Gives the `Status` and the piece where it arose.
+    ``fill`` holds the bytes of one element; the other parameters are those of `scatter_chunks`. Gives the `Status` and
+    the chunk where it arose.
     """
-    for piece in range(fds.size):
-        if offsets[piece] == -1:
-            continue
-        start, n = offsets[piece] + piece_src[piece] * itemsize, piece_len[piece] * itemsize
-        status = pread(fds[piece], piece_dst[piece], n, start)
-        if status != _OK:
-            return status, piece
+    for j in range(fds.size):
+        if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > piece_dst.size:
+            return _PIECE, j
+        for piece in range(piece_ptr[j], piece_ptr[j + 1]):
+            n = piece_len[piece] * fill.size
+            if offsets[j] == -1:
+                target = view(piece_dst[piece], n, _BYTES)
+                for i in range(n):
+                    target[i] = fill[i % fill.size]
+            else:
+                status = pread(fds[j], piece_dst[piece], n, offsets[j] + piece_src[piece] * fill.size)
+                if status != _OK:
+                    return status, j
     return _OK, -1
 
 

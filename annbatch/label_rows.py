@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from annbatch.assemble import Reading
 from annbatch.labels import Column
-from annbatch.plan import Ints
+from annbatch.plan import Ints, WindowPlan
 
 _BOOL = np.dtype(np.bool_)
 _CODE = np.dtype(np.int32)
@@ -127,18 +126,20 @@ class LabelReader:
         self._counts[dtype] = row + 1
         return row
 
-    def read(self, readings: Sequence[Reading], n_rows: int) -> LabelRows:
+    def read(self, plan: WindowPlan) -> LabelRows:
         """Read the rows of a window."""
+        n_rows = len(plan.order)
         blocks = {dtype: np.empty((count, n_rows), dtype) for dtype, count in self._counts.items()}
         rows = LabelRows(self._places, blocks, np.empty((self._n_numeric, n_rows), np.float32))
         for name, place in self._places.items():
             target = blocks[place.dtype][place.row]
             mask = None if place.mask_row is None else blocks[_BOOL][place.mask_row]
-            for reading in readings:
+            for reading in plan.readings:
                 values = place.column.gather(reading.store, reading.ranges)
-                target[reading.places] = np.ma.getdata(values)
+                places = plan.order[reading.first : reading.stop]
+                target[places] = np.ma.getdata(values)
                 if mask is not None:
-                    mask[reading.places] = np.ma.getmaskarray(values)
+                    mask[places] = np.ma.getmaskarray(values)
             if place.number_row is not None:
                 rows.numbers[place.number_row] = place.column.numbers(rows.gathered(name)[1])
         return rows

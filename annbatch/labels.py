@@ -53,9 +53,11 @@ class Column:
     def gather(self, store: int, ranges: Ranges) -> NDArray[Any]:
         """Read rows of one store: int32 codes, or numbers (missing ones NaN, or masked arrays where integers)."""
         part, recode = self.parts[store], self.recodes[store]
-        values = part.values.read(ranges)[ranges.places]
+        found = part.values.locate(ranges)
+        values = found.values[found.places]
         if part.mask is not None:
-            missing = part.mask.read(ranges)[ranges.places]
+            mask = part.mask.locate(ranges)
+            missing = mask.values[mask.places]
             if self.categories is not None:
                 values = np.where(missing, -1, values.astype(np.int32))
             else:

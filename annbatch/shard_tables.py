@@ -1,8 +1,7 @@
 """Where in which file is each inner chunk of a local zarr v3 array stored?
 
 1. A `Layout` says which file holds which chunks. Without sharding each chunk file is a shard of one chunk.
-2. `ShardTables.locate` reads a shard's index on first touch, checks its crc32c and that it stays within the file, and
-   keeps it.
+2. `locate_all` reads a shard's index on first touch, checks its crc32c and that it stays within the file, and keeps it.
 3. It opens files, a bounded number of them, and a `Located` keeps those that it names open.
 
 Format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
@@ -19,12 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from annbatch.errors import CorruptStoreError, StoreError
-from annbatch.native import crc32c
+from annbatch.native import Kernel, crc32c
+from annbatch.pieces import shard_starts
 
 Ints = npt.NDArray[np.int64]
 
@@ -140,33 +141,9 @@ class ShardTables:
         return ShardTables, (self.layout,)
 
     def locate(self, chunks: npt.ArrayLike) -> Located:
-        """Say where chunks are stored.
-
-        Hold as many at once as one kernel call works on: each keeps its file open.
-
-        Parameters
-        ----------
-        chunks
-            (n,) chunk numbers, in any order.
-
-        Raises
-        ------
-        CorruptStoreError
-            If a shard's index does not match its checksum, or leads out of its file.
-        StoreError
-            If a chunk number is out of range, or a file cannot be opened.
-        """
-        wanted = np.asarray(chunks, np.int64)
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < self.layout.n_chunks):
-            raise StoreError(
-                f"{self.layout.folder}: chunks must be in 0..{self.layout.n_chunks - 1}, "
-                f"got {wanted.min()}..{wanted.max()}"
-            )
-        shards, place = np.unique(wanted // self.layout.chunks_per_shard, return_inverse=True)
-        with _lock:
-            files = [self._open(shard) for shard in shards.tolist()]
-        fds = np.array([-1 if file is None else file.fd for file in files], np.int32)
-        return Located(fds[place], self._offsets[wanted], self._nbytes[wanted], files)
+        """Say where ascending chunks are stored; see `locate_all`."""
+        wanted = np.require(chunks, np.int64, ["C", "W"])
+        return locate_all([self], (0, wanted.size), wanted)
 
     def _open(self, shard: int) -> _File | None:
         """Give a shard's file, and see to it that its index is known; the lock is held."""
@@ -228,3 +205,81 @@ class ShardTables:
             )
         offsets[:], nbytes[:] = at.view(np.int64), length.view(np.int64)
         self._known[shard] = True
+
+
+def locate_all(tables: Sequence[ShardTables], edges: Sequence[int], chunks: Ints) -> Located:
+    """Say where chunks of several arrays are stored.
+
+    Hold as many at once as one kernel call works on: each keeps its file open.
+
+    Parameters
+    ----------
+    tables
+        Those of the arrays.
+    edges
+        (n_arrays + 1,) chunks [edges[a], edges[a + 1]) are those of array a.
+    chunks
+        (n,) chunk numbers, ascending in each array.
+
+    Raises
+    ------
+    CorruptStoreError
+        If a shard's index does not match its checksum, or leads out of its file.
+    StoreError
+        If a chunk number is out of range, or a file cannot be opened.
+    ValueError
+        If chunk numbers do not ascend.
+    """
+    fds, offsets, nbytes = (
+        np.empty(chunks.size, np.int32),
+        np.empty(chunks.size, np.int64),
+        np.empty(chunks.size, np.int64),
+    )
+    files: list[_File | None] = []
+    for of_array, a, b in zip(tables, edges[:-1], edges[1:], strict=True):
+        layout, wanted = of_array.layout, chunks[a:b]
+        if wanted.size and not 0 <= wanted[0] <= wanted[-1] < layout.n_chunks:
+            raise StoreError(
+                f"{layout.folder}: chunks must be in 0..{layout.n_chunks - 1}, got {wanted[0]}..{wanted[-1]}"
+            )
+        shards = [
+            int(chunks[at]) // layout.chunks_per_shard for at in shard_starts(chunks, layout.chunks_per_shard, a, b)
+        ]
+        with _lock:
+            found = [of_array._open(shard) for shard in shards]
+        is_found = _look_up(
+            wanted,
+            layout.chunks_per_shard,
+            np.array([-1 if file is None else file.fd for file in found], np.int32),
+            of_array._offsets,
+            of_array._nbytes,
+            fds[a:b],
+            offsets[a:b],
+            nbytes[a:b],
+        )
+        if not is_found:
+            raise ValueError(f"{layout.folder}: chunks must ascend")
+        files += found
+    return Located(fds, offsets, nbytes, files)
+
+
+@Kernel
+def _look_up(
+    chunks: Any,
+    per_shard: Any,
+    shard_fds: Any,
+    table_offsets: Any,
+    table_nbytes: Any,
+    fds: Any,
+    offsets: Any,
+    nbytes: Any,
+) -> Any:
+    """Fill in where ascending chunks are stored; ``shard_fds`` has an entry for each shard that they touch."""
+    shard = -1
+    for j in range(chunks.size):
+        if j == 0 or chunks[j] // per_shard != chunks[j - 1] // per_shard:
+            shard += 1
+        if (j and chunks[j] < chunks[j - 1]) or shard >= shard_fds.size:
+            return False
+        fds[j], offsets[j], nbytes[j] = shard_fds[shard], table_offsets[chunks[j]], table_nbytes[chunks[j]]
+    return True

@@ -16,6 +16,7 @@ from threading import local
 import numpy as np
 
 from annbatch.codecs import Workspace
+from annbatch.pieces import Pieces
 from annbatch.shards import ShardedArray
 from contenders import Matrix
 from environments import Unavailable
@@ -53,7 +54,10 @@ def decode_epoch(collection: str, threads: int | None) -> Callable[[], Iterator[
         if not hasattr(of_thread, "workspace"):
             of_thread.workspace = Workspace()
         bounds = np.zeros(stop - first + 1, np.int64)
-        array.scatter(of_thread.workspace, np.arange(first, stop), bounds, nothing, nothing, nothing, array.dtype)
+        chunks = np.arange(first, stop)
+        array.scatter(
+            of_thread.workspace, Pieces(chunks, (0, len(chunks)), bounds, nothing, nothing, nothing), array.dtype
+        )
 
     def epoch() -> Iterator[Matrix]:
         tasks = []

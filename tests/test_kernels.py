@@ -143,11 +143,15 @@ def test_reading_reports_short_and_failed_reads(tmp_path: Path) -> None:
         assert read_stored(fd, 0, 4, raw, True)[0] == Status.SIZE
         assert read_stored(-1, 0, 10, raw, False)[0] == Status.READ
         out = np.zeros(5, "u2")
-        one = np.ones(1, np.int64)
-        arguments = (np.array([fd], "i4"), 10 * one, 2 * one)
-        assert read_pieces(*arguments, 5 * one, out.ctypes.data * one, 2)[0] == Status.OK
+        one, bounds, fill = np.ones(1, np.int64), np.array([0, 1]), np.array([7, 8], np.uint8)
+        to, fds = out.ctypes.data * one, np.array([fd], "i4")
+        assert read_pieces(fds, 10 * one, bounds, 2 * one, 5 * one, to, fill) == (Status.OK, -1)
         assert out.tobytes() == bytes(range(14, 24))
-        assert read_pieces(np.array([fd], "i4"), 95 * one, one, 5 * one, out.ctypes.data * one, 2) == (Status.SHORT, 0)
+        assert read_pieces(fds, 95 * one, bounds, one, 5 * one, to, fill) == (Status.SHORT, 0)
+        assert read_pieces(fds, -one, bounds, one, 3 * one, to, fill) == (Status.OK, -1)
+        assert out.tobytes() == bytes([7, 8] * 3 + [*out.tobytes()[6:]])
+        for wrong in ([0, 2], [-1, 1], [1, 0]):
+            assert read_pieces(fds, 10 * one, np.array(wrong), one, one, to, fill) == (Status.PIECE, 0)
     finally:
         os.close(fd)
 

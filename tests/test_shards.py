@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from annbatch import shard_tables
 from annbatch.codecs import Codec, Workspace
 from annbatch.errors import CorruptStoreError, StoreError
+from annbatch.pieces import Pieces
 from annbatch.shards import ShardedArray
 
 CHUNK, PER_SHARD, SIZE = 512, 4, 5000
@@ -98,7 +99,8 @@ def scatter(array: ShardedArray, lo: Any, hi: Any, dtype: str, limit: int | None
     chunk, source, length, target = np.array(sorted(pieces), np.int64).reshape(-1, 4).T
     chunks, bounds = np.unique(chunk, return_index=True)
     bounds = np.append(bounds, chunk.size)
-    array.scatter(Workspace(), chunks, bounds, source, length, target.astype(np.uint64), np.dtype(dtype), limit)
+    plan = Pieces(chunks, (0, len(chunks)), bounds, *map(np.ascontiguousarray, (source, length, target)))
+    array.scatter(Workspace(), plan, np.dtype(dtype), limit)
     return out
 
 
@@ -250,7 +252,12 @@ def test_ranges_beyond_the_array_are_refused(tmp_path: Path) -> None:
         array.locate([10])
     one = np.array([1])
     with pytest.raises(StoreError, match="reaches beyond"):
-        array.scatter(Workspace(), one, np.array([0, 1]), one, np.array([CHUNK]), one, np.dtype("u2"))
+        array.scatter(Workspace(), Pieces(one, (0, 1), np.array([0, 1]), one, np.array([CHUNK]), one), np.dtype("u2"))
+    with pytest.raises(StoreError, match="ranges must ascend"):
+        array.read_ranges(Workspace(), np.array([9, 3]), np.array([12, 14]))
+    for chunks in ([3, 1, 4], [0, 9, 2, 9]):
+        with pytest.raises(ValueError, match="chunks must ascend"):
+            array.locate(chunks)
 
 
 def test_an_empty_array(tmp_path: Path) -> None:
