@@ -211,9 +211,8 @@ class ZarrElements:
         first_of_run = np.flatnonzero(np.diff(pieces.chunks, prepend=-2) > 1)
         run_of_chunk = np.cumsum(np.diff(pieces.chunks, prepend=-2) > 1) - 1
         in_run = np.arange(len(pieces.chunks)) - first_of_run[run_of_chunk]
-        edges = (pieces.bounds - own.start)[
-            np.append(np.flatnonzero(in_run % per_task == 0), len(pieces.chunks))
-        ].tolist()
+        firsts = np.append(np.flatnonzero(in_run % per_task == 0), len(pieces.chunks))
+        edges = (pieces.bounds[firsts] - own.start).tolist()
         return [
             partial(self._scatter, at[a:b], lengths[a:b], targets[a:b], dtype, limit, keep)
             for a, b in zip(edges[:-1], edges[1:], strict=True)

@@ -5,7 +5,7 @@
 2. `Fetcher.read` lets every part of a batch (X, layers, obsm) take its memory and say what has to be read
    (`annbatch.assemble`).
 3. A pool of threads reads, decodes and scatters.
-4. Label codes are gathered, and each batch gets its own copy of them.
+4. Labels are gathered into memory of each batch's own (`annbatch.label_rows`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from annbatch.elements import TASK_BYTES, Task, Work
 from annbatch.label_rows import Codes, LabelReader, LabelRows, padded
 from annbatch.labels import Column
 from annbatch.order import Window
-from annbatch.plan import Ints, RowPlan, WindowPlan, plan_readings
+from annbatch.plan import RowPlan, WindowPlan, plan_readings
 from annbatch.store import SparseMatrix, Store
 
 
@@ -141,16 +141,13 @@ class Fetcher:
         return run(self._pool, [partial(filling.finish, b) for b in range(n_batches)])
 
     def _batches(self, window: Window, plan: WindowPlan, matrices: dict[str, list[Any]]) -> list[Batch]:
-        labels = self._labels.read(plan)
-        batches = []
-        for b, (start, stop) in enumerate(zip(window.cuts[:-1].tolist(), window.cuts[1:].tolist(), strict=True)):
-            own = {element: of_batches[b] for element, of_batches in matrices.items()}
-            batches.append(self._batch(own, labels.part(start, stop), window.rows[start:stop].copy()))
-        return batches
+        return [
+            self._batch({element: of_batches[b] for element, of_batches in matrices.items()}, labels)
+            for b, labels in enumerate(self._labels.read(plan, window.rows))
+        ]
 
-    def _batch(self, matrices: dict[str, Any], labels: LabelRows, index: Ints) -> Batch:
-        """Compose a batch; labels and row numbers are its own, so that a kept batch pins nothing else."""
-        data = matrices["X"]
+    def _batch(self, matrices: dict[str, Any], labels: LabelRows) -> Batch:
+        data, index = matrices["X"], labels.index
         n_padding = data.shape[0] - len(index)
         carried: dict[str, dict[str, Any]] = {}
         for element, matrix in matrices.items():

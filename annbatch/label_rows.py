@@ -1,7 +1,8 @@
 """How do labels travel with the rows at a cost that does not show?
 
-1. `LabelReader.read` reads every column once for a window, into blocks: one (n_columns, n_rows) array for each type.
-2. `LabelRows.part` copies a batch's rows out of each block at once, so that a kept batch pins nothing else.
+1. `LabelReader` knows where each column stands in the memory of a batch: column after column, the row numbers among
+   them, the widest first. A kept batch pins nothing else.
+2. `LabelReader.read` has the columns of a window's stores in memory, and gathers them all in one call.
 3. `Codes` and `LabelRows.frame` make of them what users see, column by column, when it is asked for.
 """
 
@@ -15,59 +16,57 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from annbatch.errors import StoreError
+from annbatch.gather import KINDS, N_FIELDS, gather
 from annbatch.labels import Column
-from annbatch.plan import Ints, WindowPlan
+from annbatch.plan import Found, Ints, Reading, WindowPlan, address
 
-_BOOL = np.dtype(np.bool_)
-_CODE = np.dtype(np.int32)
+_CODE, _NUMBER, _BOOL, _INDEX = (np.dtype(name) for name in ("i4", "f4", "?", "i8"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Where a column stands in the blocks."""
+    """Where a column stands in the memory of a batch, in bytes for each of its rows."""
 
     column: Column
     dtype: np.dtype[Any]
-    """Which block."""
-    row: int
-    """Which row of it."""
-    number_row: int | None
-    """Which row of the numbers, if it is numeric."""
-    mask_row: int | None
-    """Which row of the block of booleans says what is missing; None if nothing can be, or NaN or -1 says it."""
+    """Type of the codes or values."""
+    offset: int
+    """Where they stand."""
+    numbers: int | None
+    """Where the values stand as float32; None for codes."""
+    mask: int | None
+    """Where it stands what is missing; None if nothing can be, or NaN or -1 says it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelRows:
-    """The label columns of some rows."""
+    """The row numbers and label columns of a batch."""
 
     places: Mapping[str, Place]
     """Where each column stands."""
-    blocks: Mapping[np.dtype[Any], NDArray[Any]]
-    """Per type: (n_columns, n_rows)."""
-    numbers: NDArray[np.float32]
-    """(n_numeric_columns, n_rows) what a batch carries for numeric columns, missing NaN."""
+    index_at: int
+    """Where the row numbers stand."""
+    n_rows: int
+    memory: NDArray[np.uint8]
+    """What holds them all."""
 
-    def part(self, start: int, stop: int) -> LabelRows:
-        """Copy some of the rows."""
-        blocks = {dtype: block[:, start:stop].copy() for dtype, block in self.blocks.items()}
-        return LabelRows(self.places, blocks, self.numbers[:, start:stop].copy())
+    @property
+    def index(self) -> Ints:
+        """(n_rows,) the row numbers."""
+        return self._values(self.index_at, _INDEX)
 
     def codes(self, name: str) -> NDArray[Any]:
         """Give a column as numbers: int32 codes (missing -1) or float32 (missing NaN)."""
         place = self.places[name]
-        if place.number_row is not None:
-            numbers: NDArray[Any] = self.numbers[place.number_row]
-            return numbers
-        codes: NDArray[Any] = self.blocks[_CODE][place.row]
-        return codes
+        return self._values(place.offset, _CODE) if place.numbers is None else self._values(place.numbers, _NUMBER)
 
     def gathered(self, name: str) -> tuple[Column, NDArray[Any]]:
         """Give a column and its rows in the form that `Column.series` takes."""
         place = self.places[name]
-        values: NDArray[Any] = self.blocks[place.dtype][place.row]
-        if place.mask_row is not None:
-            values = np.ma.MaskedArray(values, self.blocks[_BOOL][place.mask_row])
+        values = self._values(place.offset, place.dtype)
+        if place.mask is not None:
+            values = np.ma.MaskedArray(values, self._values(place.mask, _BOOL))
         return place.column, values
 
     def frame(self, index: Ints) -> pd.DataFrame:
@@ -79,6 +78,9 @@ class LabelRows:
         frame = pd.DataFrame(series, index=pd.RangeIndex(len(index)))
         frame.index = pd.Index(index)
         return frame
+
+    def _values(self, at: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        return self.memory[at * self.n_rows : (at + dtype.itemsize) * self.n_rows].view(dtype)
 
 
 class Codes(Mapping[str, NDArray[Any]]):
@@ -104,45 +106,95 @@ class LabelReader:
     """Reads label columns over all stores."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self._places: dict[str, Place] = {}
-        self._counts: dict[np.dtype[Any], int] = {}
-        self._n_numeric = 0
-        for column in columns:
-            is_coded = column.categories is not None
-            types = [_CODE] if is_coded else [part.values.dtype for part in column.parts]
-            is_masked = not is_coded and any(part.mask is not None for part in column.parts)
-            dtype = np.result_type(*types)
-            self._places[column.name] = Place(
-                column,
-                dtype,
-                self._add(dtype),
-                None if is_coded else self._n_numeric,
-                self._add(_BOOL) if is_masked else None,
-            )
-            self._n_numeric += not is_coded
+        types = [column.gathered_dtype for column in columns]
+        wanted = [(_INDEX, "index", -1)]
+        for i, (column, dtype) in enumerate(zip(columns, types, strict=True)):
+            wanted.append((dtype, "values", i))
+            if column.categories is None:
+                wanted.append((_NUMBER, "numbers", i))
+                if any(part.mask is not None for part in column.parts):
+                    wanted.append((_BOOL, "mask", i))
+        at: dict[tuple[str, int], int] = {}
+        self._row_bytes = 0
+        # The widest first, so that each stands where its type may.
+        for dtype, what, i in sorted(wanted, key=lambda one: -one[0].itemsize):
+            at[what, i] = self._row_bytes
+            self._row_bytes += dtype.itemsize
+        self._index_at = at["index", -1]
+        self._places = {
+            column.name: Place(column, types[i], at["values", i], at.get(("numbers", i)), at.get(("mask", i)))
+            for i, column in enumerate(columns)
+        }
 
-    def _add(self, dtype: np.dtype[Any]) -> int:
-        row = self._counts.get(dtype, 0)
-        self._counts[dtype] = row + 1
-        return row
+    def read(self, plan: WindowPlan, rows: Ints) -> list[LabelRows]:
+        """Give the row numbers and labels of each batch of a window.
 
-    def read(self, plan: WindowPlan) -> LabelRows:
-        """Read the rows of a window."""
-        n_rows = len(plan.order)
-        blocks = {dtype: np.empty((count, n_rows), dtype) for dtype, count in self._counts.items()}
-        rows = LabelRows(self._places, blocks, np.empty((self._n_numeric, n_rows), np.float32))
-        for name, place in self._places.items():
-            target = blocks[place.dtype][place.row]
-            mask = None if place.mask_row is None else blocks[_BOOL][place.mask_row]
+        Raises
+        ------
+        StoreError
+            If a column is shorter than its store, or a code is none of its categories.
+        """
+        batches = [
+            LabelRows(self._places, self._index_at, n_rows, np.empty(n_rows * self._row_bytes, np.uint8))
+            for n_rows in np.diff(plan.cuts).tolist()
+        ]
+        columns: list[Place] = []
+        jobs: list[tuple[int, ...]] = []
+        in_use: list[Found] = []
+        for place in self._places.values():
             for reading in plan.readings:
-                values = place.column.gather(reading.store, reading.ranges)
-                places = plan.order[reading.first : reading.stop]
-                target[places] = np.ma.getdata(values)
-                if mask is not None:
-                    mask[places] = np.ma.getmaskarray(values)
-            if place.number_row is not None:
-                rows.numbers[place.number_row] = place.column.numbers(rows.gathered(name)[1])
-        return rows
+                columns.append(place)
+                jobs.append(_job(place, reading, in_use))
+        bases = np.array([address(batch.memory) for batch in batches], np.int64)
+        table = np.array(jobs, np.int64).reshape(-1, N_FIELDS)
+        failed, is_short, code = gather(plan.order, plan.cuts, bases, rows, self._index_at, table)
+        if failed >= 0:
+            column = columns[failed].column
+            if is_short:
+                raise StoreError(f"obs[{column.name!r}]: must have a value for each row of its store")
+            n_categories = len(column.categories) if column.categories is not None else 0
+            raise StoreError(f"obs[{column.name!r}]: codes must lie in [-1, {n_categories}), got {code}")
+        for place in self._places.values():
+            if place.numbers is not None and place.dtype not in KINDS:
+                for batch in batches:
+                    batch.codes(place.column.name)[:] = place.column.numbers(batch.gathered(place.column.name)[1])
+        return batches
+
+
+def _job(place: Place, reading: Reading, in_use: list[Found]) -> tuple[int, ...]:
+    """Have one column of one store in memory, held by ``in_use``, and give the row of `gather`'s table."""
+    column, part = place.column, place.column.parts[reading.store]
+    values = part.values.locate(reading.ranges)
+    recode = column.recodes[reading.store]
+    is_coded = part.categories is not None
+    if is_coded and values.values.dtype.kind not in "biu":
+        raise StoreError(f"obs[{column.name!r}]: codes must be integers, got {values.values.dtype}")
+    if values.values.dtype != place.dtype and not is_coded:
+        # Stores of different types: NumPy promotes, and the rows lie in order then.
+        promoted = values.values[values.places].astype(place.dtype)
+        values = Found(promoted, np.arange(len(promoted)))
+    mask = None if part.mask is None else part.mask.locate(reading.ranges)
+    if mask is not None and mask.values.dtype != _BOOL:
+        raise StoreError(f"obs[{column.name!r}]: its mask must be boolean, got {mask.values.dtype}")
+    in_use += [values] if mask is None else [values, mask]
+    dtype = values.values.dtype
+    return (
+        reading.first,
+        reading.stop,
+        address(values.values),
+        len(values.values),
+        KINDS.index(dtype) if dtype in KINDS else -1,
+        address(values.places),
+        0 if mask is None else address(mask.values),
+        0 if mask is None else len(mask.values),
+        0 if mask is None else address(mask.places),
+        len(part.categories) if part.categories is not None else -1,
+        0 if recode is None else address(recode),
+        place.offset,
+        place.dtype.itemsize,
+        -1 if place.numbers is None or dtype not in KINDS else place.numbers,
+        -1 if place.mask is None else place.mask,
+    )
 
 
 def padded(values: NDArray[Any], n_padding: int) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 1. `columns_of_frame` and `columns_of_group` describe the obs columns of one store, in memory or on disk.
 2. `merge_columns` unites the stores' categories, in order of first appearance, into one `Column` per name.
-3. `Column.gather` reads the rows of a window; `Column.numbers` and `Column.series` say what they mean.
+3. `annbatch.label_rows` gathers the rows of a window; `Column.numbers` and `Column.series` say what they mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from annbatch.errors import InputError, StoreError
 from annbatch.flat import Flat, flat_of
-from annbatch.plan import Ranges
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,23 +49,12 @@ class Column:
     recodes: tuple[NDArray[np.int32] | None, ...]
     """Per store: store's code -> collection's code, the last entry for missing (-1); None where they are the same."""
 
-    def gather(self, store: int, ranges: Ranges) -> NDArray[Any]:
-        """Read rows of one store: int32 codes, or numbers (missing ones NaN, or masked arrays where integers)."""
-        part, recode = self.parts[store], self.recodes[store]
-        found = part.values.locate(ranges)
-        values = found.values[found.places]
-        if part.mask is not None:
-            mask = part.mask.locate(ranges)
-            missing = mask.values[mask.places]
-            if self.categories is not None:
-                values = np.where(missing, -1, values.astype(np.int32))
-            else:
-                values = np.ma.MaskedArray(values, missing)
-        if self.categories is None:
-            return values
-        if len(values) and not (values.min() >= -1 and values.max() < len(part.categories)):  # type: ignore[arg-type]
-            raise StoreError(f"obs[{self.name!r}]: codes must lie in [-1, {len(self.categories)}), got {values.max()}")
-        return values.astype(np.int32) if recode is None else recode[values]
+    @property
+    def gathered_dtype(self) -> np.dtype[Any]:
+        """Type in which rows of all stores are gathered: int32 codes, or what the stores' numbers promote to."""
+        if self.categories is not None:
+            return np.dtype(np.int32)
+        return np.result_type(*(part.values.dtype for part in self.parts))
 
     def numbers(self, gathered: NDArray[Any]) -> NDArray[np.float32]:
         """Give what a batch carries for gathered rows of a numeric column: float32, missing NaN."""

@@ -65,7 +65,7 @@ def shard_starts(chunks: Ints, chunks_per_shard: int, first: int, stop: int) -> 
     while first < stop:
         starts.append(first)
         next_shard = int(chunks[first]) // chunks_per_shard + 1
-        first = max(first + 1, bisect_left(chunks, next_shard * chunks_per_shard, first, stop))  # type: ignore[type-var]
+        first = max(first + 1, bisect_left(chunks, next_shard * chunks_per_shard, first, stop))
     return starts
 
 

@@ -146,10 +146,8 @@ class Scatter:
                 with np.errstate(all="ignore"):
                     decoded = decoded.astype(self.dtype)
             seen, wanted = types or copy_types(self.dtype)
-            part = [
-                array[pieces.bounds[j] : pieces.bounds[j + 1]]
-                for array in (pieces.sources, pieces.lengths, pieces.targets)
-            ]
+            own = slice(pieces.bounds[j], pieces.bounds[j + 1])
+            part = pieces.sources[own], pieces.lengths[own], pieces.targets[own]
             status = scatter_buffer(decoded.view(seen), *part, self._limit(), np.empty(0, wanted))
             if status != Status.OK:
                 self._fail(status, j)

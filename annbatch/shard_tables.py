@@ -279,7 +279,7 @@ def _look_up(
     for j in range(chunks.size):
         if j == 0 or chunks[j] // per_shard != chunks[j - 1] // per_shard:
             shard += 1
-        if (j and chunks[j] < chunks[j - 1]) or shard >= shard_fds.size:
+        if (j and chunks[j] < chunks[j - 1]) or chunks[j] >= table_offsets.size or shard >= shard_fds.size:
             return False
         fds[j], offsets[j], nbytes[j] = shard_fds[shard], table_offsets[chunks[j]], table_nbytes[chunks[j]]
     return True

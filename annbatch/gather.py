@@ -1,0 +1,144 @@
+"""How do the labels of a window get to their batches in one call that holds no GIL?
+
+A job is one column in one store: a row of a table of integers, whose fields are named below. `gather` takes the jobs of
+all columns and stores, turns codes into those of the collection, and puts every value at its place in the memory of its
+batch. Addresses and a kind take the place of arrays and types, so that one compiled function serves all columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from annbatch.native import Kernel, inline, view
+
+(
+    FIRST,  # where in the window's ascending order the job's rows begin
+    STOP,  # where they end
+    VALUES,  # address of the values
+    N_VALUES,  # how many there are
+    KIND,  # their type: a number of `KINDS`
+    PLACES,  # address of the rows' places among the values, int64
+    MASK,  # address of what says which values are missing, bool; 0 if nothing does
+    N_MASK,
+    MASK_PLACES,
+    N_CATEGORIES,  # how many categories the codes have; -1 for numbers
+    RECODE,  # address of the collection's code for each code and, behind them, for -1, int32; 0 if they are the same
+    TARGET,  # place in the memory of a batch, in bytes for each of its rows
+    ITEMSIZE,  # bytes of a value there; codes have four
+    NUMBERS,  # place of the values as float32; -1 if they are codes
+    MISSING,  # place of what says which values are missing, bool; -1 if nothing does
+) = range(15)
+N_FIELDS = 15
+
+KINDS = [np.dtype(name) for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")]
+"""Types that can be read as numbers; values of others are copied, and are no codes."""
+
+_BOOL, _I8, _I16, _I32, _I64, _U8, _U16, _U32, _U64, _F32, _F64 = (np.empty(0, dtype) for dtype in KINDS)
+
+
+@inline
+def _integer(kind: Any, address: Any, i: Any) -> Any:
+    """Give value i of an array of integers."""
+    if kind == 1:
+        return np.int64(view(address + i, 1, _I8)[0])
+    if kind == 2:
+        return np.int64(view(address + 2 * i, 1, _I16)[0])
+    if kind == 3:
+        return np.int64(view(address + 4 * i, 1, _I32)[0])
+    if kind == 6:
+        return np.int64(view(address + 2 * i, 1, _U16)[0])
+    if kind == 7:
+        return np.int64(view(address + 4 * i, 1, _U32)[0])
+    if kind in (4, 8):
+        return view(address + 8 * i, 1, _I64)[0]
+    return np.int64(view(address + i, 1, _U8)[0])
+
+
+@inline
+def _number(kind: Any, address: Any, i: Any) -> Any:
+    """Give value i of an array of numbers as float32, rounded once."""
+    if kind == 8:
+        return np.float32(view(address + 8 * i, 1, _U64)[0])
+    if kind == 9:
+        return view(address + 4 * i, 1, _F32)[0]
+    if kind == 10:
+        return np.float32(view(address + 8 * i, 1, _F64)[0])
+    return np.float32(_integer(kind, address, i))
+
+
+@inline
+def _copy(source: Any, target: Any, itemsize: Any) -> None:
+    if itemsize == 8:
+        view(target, 1, _I64)[0] = view(source, 1, _I64)[0]
+    elif itemsize == 4:
+        view(target, 1, _I32)[0] = view(source, 1, _I32)[0]
+    else:
+        for k in range(itemsize):
+            view(target + k, 1, _U8)[0] = view(source + k, 1, _U8)[0]
+
+
+@Kernel
+def gather(order: Any, cuts: Any, bases: Any, rows: Any, index: Any, jobs: Any) -> Any:
+    """Put row numbers, codes, values and masks into the memory of the batches.
+
+    Parameters
+    ----------
+    order
+        (n_rows,) int64: which row of the window comes when in the ascending order.
+    cuts
+        (n_batches + 1,) int64: batch b holds rows [cuts[b], cuts[b + 1]) of the window.
+    bases
+        (n_batches,) int64: address of each batch's memory.
+    rows
+        (n_rows,) int64: the window's row numbers, which go to ``index``.
+    index
+        Place of the row numbers, as ``TARGET``.
+    jobs
+        (n_jobs, N_FIELDS) int64.
+
+    Returns
+    -------
+    job, is_short, code
+        The first job that failed, or -1: its column is shorter than the store, or the code is none of its categories.
+    """
+    number = np.empty(order.size, np.int64)
+    for b in range(bases.size):
+        n = cuts[b + 1] - cuts[b]
+        target = view(bases[b] + index * n, n, _I64)
+        for i in range(n):
+            number[cuts[b] + i] = b
+            target[i] = rows[cuts[b] + i]
+    for j in range(jobs.shape[0]):
+        first, stop, kind, values = jobs[j, FIRST], jobs[j, STOP], jobs[j, KIND], jobs[j, VALUES]
+        itemsize, recode, n_categories = jobs[j, ITEMSIZE], jobs[j, RECODE], jobs[j, N_CATEGORIES]
+        places, mask_places = view(jobs[j, PLACES], stop - first, _I64), view(jobs[j, MASK_PLACES], stop - first, _I64)
+        for i in range(first, stop):
+            place, row = places[i - first], order[i]
+            if place < 0 or place >= jobs[j, N_VALUES]:
+                return j, True, 0
+            n, at = cuts[number[row] + 1] - cuts[number[row]], row - cuts[number[row]]
+            base = bases[number[row]]
+            is_missing = False
+            if jobs[j, MASK]:
+                mask_place = mask_places[i - first]
+                if mask_place < 0 or mask_place >= jobs[j, N_MASK]:
+                    return j, True, 0
+                is_missing = view(jobs[j, MASK] + mask_place, 1, _U8)[0] != 0
+            target = base + jobs[j, TARGET] * n + itemsize * at
+            if n_categories >= 0:
+                code = np.int64(-1) if is_missing else _integer(kind, values, place)
+                if code < -1 or code >= n_categories:
+                    return j, False, code
+                if recode:
+                    code = np.int64(view(recode + 4 * (code if code >= 0 else n_categories), 1, _I32)[0])
+                view(target, 1, _I32)[0] = code
+            else:
+                _copy(values + itemsize * place, target, itemsize)
+                if jobs[j, MISSING] >= 0:
+                    view(base + jobs[j, MISSING] * n + at, 1, _U8)[0] = is_missing
+                if jobs[j, NUMBERS] >= 0:
+                    value = np.float32(np.nan) if is_missing else _number(kind, values, place)
+                    view(base + jobs[j, NUMBERS] * n + 4 * at, 1, _F32)[0] = value
+    return -1, False, 0
