@@ -23,9 +23,10 @@ from annbatch.batch import CSR, Emit
 from annbatch.buffers import SlabPool, aligned
 from annbatch.elements import Elements, Work, plan_work
 from annbatch.errors import CorruptStoreError
+from annbatch.layout import RowPlan, plan_dense, plan_sparse
 from annbatch.native import Kernel
 from annbatch.pieces import cut
-from annbatch.plan import Ints, RowPlan, WindowPlan, address, plan_dense, plan_sparse
+from annbatch.plan import Ints, WindowPlan, address
 from annbatch.store import DenseMatrix, SparseMatrix
 
 
@@ -112,11 +113,12 @@ class SparsePart:
     def begin(self, plan: WindowPlan, rows: RowPlan) -> Filling:
         """Take memory for the window's batches, and say what fills it."""
         n_batches = len(plan.cuts) - 1
-        indptrs = [rows.indptr(b) for b in range(n_batches)]
         if self._selection is None and self._emit.layout == "csr":
-            filled = [self._allocate(indptr) for indptr in indptrs]
+            sizes = zip(np.diff(plan.cuts).tolist(), rows.n_elements, strict=True)
+            filled = [self._allocate(n_rows, nnz) for n_rows, nnz in sizes]
+            rows.write_indptrs([matrix.indptr for matrix in filled])
             return Filling(self._work(plan, rows, filled), filled.__getitem__, False, _size(filled))
-        scratch = [self._scratch(indptr) for indptr in indptrs]
+        scratch = [self._scratch(rows.indptr(b)) for b in range(n_batches)]
         finish = self._densify if self._emit.layout == "dense" else self._select
         dense_bytes = aligned(self._dense_bytes()) * n_batches if self._emit.layout == "dense" else 0
         return Filling(
@@ -134,39 +136,34 @@ class SparsePart:
             work += plan_work(elements, pieces, of_batches[0].dtype, limit, matrices)
         return work
 
-    def _allocate(self, indptr: Ints) -> CSR:
-        """Take memory for a matrix as it is handed over, with padding and indptr in place."""
-        nnz = int(indptr[-1])
+    def _allocate(self, n_rows: int, nnz: int) -> CSR:
+        """Take memory for a matrix as it is handed over, with the padding behind its elements in place."""
         nse = nnz if self._emit.nse is None else self._emit.nse(nnz)
-        index_dtype = self._emit.index_dtype or np.dtype(np.int64 if nse >= 1 << 31 else np.int32)
-        if nse > np.iinfo(index_dtype).max:
+        index_dtype = self._emit.index_dtype or (_INT64 if nse > _MAX_INT32 else _INT32)
+        if nse > _MAX_INT32 and nse > np.iinfo(index_dtype).max:
             raise ValueError(f"index_dtype must hold the number of elements in a batch, {nse}, got {index_dtype}")
-        n_rows = self._batch_size if self._emit.pad_rows else len(indptr) - 1
-        sizes = (nse * self._dtype.itemsize, nse * index_dtype.itemsize, (n_rows + 1) * index_dtype.itemsize)
-        slab = self._slabs.take(sum(aligned(size) for size in sizes))
-        data, indices = slab.carve(nse, self._dtype), slab.carve(nse, index_dtype)
-        data[nnz:] = 0
-        indices[nnz:] = 0
-        out = slab.carve(n_rows + 1, index_dtype)
-        out[: len(indptr)] = indptr
-        out[len(indptr) :] = nnz
-        return CSR(data, indices, out, (n_rows, self._n_columns))
+        n_rows = self._batch_size if self._emit.pad_rows else n_rows
+        data, indices, indptr = self._slabs.arrays((nse, self._dtype), (nse, index_dtype), (n_rows + 1, index_dtype))
+        if nse > nnz:
+            data[nnz:] = 0
+            indices[nnz:] = 0
+        return CSR(data, indices, indptr, (n_rows, self._n_columns))
 
     def _scratch(self, indptr: Ints) -> CSR:
         nnz = int(indptr[-1])
-        slab = self._slabs.take(
-            aligned(nnz * self._stored_dtype.itemsize) + aligned(nnz * self._stored_index_dtype.itemsize)
-        )
-        data, indices = slab.carve(nnz, self._stored_dtype), slab.carve(nnz, self._stored_index_dtype)
+        data, indices = self._slabs.arrays((nnz, self._stored_dtype), (nnz, self._stored_index_dtype))
         return CSR(data, indices, indptr, (len(indptr) - 1, self._n_stored))
 
     def _select(self, scratch: CSR) -> CSR:
         selection = self._selection
         assert selection is not None
         indptr = select_columns(scratch.data, scratch.indices, scratch.indptr, selection.lookup, selection.in_order)
-        matrix = self._allocate(indptr)
-        matrix.data[: indptr[-1]] = scratch.data[: indptr[-1]]
-        matrix.indices[: indptr[-1]] = scratch.indices[: indptr[-1]]
+        nnz = int(indptr[-1])
+        matrix = self._allocate(scratch.shape[0], nnz)
+        matrix.data[:nnz] = scratch.data[:nnz]
+        matrix.indices[:nnz] = scratch.indices[:nnz]
+        matrix.indptr[: len(indptr)] = indptr
+        matrix.indptr[len(indptr) :] = nnz
         return matrix
 
     def _dense_bytes(self) -> int:
@@ -174,8 +171,8 @@ class SparsePart:
 
     def _densify(self, scratch: CSR) -> NDArray[Any]:
         n_rows = self._batch_size if self._emit.pad_rows else scratch.shape[0]
-        slab = self._slabs.take(self._dense_bytes())
-        out = slab.carve(n_rows * self._n_columns, self._dtype).reshape(n_rows, self._n_columns)
+        (out,) = self._slabs.arrays((n_rows * self._n_columns, self._dtype))
+        out = out.reshape(n_rows, self._n_columns)
         lookup = _NO_LOOKUP if self._selection is None else self._selection.lookup
         fill_dense(scratch.data, scratch.indices, scratch.indptr, lookup, out)
         return out
@@ -219,17 +216,15 @@ class DensePart:
     def _allocate(self, n_rows: int, width: int) -> NDArray[Any]:
         """Take memory for a dense matrix of the batch, padding rows zeroed."""
         total = self._batch_size if self._pad_rows else n_rows
-        slab = self._slabs.take(total * width * self._dtype.itemsize)
-        out = slab.carve(total * width, self._dtype).reshape(total, width)
-        out[n_rows:] = 0
-        return out
+        (out,) = self._slabs.arrays((total * width, self._dtype))
+        out[n_rows * width :] = 0
+        return out.reshape(total, width)
 
     def _select(self, arrays: list[NDArray[Any]], b: int) -> NDArray[Any]:
         assert self._selection is not None
         n_rows, columns = len(arrays[b]), self._selection.columns
-        slab = self._slabs.take(n_rows * len(columns) * self._dtype.itemsize)
-        out = slab.carve(n_rows * len(columns), self._dtype).reshape(n_rows, len(columns))
-        return np.take(arrays[b], columns, axis=1, out=out)
+        (out,) = self._slabs.arrays((n_rows * len(columns), self._dtype))
+        return np.take(arrays[b], columns, axis=1, out=out.reshape(n_rows, len(columns)))
 
 
 def _extents(
@@ -248,6 +243,8 @@ def _size(matrices: Sequence[CSR]) -> int:
     return sum(matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes for matrix in matrices)
 
 
+_INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
+_MAX_INT32 = 2**31 - 1
 _NO_LOOKUP = np.empty(0, np.int32)
 
 

@@ -1,6 +1,6 @@
 """Where does the memory of a batch come from, and when may it be used again?
 
-1. `SlabPool.take` gives a slab: one aligned piece of memory for everything that a batch holds. Fresh memory costs a
+1. `SlabPool.arrays` takes a slab: one aligned piece of memory for everything that a batch holds. Fresh memory costs a
    page fault for each of its pages, so slabs are used again.
 2. NumPy arrays carved from a slab keep it alive through their ``base``, and so does every torch tensor or JAX array
    made from them without a copy.
@@ -54,13 +54,17 @@ class Slab:
             "data": (address, False),
         }
 
-    def carve(self, n: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Give the next ``n`` elements as an aligned array, uninitialised: (n,)."""
-        start, stop = self._used, self._used + n * dtype.itemsize
-        if stop > len(self._memory):
-            raise MemoryError(f"slab of {len(self._memory)} bytes is too small for {stop}")
-        self._used = start + aligned(n * dtype.itemsize)
-        return np.asarray(self)[start:stop].view(dtype)
+    def carve(self, *wanted: tuple[int, np.dtype[Any]]) -> list[NDArray[Any]]:
+        """Give aligned arrays of so many elements each, uninitialised."""
+        whole = np.asarray(self)
+        arrays = []
+        for n, dtype in wanted:
+            start = self._used
+            self._used += aligned(n * dtype.itemsize)
+            if start + n * dtype.itemsize > len(self._memory):
+                raise MemoryError(f"slab of {len(self._memory)} bytes is too small for {self._used}")
+            arrays.append(np.ndarray((n,), dtype, whole, start))
+        return arrays
 
     def __del__(self) -> None:
         self._pool._give_back(self._memory)
@@ -83,6 +87,10 @@ class SlabPool:
     def idle_bytes(self) -> int:
         """Memory that waits for its next use."""
         return sum(size * len(slabs) for size, slabs in list(self._idle.items()))
+
+    def arrays(self, *wanted: tuple[int, np.dtype[Any]]) -> list[NDArray[Any]]:
+        """Give aligned arrays of so many elements each, uninitialised, that share a slab of their own."""
+        return self.take(sum(aligned(n * dtype.itemsize) for n, dtype in wanted)).carve(*wanted)
 
     def take(self, n_bytes: int) -> Slab:
         """Give a slab with room for ``n_bytes``, counted with `aligned` for each array in it."""

@@ -1,18 +1,18 @@
 """How does a window become batches?
 
 1. `Fetcher.plan` sorts the rows, so that each store is read forwards and each chunk once, and lays out the rows of
-   every batch (`annbatch.plan`).
+   every batch (`annbatch.plan`, `annbatch.layout`).
 2. `Fetcher.read` lets every part of a batch (X, layers, obsm) take its memory and say what has to be read
    (`annbatch.assemble`).
-3. A pool of threads reads, decodes and scatters.
-4. Labels are gathered into memory of each batch's own (`annbatch.label_rows`).
+3. A pool of threads reads, decodes and scatters; meanwhile labels are gathered (`annbatch.label_rows`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,8 +25,9 @@ from annbatch.buffers import SlabPool
 from annbatch.elements import TASK_BYTES, Task, Work
 from annbatch.label_rows import Codes, LabelReader, LabelRows, padded
 from annbatch.labels import Column
+from annbatch.layout import RowPlan
 from annbatch.order import Window
-from annbatch.plan import RowPlan, WindowPlan, plan_readings
+from annbatch.plan import WindowPlan, plan_readings
 from annbatch.store import SparseMatrix, Store
 
 
@@ -131,20 +132,18 @@ class Fetcher:
             work += filling.work
             n_bytes += filling.n_bytes
         self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * n_bytes)
-        run(self._pool, shared_out(work, self._n_threads, n_bytes))
+        with running(self._pool, shared_out(work, self._n_threads, n_bytes)):
+            labels = self._labels.read(plan, window.rows)
         matrices = {element: self._finished(filling, n_batches) for element, filling in fillings.items()}
-        return self._batches(window, plan, matrices)
+        return [
+            self._batch({element: of_batches[b] for element, of_batches in matrices.items()}, labels[b])
+            for b in range(n_batches)
+        ]
 
     def _finished(self, filling: Filling, n_batches: int) -> list[Any]:
         if not filling.heavy:
             return [filling.finish(b) for b in range(n_batches)]
         return run(self._pool, [partial(filling.finish, b) for b in range(n_batches)])
-
-    def _batches(self, window: Window, plan: WindowPlan, matrices: dict[str, list[Any]]) -> list[Batch]:
-        return [
-            self._batch({element: of_batches[b] for element, of_batches in matrices.items()}, labels)
-            for b, labels in enumerate(self._labels.read(plan, window.rows))
-        ]
 
     def _batch(self, matrices: dict[str, Any], labels: LabelRows) -> Batch:
         data, index = matrices["X"], labels.index
@@ -185,15 +184,25 @@ def shared_out(work: Work, n_threads: int, n_bytes: int) -> list[Task]:
     return [take] * min(n_threads, n_wanted)
 
 
-def run(pool: Executor, tasks: Iterable[Task]) -> list[Any]:
-    """Run tasks on the pool; gives their results, or raises the first error, when none of them runs any more."""
+@contextmanager
+def running(pool: Executor, tasks: Iterable[Task]) -> Iterator[list[Future[Any]]]:
+    """Run tasks on the pool beside the block; leave it when none of them runs any more, or raise the first error."""
     futures = [pool.submit(task) for task in tasks]
     try:
+        yield futures
         wait(futures)
     except BaseException:
-        # Tasks write into memory that is freed when this frame is left.
+        # Tasks write into memory that is freed when the caller's frame is left.
         for future in futures:
             future.cancel()
         wait(futures)
         raise
+    for future in futures:
+        future.result()
+
+
+def run(pool: Executor, tasks: Iterable[Task]) -> list[Any]:
+    """Run tasks on the pool; gives their results."""
+    with running(pool, tasks) as futures:
+        pass
     return [future.result() for future in futures]

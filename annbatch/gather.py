@@ -110,16 +110,24 @@ def gather(order: Any, cuts: Any, bases: Any, rows: Any, index: Any, jobs: Any) 
         for i in range(n):
             number[cuts[b] + i] = b
             target[i] = rows[cuts[b] + i]
+    # For each row in the order of reading: its batch's memory, its place in the batch, the batch's rows.
+    base_of, at_of, n_of = (
+        np.empty(order.size, np.int64),
+        np.empty(order.size, np.int64),
+        np.empty(order.size, np.int64),
+    )
+    for i in range(order.size):
+        b = number[order[i]]
+        base_of[i], at_of[i], n_of[i] = bases[b], order[i] - cuts[b], cuts[b + 1] - cuts[b]
     for j in range(jobs.shape[0]):
         first, stop, kind, values = jobs[j, FIRST], jobs[j, STOP], jobs[j, KIND], jobs[j, VALUES]
         itemsize, recode, n_categories = jobs[j, ITEMSIZE], jobs[j, RECODE], jobs[j, N_CATEGORIES]
         places, mask_places = view(jobs[j, PLACES], stop - first, _I64), view(jobs[j, MASK_PLACES], stop - first, _I64)
         for i in range(first, stop):
-            place, row = places[i - first], order[i]
+            place = places[i - first]
             if place < 0 or place >= jobs[j, N_VALUES]:
                 return j, True, 0
-            n, at = cuts[number[row] + 1] - cuts[number[row]], row - cuts[number[row]]
-            base = bases[number[row]]
+            base, at, n = base_of[i], at_of[i], n_of[i]
             is_missing = False
             if jobs[j, MASK]:
                 mask_place = mask_places[i - first]

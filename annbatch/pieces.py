@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from annbatch.layout import RowPlan
 from annbatch.native import Kernel
-from annbatch.plan import Ints, RowPlan
+from annbatch.plan import Ints
 
 
 @dataclass(frozen=True, slots=True, eq=False)

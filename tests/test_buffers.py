@@ -8,12 +8,13 @@ import threading
 import numpy as np
 import pytest
 
-from annbatch.buffers import ALIGNMENT_BYTES, SlabPool, aligned, slab_class
+from annbatch.buffers import ALIGNMENT_BYTES, SlabPool, slab_class
 
 
 def test_arrays_are_aligned_and_apart():
-    slab = SlabPool().take(aligned(5) + aligned(7 * 4) + aligned(3 * 8))
-    arrays = [slab.carve(5, np.dtype(np.uint8)), slab.carve(7, np.dtype(np.float32)), slab.carve(3, np.dtype(np.int64))]
+    wanted = [(5, np.dtype(np.uint8)), (7, np.dtype(np.float32)), (3, np.dtype(np.int64)), (0, np.dtype(np.int8))]
+    arrays = SlabPool().arrays(*wanted)
+    assert [(len(array), array.dtype) for array in arrays] == wanted
     for i, array in enumerate(arrays):
         assert array.ctypes.data % ALIGNMENT_BYTES == 0
         array[:] = i
@@ -24,7 +25,7 @@ def test_arrays_are_aligned_and_apart():
 def test_a_slab_refuses_more_than_it_holds():
     slab = SlabPool().take(10)
     with pytest.raises(MemoryError, match="too small"):
-        slab.carve(1 << 20, np.dtype(np.uint8))
+        slab.carve((1 << 20, np.dtype(np.uint8)))
 
 
 @pytest.mark.parametrize("n_bytes", [0, 1, 65535, 65536, 65537, 10**6, 10**8 + 1])
@@ -38,17 +39,17 @@ def test_size_classes_waste_at_most_an_eighth(n_bytes):
 def test_memory_returns_when_the_last_view_is_gone():
     pool = SlabPool(max_idle_bytes=1 << 30)
     slab = pool.take(1 << 20)
-    view = slab.carve(1000, np.dtype(np.float32))[100:200].reshape(10, 10).view(np.int32)
+    view = slab.carve((1000, np.dtype(np.float32)))[0][100:200].reshape(10, 10).view(np.int32)
     address = view.ctypes.data
     del slab
     gc.collect()
     assert pool.idle_bytes == 0, "a view of a view keeps the slab"
-    other = pool.take(1 << 20).carve(1000, np.dtype(np.float32))
+    (other,) = pool.take(1 << 20).carve((1000, np.dtype(np.float32)))
     assert abs(other.ctypes.data - address) > 1000
     del view
     gc.collect()
     assert pool.idle_bytes == slab_class((1 << 20) + ALIGNMENT_BYTES)
-    again = pool.take(1 << 20).carve(1000, np.dtype(np.float32))
+    (again,) = pool.take(1 << 20).carve((1000, np.dtype(np.float32)))
     assert again.ctypes.data == address - 400
 
 
@@ -69,7 +70,7 @@ def test_threads_share_a_pool():
         rng = np.random.default_rng(number)
         kept = []
         for _ in range(300):
-            array = pool.take(1 << 16).carve(100, np.dtype(np.int64))
+            (array,) = pool.arrays((100, np.dtype(np.int64)))
             array[:] = number
             kept.append(array)
             if len(kept) > 4:

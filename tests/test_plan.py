@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from annbatch.layout import RowPlan, plan_dense, plan_sparse
 from annbatch.pieces import Pieces, cut, cut_ranges, range_offsets
-from annbatch.plan import Found, RowPlan, plan_dense, plan_readings, plan_sparse
+from annbatch.plan import Found, plan_readings
 
 store_rows = st.lists(st.integers(0, 3000), min_size=1, max_size=6).filter(any)
 
@@ -74,6 +75,12 @@ def test_every_element_goes_to_its_address(window, indptr_dtype, data):
     batches = [rows[a:b] for a, b in pairwise(plan.cuts)]
     for b, own in enumerate(batches):
         np.testing.assert_array_equal(layout.indptr(b), np.cumsum([0, *all_lengths[own]]))
+    assert layout.n_elements == [int(all_lengths[own].sum()) for own in batches]
+    written = [np.full(len(own) + 1 + b % 3, -1, "i8" if b % 2 else "i4") for b, own in enumerate(batches)]
+    layout.write_indptrs(written)
+    for b, indptr in enumerate(written):
+        own = layout.indptr(b)
+        assert indptr.tolist() == own.tolist() + [own[-1]] * (len(indptr) - len(own))
 
     itemsizes = np.array([2, 8])
     bases = np.array([[10**6 * (1 + b) + 10**9 * part for b in range(len(batches))] for part in range(2)])
