@@ -24,6 +24,7 @@ from annbatch import shard_tables
 from annbatch.codecs import Codec, Workspace
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.pieces import Pieces
+from annbatch.scatter import Scatter
 from annbatch.shards import ShardedArray
 
 CHUNK, PER_SHARD, SIZE = 512, 4, 5000
@@ -282,6 +283,29 @@ def test_a_limit_on_columns(tmp_path: Path) -> None:
                 assert (scatter(opened(path), [0], [1700], "i4", limit=251) == x[:1700]).all()
     with pytest.raises(ValueError, match="limit needs integers"):
         scatter(opened(write(tmp_path / "f", values("f4"))), [0], [1], "f4", limit=1)
+
+
+@pytest.mark.parametrize("chain", ["blosc-lz4-shuffle+crc32c", "gzip+crc32c"])
+def test_like_arrays_are_scattered_together_and_errors_name_theirs(tmp_path: Path, chain: str) -> None:
+    x = [values("u2") + k for k in range(3)]
+    arrays = [opened(write(tmp_path / str(k), own, chain)) for k, own in enumerate(x)]
+    assert len({array.form for array in arrays}) == 1
+    out = np.zeros((3, 700), "f4")
+    chunks, sources = [[4, 5], [0, 1], [8, 9]], [100, 0]
+    pieces = Pieces(
+        np.array(chunks).reshape(-1),
+        (0, 2, 4, 6),
+        np.arange(7),
+        np.array(sources * 3),
+        np.array([CHUNK - 100, 288] * 3),
+        (out.ctypes.data + np.arange(3)[:, None] * out.strides[0] + np.array([[0, (CHUNK - 100) * 4]])).reshape(-1),
+    )
+    Scatter.of(arrays[0].form, [array.tables for array in arrays], pieces, np.dtype("f4"), None).run(Workspace())
+    for own, found, (first, _) in zip(x, out, chunks, strict=True):
+        assert (found == own[first * CHUNK + 100 :][:700]).all()
+    flip(tmp_path / "1" / "c" / "0", 30)
+    with pytest.raises(CorruptStoreError, match=re.escape(f"{tmp_path}/1/c/0: inner chunk 0: ")):
+        Scatter.of(arrays[0].form, [array.tables for array in arrays], pieces, np.dtype("f4"), None).run(Workspace())
 
 
 REASONS = {
