@@ -4,7 +4,7 @@ Each command below answers one question with the workers of the main benchmark, 
 
 1. ``first-batch``: how long after opening does the first batch come, with kernels cached on disk and without?
 2. ``wait``: what share of the time does a training step of 10 ms wait for data?
-3. ``counting``: how much does an epoch slow down pure Python in the same process?
+3. ``counting``: how much does an epoch slow down pure Python in the same process, and the other way round?
 4. ``chunk-size``, ``threads``: how does speed depend on them?
 5. ``inner-chunk``: which inner chunk size serves which block size best?
 6. ``checksum``: what do the inner checksums cost?
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from contenders import Job, Setting
+from contenders import CONTENDERS, Job, Setting
 from environments import Unavailable
 from plots import plot_lines
 from results import options, prepared, print_table, save
@@ -108,7 +108,10 @@ def wait(arguments: argparse.Namespace) -> None:
 
 
 def counting(arguments: argparse.Namespace) -> None:
-    """Count in a thread beside an epoch in the same process, and in another process beside the same epoch."""
+    """Count in a thread beside an epoch in the same process, and in another process beside the same epoch.
+
+    Both sides are timed: the counts, and the cells that the loader hands over meanwhile.
+    """
     bench = prepared(arguments)
     rows: Rows = []
     for contender in ("direct", "zarr", "peer"):
@@ -116,16 +119,25 @@ def counting(arguments: argparse.Namespace) -> None:
             worker, other = Worker(bench, one), Worker(bench, one)
             seconds = bench.total_s / bench.rounds
             worker.run(at_most_s=bench.warm_up_s)
-            inside, beside = [], []
+            row: dict[str, Any] = {"contender": worker.title, "setting": one.setting.name}
+            row |= {key: [] for key in ("inside_per_s", "beside_per_s", "lost", "cells_inside", "cells_beside")}
             for _ in range(arguments.rounds):
-                inside.append(worker.run(cells=10**12, at_most_s=seconds, count=True)["counts_per_s"])
+                inside = worker.run(cells=10**12, at_most_s=seconds, count=True)
                 worker.send(cells=10**12, at_most_s=seconds)
-                beside.append(other.run(count_for_s=0.9 * seconds)["counts_per_s"])
-                worker.receive()
-            lost = [round(1 - a / b, 4) for a, b in zip(inside, beside, strict=True)]
-            rows.append({"contender": worker.title, "setting": one.setting.name, "lost": lost})
-            rows[-1] |= {"inside_per_s": [round(x) for x in inside], "beside_per_s": [round(x) for x in beside]}
-            print(f"{worker.title}: a counting thread loses {np.median(lost):.1%}", flush=True)
+                counts_beside = other.run(count_for_s=0.9 * seconds)["counts_per_s"]
+                beside = worker.receive()
+                row["inside_per_s"].append(round(inside["counts_per_s"]))
+                row["beside_per_s"].append(round(counts_beside))
+                row["lost"].append(round(1 - inside["counts_per_s"] / counts_beside, 4))
+                row["cells_inside"].append(round(inside["cells"] / inside["seconds"], 1))
+                row["cells_beside"].append(round(beside["cells"] / beside["seconds"], 1))
+            rows.append(row)
+            print(
+                f"{worker.title}: a counting thread loses {np.median(row['lost']):.1%}; "
+                f"{np.median(row['cells_inside']):,.0f} cells/s beside it, "
+                f"{np.median(row['cells_beside']):,.0f} beside a counting process",
+                flush=True,
+            )
             worker.close()
             other.close()
     save("counting", arguments, bench.facts, rows)
@@ -235,14 +247,16 @@ def growth(arguments: argparse.Namespace) -> None:
     benches = [prepared(arguments), prepared(arguments, cells=10 * arguments.cells)]
     rows: Rows = []
     for setting in (BLOCKS, Setting("1x16384", chunk_size=1, preload_nchunks=16384)):
-        jobs = []
+        jobs, sizes = [], {}
         for bench in benches:
             for contender in ("direct", "peer"):
                 for one in job(bench, contender, setting):
-                    title = "annbatch-dlpack" if contender == "direct" else "scverse annbatch 0.3.1"
+                    title = CONTENDERS[contender].title
                     jobs.append(replace(one, label=f"{title}, {bench.facts['n_obs']:,} cells"))
-        rows += measure(benches[0], jobs)
-    print_table(rows)
+                    sizes[jobs[-1].label] = {"contender": title, "n_obs": bench.facts["n_obs"]}
+        found = measure(benches[0], jobs)
+        print_table(found)
+        rows += [row | sizes[row["contender"]] for row in found]
     save("growth", arguments, benches[1].facts, rows)
 
 

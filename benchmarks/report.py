@@ -10,9 +10,11 @@ Usage: ``python benchmarks/report.py``
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +114,25 @@ def counting_table(record: Record) -> str:
     """What a counting thread loses."""
     lines = []
     for row in record["rows"]:
-        rates = f"{middle(row['inside_per_s']):,.0f}", f"{middle(row['beside_per_s']):,.0f}"
-        lines.append((row["contender"], *rates, f"{middle(row['lost']):.1%}"))
-    return table(("", "counts/s in the loader's process", "beside it", "lost"), lines)
+        counts = f"{middle(row['inside_per_s']):,.0f}", f"{middle(row['beside_per_s']):,.0f}"
+        cells = f"{middle(row['cells_inside']):,.0f}", f"{middle(row['cells_beside']):,.0f}"
+        lines.append((row["contender"], *counts, f"{middle(row['lost']):.1%}", *cells))
+    head = ("", "counts/s of a thread", "of a process", "lost", "cells/s beside the thread", "beside the process")
+    return table(head, lines)
+
+
+def growth_table(record: Record) -> str:
+    """Speeds of each contender on the small and on the large collection, and what of its speed it keeps."""
+    lines = []
+    sizes = sorted({row["n_obs"] for row in record["rows"]})
+    for setting, name in dict.fromkeys((row["setting"], row["contender"]) for row in record["rows"]):
+        rows = [row for row in record["rows"] if (row["setting"], row["contender"]) == (setting, name)]
+        found = {row["n_obs"]: row for row in rows}
+        kept = f"{median(found[sizes[-1]]) / median(found[sizes[0]]):.0%}" if len(found) == len(sizes) else ""
+        lines.append(
+            (name, TITLES.get(setting, setting), *(rate(found[size]) if size in found else "" for size in sizes), kept)
+        )
+    return table(("", "setting", *(f"{size:,} cells" for size in sizes), "kept"), lines)
 
 
 def fit_table(record: Record) -> str:
@@ -132,37 +150,85 @@ def fit_table(record: Record) -> str:
     return f"{steps}; loss {facts['loss_first']} → {facts['loss_last']}.\n\n{table(('loader', 'fit', ''), lines)}"
 
 
-SECTIONS: dict[str, tuple[str, Callable[[Record], str], str | None]] = {
-    "cpu": ("The field", main_table, "own"),
-    "fit-time": ("Why it matters", fit_table, "fit-time.png"),
-    "wait": ("Waiting under a training step of 10 ms", wait_table, None),
-    "counting": ("Python beside the loader", counting_table, None),
-    "first-batch": ("Time to the first batch", first_batch_table, None),
-    "chunk-size": ("Speed over chunk_size", lambda record: pivot(record, "chunk_size"), "own"),
-    "threads": ("Speed over threads", lambda record: pivot(record, "threads"), "own"),
-    "growth": ("Ten times as many cells", speeds_table, None),
-    "inner-chunk": ("Inner chunk size", lambda record: pivot(record, "chunk_size"), "own"),
-    "checksum": ("What checksums cost", speeds_table, None),
-    "labels": ("What obs columns cost, batches of 128", speeds_table, None),
-    "whole": ("Reading whole files into memory", speeds_table, None),
+@dataclass(frozen=True, slots=True)
+class Section:
+    """How results of one kind are shown."""
+
+    heading: str
+    render: Callable[[Record], str]
+    """Makes the table."""
+    about: str
+    """What was measured, where the heading does not say it."""
+    figure: str | None = None
+    """Name of its figure; ``own`` means a PNG of the same name as the results."""
+
+
+SECTIONS = {
+    "cpu": Section("The field", main_table, "", "own"),
+    "fit-time": Section(
+        "Why it matters",
+        fit_table,
+        "A logistic regression, trained on batches that come as fast as a throttled loader lets them; the real loaders "
+        "are marked at the speeds that the main benchmark found.",
+        "fit-time.png",
+    ),
+    "wait": Section(
+        "Waiting under a training step of 10 ms",
+        wait_table,
+        "A step keeps a core busy, or is idle as when a GPU works; the loader reads on meanwhile.",
+    ),
+    "counting": Section(
+        "Python beside the loader",
+        counting_table,
+        "A thread counts in pure Python while an epoch runs in its process; then another process counts instead, so "
+        "that only the cores are shared. Of the two, the interpreter's lock makes the difference.",
+    ),
+    "first-batch": Section("Time to the first batch", first_batch_table, "New processes; the files lie in the cache."),
+    "chunk-size": Section(
+        "Speed over chunk_size",
+        lambda record: pivot(record, "chunk_size"),
+        "Windows hold 16,384 rows throughout; a `chunk_size` of 1 is perfectly random.",
+        "own",
+    ),
+    "threads": Section("Speed over threads", lambda record: pivot(record, "threads"), "", "own"),
+    "growth": Section(
+        "Ten times as many cells",
+        growth_table,
+        "Each contender's store of the small and of the large collection, in the same rounds.",
+    ),
+    "inner-chunk": Section(
+        "Inner chunk size",
+        lambda record: pivot(record, "chunk_size"),
+        "The same cells written with inner chunks of several sizes.",
+        "own",
+    ),
+    "checksum": Section("What checksums cost", speeds_table, ""),
+    "labels": Section("What obs columns cost, batches of 128", speeds_table, ""),
+    "whole": Section(
+        "Reading whole files into memory",
+        speeds_table,
+        "`anndata.read_h5ad` of the uncompressed files against `anndata.read_zarr` of this project's stores with the "
+        "zarrs pipeline; no shuffling, no batches.",
+    ),
 }
-"""Kind of results -> heading, how its table is made, its figure (``own``: a PNG of the same name)."""
+"""Kind of results -> how they are shown, in the order of the page."""
 
 
 def section(kind: str, results: Path, target: Path) -> str:
     """Give the Markdown of all records of one kind, or nothing where there is none."""
-    heading, render, figure = SECTIONS[kind]
-    paths = sorted(path for path in results.glob(f"{kind}-*.json"))
-    parts = []
+    shown = SECTIONS[kind]
+    paths = sorted(results.glob(f"{kind}-*.json"))
+    parts = [f"{shown.about}\n"] if shown.about else []
     for path in paths:
         record = json.loads(path.read_text())
-        image = path.with_suffix(".png") if figure == "own" else results / figure if figure else None
+        own = shown.figure == "own"
+        image = path.with_suffix(".png") if own else results / shown.figure if shown.figure else None
         parts.append(origin(record))
-        if image is not None and image.exists() and not (figure != "own" and path is not paths[0]):
+        if image is not None and image.exists() and (own or path is paths[0]):
             place = Path(os.path.relpath(image, target.parent)).as_posix()
-            parts.append(f"![{heading}]({place})\n")
-        parts.append(render(record))
-    return f"## {heading}\n\n" + "\n".join(parts) + "\n" if parts else ""
+            parts.append(f"![{shown.heading}]({place})\n")
+        parts.append(shown.render(record))
+    return f"## {shown.heading}\n\n" + "\n".join(parts) + "\n" if paths else ""
 
 
 def readme_table(record: Record) -> str:
@@ -176,23 +242,30 @@ def readme_table(record: Record) -> str:
     return f"{table(('', 'this project', PEER, 'ratio'), lines)}\n{origin(record)}"
 
 
-def fill_readme(results: Path) -> None:
+def fill_readme(results: Path, readme: Path) -> None:
     """Put the table of the first machine between the README's two comments."""
-    before, rest = README.read_text().split(BEGIN)
+    records = sorted(results.glob("cpu-*.json"))
+    if not records:
+        print(f"{results} holds no results of bench.py: the table in {readme} is left as it is")
+        return
+    before, rest = readme.read_text().split(BEGIN)
     _, after = rest.split(END)
-    record = json.loads(sorted(results.glob("cpu-*.json"))[0].read_text())
-    README.write_text(f"{before}{BEGIN}\n\n{readme_table(record)}\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n\n{readme_table(json.loads(records[0].read_text()))}\n{END}{after}")
 
 
 def main() -> None:
     """Write the fragment and the README's table."""
-    results = HERE / "results"
-    text = "".join(section(kind, results, TARGET) for kind in SECTIONS)
+    parser = argparse.ArgumentParser(description="Turn results into the tables of the documentation.")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the results")
+    parser.add_argument("--tables", type=Path, default=TARGET, help="the fragment that the page includes")
+    parser.add_argument("--readme", type=Path, default=README, help="the README with its two comments")
+    arguments = parser.parse_args()
+    text = "".join(section(kind, arguments.results, arguments.tables) for kind in SECTIONS)
     if not text:
-        raise SystemExit(f"{results} holds no results: run benchmarks/bench.py first")
-    TARGET.write_text(text.rstrip() + "\n")
-    fill_readme(results)
-    print(f"wrote {TARGET} and the table in {README}")
+        raise SystemExit(f"{arguments.results} holds no results: run benchmarks/bench.py first")
+    arguments.tables.write_text(text.rstrip() + "\n")
+    fill_readme(arguments.results, arguments.readme)
+    print(f"wrote {arguments.tables} and the table in {arguments.readme}")
 
 
 if __name__ == "__main__":
