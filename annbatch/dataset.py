@@ -16,8 +16,9 @@ import pandas as pd
 
 from annbatch.assemble import Selection
 from annbatch.errors import InputError
+from annbatch.label_rows import LabelReader
 from annbatch.labels import Column, merge_columns
-from annbatch.plan import Ranges
+from annbatch.plan import plan_readings
 from annbatch.rows import digest
 from annbatch.samplers.table import Classes
 from annbatch.store import Matrix, SparseMatrix, Store
@@ -95,13 +96,12 @@ class Dataset:
         if column.categories is None:
             raise InputError(f"obs[{name!r}] must have categories to be classes, it is {column.dtype}")
         codes = np.empty(self.n_obs, np.min_scalar_type(-len(column.categories) - 1))
-        row = 0
-        for i, store in enumerate(self.stores):
-            for start in range(0, store.shape[0], _ROWS_AT_ONCE):
-                n = min(_ROWS_AT_ONCE, store.shape[0] - start)
-                ranges = Ranges(np.array([start]), np.array([start + n]), np.arange(n))
-                codes[row : row + n] = column.gather(i, ranges)
-                row += n
+        reader = LabelReader([column])
+        first_rows = np.cumsum([0, *(store.shape[0] for store in self.stores)], dtype=np.int64)
+        for start in range(0, self.n_obs, _ROWS_AT_ONCE):
+            rows = np.arange(start, min(start + _ROWS_AT_ONCE, self.n_obs))
+            plan = plan_readings(rows, np.array([0, len(rows)]), first_rows)
+            codes[rows] = reader.read(plan, rows)[0].codes(name)
         return Classes(name, codes, column.categories)
 
     def fingerprint(self) -> dict[str, Any]:

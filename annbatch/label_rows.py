@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class Place:
     """Where a column stands in the memory of a batch, in bytes for each of its rows."""
 
     column: Column
+    """The column without its stores: a batch that goes to another process takes none along."""
     dtype: np.dtype[Any]
     """Type of the codes or values."""
     offset: int
@@ -121,8 +122,15 @@ class LabelReader:
             at[what, i] = self._row_bytes
             self._row_bytes += dtype.itemsize
         self._index_at = at["index", -1]
+        self._columns = {column.name: column for column in columns}
         self._places = {
-            column.name: Place(column, types[i], at["values", i], at.get(("numbers", i)), at.get(("mask", i)))
+            column.name: Place(
+                replace(column, parts=(), recodes=()),
+                types[i],
+                at["values", i],
+                at.get(("numbers", i)),
+                at.get(("mask", i)),
+            )
             for i, column in enumerate(columns)
         }
 
@@ -141,10 +149,10 @@ class LabelReader:
         columns: list[Place] = []
         jobs: list[tuple[int, ...]] = []
         in_use: list[Found] = []
-        for place in self._places.values():
+        for name, place in self._places.items():
             for reading in plan.readings:
                 columns.append(place)
-                jobs.append(_job(place, reading, in_use))
+                jobs.append(_job(self._columns[name], place, reading, in_use))
         bases = np.array([address(batch.memory) for batch in batches], np.int64)
         table = np.array(jobs, np.int64).reshape(-1, N_FIELDS)
         failed, is_short, code = gather(plan.order, plan.cuts, bases, rows, self._index_at, table)
@@ -161,9 +169,9 @@ class LabelReader:
         return batches
 
 
-def _job(place: Place, reading: Reading, in_use: list[Found]) -> tuple[int, ...]:
+def _job(column: Column, place: Place, reading: Reading, in_use: list[Found]) -> tuple[int, ...]:
     """Have one column of one store in memory, held by ``in_use``, and give the row of `gather`'s table."""
-    column, part = place.column, place.column.parts[reading.store]
+    part = column.parts[reading.store]
     values = part.values.locate(reading.ranges)
     recode = column.recodes[reading.store]
     is_coded = part.categories is not None
