@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,10 +42,20 @@ class Dataset:
     """Per element: type of the values that are handed over unless somebody asks for another."""
     selection: Selection | None
     """Which columns of X and layers are wanted; None means all."""
+    hidden: frozenset[str]
+    """Names of the columns that only the sampler needs."""
+    collections: tuple[str, ...]
+    """What tells the collections among the sources from others."""
 
     @classmethod
     def of(
-        cls, stores: Sequence[Store], dtype: np.dtype[Any] | None, casting: Casting, var_names: tuple[str, ...] | None
+        cls,
+        stores: Sequence[Store],
+        dtype: np.dtype[Any] | None,
+        casting: Casting,
+        var_names: tuple[str, ...] | None,
+        hidden: Iterable[str] = (),
+        collections: Iterable[str] = (),
     ) -> Dataset:
         """Check that the stores agree.
 
@@ -68,12 +78,22 @@ class Dataset:
             dtypes[element] = cast_to or np.result_type(*(store.matrices[element].dtype for store in stores))
         columns = merge_columns({store.name: store.columns for store in stores})
         selection = None if var_names is None else Selection.of(_positions(var_names, first), first.shape[1])
-        return cls(tuple(stores), columns, dtypes, selection)
+        return cls(tuple(stores), columns, dtypes, selection, frozenset(hidden), tuple(collections))
 
     @property
     def n_obs(self) -> int:
         """Rows in all stores."""
         return sum(store.shape[0] for store in self.stores)
+
+    @property
+    def carried(self) -> list[Column]:
+        """The columns that batches carry."""
+        return [column for column in self.columns if column.name not in self.hidden]
+
+    @property
+    def store_rows(self) -> tuple[int, ...]:
+        """Rows in each store."""
+        return tuple(store.shape[0] for store in self.stores)
 
     @property
     def var(self) -> pd.DataFrame:
@@ -97,7 +117,7 @@ class Dataset:
             raise InputError(f"obs[{name!r}] must have categories to be classes, it is {column.dtype}")
         codes = np.empty(self.n_obs, np.min_scalar_type(-len(column.categories) - 1))
         reader = LabelReader([column])
-        first_rows = np.cumsum([0, *(store.shape[0] for store in self.stores)], dtype=np.int64)
+        first_rows = np.cumsum([0, *self.store_rows], dtype=np.int64)
         for start in range(0, self.n_obs, _ROWS_AT_ONCE):
             rows = np.arange(start, min(start + _ROWS_AT_ONCE, self.n_obs))
             plan = plan_readings(rows, np.array([0, len(rows)]), first_rows)
@@ -113,6 +133,7 @@ class Dataset:
             "n_vars": self.stores[0].shape[1],
             "stores": digest(np.array(sizes, np.int64)),
             "var_names": digest(np.frombuffer(names, np.uint8)),
+            "collections": list(self.collections),
         }
 
     def report_paths(self) -> None:

@@ -30,7 +30,6 @@ from annbatch.dataset import Casting, Dataset
 from annbatch.epoch import Epoch
 from annbatch.errors import InputError
 from annbatch.fetch import Fetcher
-from annbatch.labels import Column
 from annbatch.order import Partition
 from annbatch.permutation import MAX_WORD
 from annbatch.rows import Runs
@@ -151,9 +150,6 @@ class Loader:
         self._rows: npt.ArrayLike | Runs | None = rows
         self._split: dict[str, Any] | None = None
         self._dataset: Dataset | None = None
-        # Columns that the sampler has to know and nobody wants in batches.
-        self._hidden: set[str] = set()
-        self._sources: list[str] = []
         self._schedule: Schedule | None = None
         self._slabs = SlabPool()
         self._position = Position()
@@ -187,8 +183,8 @@ class Loader:
         for i, adata in enumerate(adatas):
             if not isinstance(adata, ad.AnnData):
                 raise InputError(f"adatas[{i}] must be an AnnData, got {type(adata).__name__}")
-        wanted = self._wanted(labels)
-        return self._add([open_anndata(adata, wanted, f"adatas[{i}]") for i, adata in enumerate(adatas)], "")
+        wanted, hidden = self._wanted(labels)
+        return self._add([open_anndata(adata, wanted, f"adatas[{i}]") for i, adata in enumerate(adatas)], hidden)
 
     def use_collection(self, path: str | os.PathLike[str], labels: Sequence[str] | None = None) -> Self:
         """Read the collection at ``path``, one of ours or one that scverse annbatch wrote.
@@ -216,8 +212,8 @@ class Loader:
         """
         collection = Collection.open(path)
         collection.check_sizes()
-        wanted = self._wanted(labels)
-        return self._add([open_path(store, wanted) for store in collection.store_paths], collection.digest())
+        wanted, hidden = self._wanted(labels)
+        return self._add([open_path(store, wanted) for store in collection.store_paths], hidden, collection.digest())
 
     def split(self, parts: Mapping[str, Part], *, by: str | None = None, seed: int = 0) -> dict[str, Loader]:
         """Split the rows into parts that do not overlap, each with a loader of its own.
@@ -283,7 +279,7 @@ class Loader:
     @property
     def categories(self) -> Mapping[str, pd.Index[Any]]:
         """What the codes mean: ``categories["cell_type"][code]``; numeric columns are not in it."""
-        return {column.name: column.categories for column in self._carried() if column.categories is not None}
+        return {column.name: column.categories for column in self._opened().carried if column.categories is not None}
 
     def __len__(self) -> int:
         return self.n_batches()
@@ -351,7 +347,7 @@ class Loader:
         segment, n_done = schedule.segment(position, partition.count)
         fetcher = Fetcher(
             dataset.stores,
-            self._carried(),
+            dataset.carried,
             emit,
             dataset.dtypes,
             self.batch_size,
@@ -388,31 +384,33 @@ class Loader:
         if live is not None:
             live.close()
 
-    def _add(self, stores: list[Store], source: str) -> Self:
-        before = () if self._dataset is None else self._dataset.stores
-        self._dataset = Dataset.of((*before, *stores), self.dtype, self.casting, self.var_names)
+    def _add(self, stores: list[Store], hidden: list[str], *collection: str) -> Self:
+        before = self._dataset
+        self._dataset = Dataset.of(
+            (*(before.stores if before else ()), *stores),
+            self.dtype,
+            self.casting,
+            self.var_names,
+            (*(before.hidden if before else ()), *hidden),
+            (*(before.collections if before else ()), *collection),
+        )
         self._dataset.report_paths()
-        self._sources.append(source)
         self._schedule = None
         return self
 
-    def _wanted(self, labels: Sequence[str] | None) -> Wanted:
+    def _wanted(self, labels: Sequence[str] | None) -> tuple[Wanted, list[str]]:
+        """Say what is to be opened, and which columns of it only the sampler needs."""
         elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
         if labels is None:
-            return Wanted(None, elements)
+            return Wanted(None, elements), []
         wanted = names("labels", labels)
         hidden = [name for name in dict.fromkeys(self.sampler.columns) if name not in wanted]
-        self._hidden.update(hidden)
-        return Wanted((*wanted, *hidden), elements)
+        return Wanted((*wanted, *hidden), elements), hidden
 
     def _opened(self) -> Dataset:
         if self._dataset is None:
             raise InputError("a Loader needs stores before it is used: call add_anndatas or use_collection")
         return self._dataset
-
-    def _carried(self) -> list[Column]:
-        """Give the columns that batches carry: not those that only the sampler needs."""
-        return [column for column in self._opened().columns if column.name not in self._hidden]
 
     def _runs(self) -> Runs | None:
         if self._rows is None or isinstance(self._rows, Runs):
@@ -427,9 +425,7 @@ class Loader:
                 self.sampler, self.batch_size, self.chunk_size, self.preload_nchunks, self.seed, self.drop_last
             )
             classes = {name: dataset.classes(name) for name in self.sampler.columns}
-            store_rows = tuple(store.shape[0] for store in dataset.stores)
-            data = dataset.fingerprint() | {"collections": [source for source in self._sources if source]}
-            self._schedule = Schedule(settings, store_rows, classes, self._runs(), data)
+            self._schedule = Schedule(settings, dataset.store_rows, classes, self._runs(), dataset.fingerprint())
         return self._schedule
 
     def _fingerprint(self) -> dict[str, Any]:

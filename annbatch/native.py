@@ -10,6 +10,7 @@ Caches are renewed when a kernel's own file changes, not when this one does: rem
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import extending
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 Array = np.ndarray[Any, Any]
@@ -61,6 +63,16 @@ class Kernel:
             # Kernels raise nothing: this came from loading or saving the cache.
             self._compiled = self._compile()
             return self._compiled(*arguments)
+
+
+# A thread may be compiling, or loading from the cache, while another one forks. The fork waits for it, or the child
+# would wait for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 
 # --- memory and C -----------------------------------------------------------------------------------------------------

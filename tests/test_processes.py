@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numba.core.compiler_lock import global_compiler_lock
 
 from annbatch import Loader
 from annbatch import elements as elements_module
+from annbatch.native import Kernel
 from stores import named_stores
 
 
@@ -46,6 +49,38 @@ def test_a_child_reads_what_its_parent_opened(
     child.join(60)
     assert child.exitcode == 0
     assert found == here[0]
+
+
+@Kernel
+def doubled(x):
+    return 2 * x
+
+
+def answer(results: multiprocessing.SimpleQueue) -> None:
+    results.put(doubled(21))
+
+
+def test_a_fork_while_a_thread_compiles() -> None:
+    """The child compiles too, although the thread that held the compiler's lock is not there to release it."""
+    compiling = threading.Event()
+
+    def compile_something() -> None:
+        with global_compiler_lock:
+            compiling.set()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=compile_something)
+    thread.start()
+    compiling.wait()
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = context.Process(target=answer, args=(results,), daemon=True)
+        child.start()
+    assert _get(results, child) == 42
+    child.join(60)
+    thread.join()
 
 
 def _get(results: multiprocessing.SimpleQueue, child: multiprocessing.process.BaseProcess) -> list[tuple[bytes, ...]]:

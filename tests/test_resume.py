@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from annbatch import InputError, Loader, Partition
+from annbatch.order import Segment
 from annbatch.samplers import ClassBalanced, Grouped, MatchedPairs, Sequential, Shuffled, Stratified, Weighted
 from stores import named_stores
 
@@ -249,6 +250,26 @@ def test_a_damaged_state_is_refused(stores, changed, message):
         ds.load_state_dict(ds.state_dict() | changed)
     with pytest.raises(InputError, match="must be what state_dict"):
         ds.load_state_dict([])
+
+
+def test_nothing_is_replayed(stores, monkeypatch):
+    """Of an epoch that stood in its fifth window, four are neither planned nor read."""
+    ds = loader(stores[0], batch_size=4, chunk_size=2, preload_nchunks=4, prefetch=0)
+    iterator = iter(ds)
+    for _ in range(9):
+        next(iterator)
+    planned = []
+    window = Segment.window
+
+    def recorded(segment, number, index):
+        planned.append(number)
+        return window(segment, number, index)
+
+    monkeypatch.setattr(Segment, "window", recorded)
+    resumed = loader(stores[0], batch_size=4, chunk_size=2, preload_nchunks=4, prefetch=0)
+    resumed.load_state_dict(ds.state_dict())
+    next(iter(resumed))
+    assert planned == [4]
 
 
 def test_a_state_is_small_and_survives_json(stores):

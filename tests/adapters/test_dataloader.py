@@ -90,6 +90,16 @@ def test_without_workers_it_is_the_loader(stores: Any) -> None:
     assert rows_of(DataLoader(torch_loader(stores), batch_size=None)) == rows_of(torch_loader(stores))
 
 
+def test_an_adapter_resumes(stores: Any) -> None:
+    whole = rows_of(torch_loader(stores))
+    ds = torch_loader(stores)
+    iterator = iter(ds)
+    had = rows_of(next(iterator) for _ in range(7))
+    resumed = torch_loader(stores)
+    resumed.load_state_dict(json.loads(json.dumps(ds.state_dict())))
+    assert had + rows_of(resumed) == whole
+
+
 def test_workers_of_the_same_number_give_the_same_batches_in_the_same_turn(stores: Any) -> None:
     def epoch() -> list[list[int]]:
         return rows_of(DataLoader(torch_loader(stores), batch_size=None, num_workers=3, multiprocessing_context="fork"))
