@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.native import Kernel, inline, view
+from annbatch.native import Kernel, inline, pointer
 
 (
     FIRST,  # where in the window's ascending order the job's rows begin
@@ -42,41 +42,41 @@ _BOOL, _I8, _I16, _I32, _I64, _U8, _U16, _U32, _U64, _F32, _F64 = (np.empty(0, d
 def _integer(kind: Any, address: Any, i: Any) -> Any:
     """Give value i of an array of integers."""
     if kind == 1:
-        return np.int64(view(address + i, 1, _I8)[0])
+        return np.int64(pointer(address + i, _I8)[0])
     if kind == 2:
-        return np.int64(view(address + 2 * i, 1, _I16)[0])
+        return np.int64(pointer(address + 2 * i, _I16)[0])
     if kind == 3:
-        return np.int64(view(address + 4 * i, 1, _I32)[0])
+        return np.int64(pointer(address + 4 * i, _I32)[0])
     if kind == 6:
-        return np.int64(view(address + 2 * i, 1, _U16)[0])
+        return np.int64(pointer(address + 2 * i, _U16)[0])
     if kind == 7:
-        return np.int64(view(address + 4 * i, 1, _U32)[0])
+        return np.int64(pointer(address + 4 * i, _U32)[0])
     if kind in (4, 8):
-        return view(address + 8 * i, 1, _I64)[0]
-    return np.int64(view(address + i, 1, _U8)[0])
+        return pointer(address + 8 * i, _I64)[0]
+    return np.int64(pointer(address + i, _U8)[0])
 
 
 @inline
 def _number(kind: Any, address: Any, i: Any) -> Any:
     """Give value i of an array of numbers as float32, rounded once."""
     if kind == 8:
-        return np.float32(view(address + 8 * i, 1, _U64)[0])
+        return np.float32(pointer(address + 8 * i, _U64)[0])
     if kind == 9:
-        return view(address + 4 * i, 1, _F32)[0]
+        return pointer(address + 4 * i, _F32)[0]
     if kind == 10:
-        return np.float32(view(address + 8 * i, 1, _F64)[0])
+        return np.float32(pointer(address + 8 * i, _F64)[0])
     return np.float32(_integer(kind, address, i))
 
 
 @inline
 def _copy(source: Any, target: Any, itemsize: Any) -> None:
     if itemsize == 8:
-        view(target, 1, _I64)[0] = view(source, 1, _I64)[0]
+        pointer(target, _I64)[0] = pointer(source, _I64)[0]
     elif itemsize == 4:
-        view(target, 1, _I32)[0] = view(source, 1, _I32)[0]
+        pointer(target, _I32)[0] = pointer(source, _I32)[0]
     else:
         for k in range(itemsize):
-            view(target + k, 1, _U8)[0] = view(source + k, 1, _U8)[0]
+            pointer(target + k, _U8)[0] = pointer(source + k, _U8)[0]
 
 
 @Kernel
@@ -106,7 +106,7 @@ def gather(order: Any, cuts: Any, bases: Any, rows: Any, index: Any, jobs: Any) 
     number = np.empty(order.size, np.int64)
     for b in range(bases.size):
         n = cuts[b + 1] - cuts[b]
-        target = view(bases[b] + index * n, n, _I64)
+        target = pointer(bases[b] + index * n, _I64)
         for i in range(n):
             number[cuts[b] + i] = b
             target[i] = rows[cuts[b] + i]
@@ -122,7 +122,7 @@ def gather(order: Any, cuts: Any, bases: Any, rows: Any, index: Any, jobs: Any) 
     for j in range(jobs.shape[0]):
         first, stop, kind, values = jobs[j, FIRST], jobs[j, STOP], jobs[j, KIND], jobs[j, VALUES]
         itemsize, recode, n_categories = jobs[j, ITEMSIZE], jobs[j, RECODE], jobs[j, N_CATEGORIES]
-        places, mask_places = view(jobs[j, PLACES], stop - first, _I64), view(jobs[j, MASK_PLACES], stop - first, _I64)
+        places, mask_places = pointer(jobs[j, PLACES], _I64), pointer(jobs[j, MASK_PLACES], _I64)
         for i in range(first, stop):
             place = places[i - first]
             if place < 0 or place >= jobs[j, N_VALUES]:
@@ -133,20 +133,20 @@ def gather(order: Any, cuts: Any, bases: Any, rows: Any, index: Any, jobs: Any) 
                 mask_place = mask_places[i - first]
                 if mask_place < 0 or mask_place >= jobs[j, N_MASK]:
                     return j, True, 0
-                is_missing = view(jobs[j, MASK] + mask_place, 1, _U8)[0] != 0
+                is_missing = pointer(jobs[j, MASK] + mask_place, _U8)[0] != 0
             target = base + jobs[j, TARGET] * n + itemsize * at
             if n_categories >= 0:
                 code = np.int64(-1) if is_missing else _integer(kind, values, place)
                 if code < -1 or code >= n_categories:
                     return j, False, code
                 if recode:
-                    code = np.int64(view(recode + 4 * (code if code >= 0 else n_categories), 1, _I32)[0])
-                view(target, 1, _I32)[0] = code
+                    code = np.int64(pointer(recode + 4 * (code if code >= 0 else n_categories), _I32)[0])
+                pointer(target, _I32)[0] = code
             else:
                 _copy(values + itemsize * place, target, itemsize)
                 if jobs[j, MISSING] >= 0:
-                    view(base + jobs[j, MISSING] * n + at, 1, _U8)[0] = is_missing
+                    pointer(base + jobs[j, MISSING] * n + at, _U8)[0] = is_missing
                 if jobs[j, NUMBERS] >= 0:
                     value = np.float32(np.nan) if is_missing else _number(kind, values, place)
-                    view(base + jobs[j, NUMBERS] * n + 4 * at, 1, _F32)[0] = value
+                    pointer(base + jobs[j, NUMBERS] * n + 4 * at, _F32)[0] = value
     return -1, False, 0

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from annbatch.native import Kernel, inline, view
+from annbatch.native import Kernel, inline, pointer
 from annbatch.plan import Found, Ints, WindowPlan, address
 
 _INT64, _INT32 = np.empty(0, np.int64), np.empty(0, np.int32)
@@ -122,7 +122,7 @@ def _distribute(order: Any, cuts: Any, lo: Any, hi: Any) -> Any:
 def _write_indptrs(starts: Any, cuts: Any, table: Any) -> None:
     for b in range(table.shape[0]):
         size, itemsize = table[b, 1], table[b, 2]
-        wide, narrow = view(table[b, 0], size, _INT64), view(table[b, 0], size, _INT32)
+        wide, narrow = pointer(table[b, 0], _INT64), pointer(table[b, 0], _INT32)
         first, last = cuts[b] + b, cuts[b + 1] + b
         for i in range(size):
             value = starts[min(first + i, last)]
@@ -139,8 +139,8 @@ def _lay_out(order: Any, cuts: Any, edges: Any, table: Any) -> Any:
     wrong = -1
     for reading in range(edges.size - 1):
         size, itemsize, nnz = table[reading, 1], table[reading, 2], table[reading, 4]
-        wide, narrow = view(table[reading, 0], size, _INT64), view(table[reading, 0], size, _INT32)
-        places = view(table[reading, 3], edges[reading + 1] - edges[reading], _INT64)
+        wide, narrow = pointer(table[reading, 0], _INT64), pointer(table[reading, 0], _INT32)
+        places = pointer(table[reading, 3], _INT64)
         last_lo = last_hi = 0
         for i in range(edges[reading], edges[reading + 1]):
             place = places[i - edges[reading]]

@@ -79,8 +79,8 @@ if hasattr(os, "register_at_fork"):
 
 
 @_intrinsic
-def _pointer(typing: Any, address: Any, like: Any) -> Any:
-    """Turn an address into a pointer to elements of the dtype of the array ``like``."""
+def pointer(typing: Any, address: Any, like: Any) -> Any:
+    """Turn an address into a pointer to elements of the dtype of ``like``; it is indexed without a check."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -91,7 +91,7 @@ def _pointer(typing: Any, address: Any, like: Any) -> Any:
 @inline
 def view(address: int, size: int, like: Array) -> Any:
     """Give (size,) elements of the dtype of ``like`` at an address, which must be aligned for it."""
-    return numba.carray(_pointer(address, like), (size,))  # type: ignore[attr-defined]
+    return numba.carray(pointer(address, like), (size,))  # type: ignore[attr-defined]
 
 
 @inline
