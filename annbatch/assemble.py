@@ -115,7 +115,9 @@ class SparsePart:
         n_batches = len(plan.cuts) - 1
         if self._selection is None and self._emit.layout == "csr":
             sizes = zip(np.diff(plan.cuts).tolist(), rows.n_elements, strict=True)
-            filled = [self._allocate(n_rows, nnz) for n_rows, nnz in sizes]
+            # One type for the window: its pieces are scattered together.
+            index_dtype = self._index_dtype(max(rows.n_elements))
+            filled = [self._allocate(n_rows, nnz, index_dtype) for n_rows, nnz in sizes]
             rows.write_indptrs([matrix.indptr for matrix in filled])
             return Filling(self._work(plan, rows, filled), filled.__getitem__, False, _size(filled))
         scratch = [self._scratch(rows.indptr(b)) for b in range(n_batches)]
@@ -136,12 +138,21 @@ class SparsePart:
             work += plan_work(elements, pieces, of_batches[0].dtype, limit, matrices)
         return work
 
-    def _allocate(self, n_rows: int, nnz: int) -> CSR:
-        """Take memory for a matrix as it is handed over, with the padding behind its elements in place."""
-        nse = nnz if self._emit.nse is None else self._emit.nse(nnz)
+    def _capacity(self, nnz: int) -> int:
+        """Say how many elements a batch of ``nnz`` has room for."""
+        return nnz if self._emit.nse is None else self._emit.nse(nnz)
+
+    def _index_dtype(self, nnz: int) -> np.dtype[Any]:
+        """Choose the type of column numbers where the largest batch has ``nnz`` elements."""
+        nse = self._capacity(nnz)
         index_dtype = self._emit.index_dtype or (_INT64 if nse > _MAX_INT32 else _INT32)
-        if nse > _MAX_INT32 and nse > np.iinfo(index_dtype).max:
+        if nse > np.iinfo(index_dtype).max:
             raise ValueError(f"index_dtype must hold the number of elements in a batch, {nse}, got {index_dtype}")
+        return index_dtype
+
+    def _allocate(self, n_rows: int, nnz: int, index_dtype: np.dtype[Any]) -> CSR:
+        """Take memory for a matrix as it is handed over, with the padding behind its elements in place."""
+        nse = self._capacity(nnz)
         n_rows = self._batch_size if self._emit.pad_rows else n_rows
         data, indices, indptr = self._slabs.arrays((nse, self._dtype), (nse, index_dtype), (n_rows + 1, index_dtype))
         if nse > nnz:
@@ -159,7 +170,7 @@ class SparsePart:
         assert selection is not None
         indptr = select_columns(scratch.data, scratch.indices, scratch.indptr, selection.lookup, selection.in_order)
         nnz = int(indptr[-1])
-        matrix = self._allocate(scratch.shape[0], nnz)
+        matrix = self._allocate(scratch.shape[0], nnz, self._index_dtype(nnz))
         matrix.data[:nnz] = scratch.data[:nnz]
         matrix.indices[:nnz] = scratch.indices[:nnz]
         matrix.indptr[: len(indptr)] = indptr

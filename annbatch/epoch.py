@@ -1,6 +1,7 @@
 """How do the windows of an epoch become a stream of batches?
 
-A window is fetched as a whole, ahead of time; its batches are handed over one by one, and counted as they are.
+1. A window is planned while the one before it is read, so that the threads that decode need not wait for plans.
+2. It is read as a whole, ahead of time; its batches are handed over one by one, and counted as they are.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from annbatch.batch import Batch
-from annbatch.fetch import Fetcher
+from annbatch.fetch import Fetcher, PlannedWindow
 from annbatch.order import Segment
 from annbatch.prefetch import Prefetch
 from annbatch.state import Position
@@ -39,10 +40,13 @@ class Epoch(Iterator[Batch]):
         self, segment: Segment, index: int, n_done: int, position: Position, fetcher: Fetcher, prefetch: int
     ) -> None:
         first = segment.n_windows if n_done == segment.n_batches else n_done // segment.batches_per_window
-        work = partial(_fetch_window, segment, index, first, n_done % segment.batches_per_window, fetcher)
+        n_windows = segment.n_windows - first
+        plan = partial(_plan_window, segment, index, first, n_done % segment.batches_per_window, fetcher)
         self._fetcher = fetcher
         self._position = position
-        self._windows = Prefetch(work, segment.n_windows - first, prefetch)
+        # Where nothing is read ahead, nothing is planned ahead.
+        self._plans = Prefetch(plan, n_windows, min(prefetch, 1))
+        self._windows = Prefetch(partial(_read_window, self._plans, fetcher), n_windows, prefetch)
         self._batches: deque[Batch] = deque()
         self._closed = False
 
@@ -74,15 +78,21 @@ class Epoch(Iterator[Batch]):
     def _stop(self) -> None:
         self._batches.clear()
         self._windows.close()
+        self._plans.close()
         self._fetcher.close()
 
 
-def _fetch_window(
+def _plan_window(
     segment: Segment, index: int, first: int, n_skipped: int, fetcher: Fetcher, number: int
-) -> list[Batch]:
-    """Plan and read one window; refers to no iterator, so that an abandoned one can be collected.
+) -> PlannedWindow:
+    """Plan one window; refers to no iterator, so that an abandoned one can be collected.
 
     Of the first window only the batches that have not been handed over are read.
     """
     window = segment.window(first + number, index)
-    return fetcher.fetch(window if number else window.behind(n_skipped))
+    return fetcher.plan(window if number else window.behind(n_skipped))
+
+
+def _read_window(plans: Iterator[PlannedWindow], fetcher: Fetcher, number: int) -> list[Batch]:
+    """Read the window that was planned next."""
+    return fetcher.read(next(plans))

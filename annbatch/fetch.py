@@ -109,10 +109,6 @@ class Fetcher:
         if self._pid == os.getpid():
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def fetch(self, window: Window) -> list[Batch]:
-        """Read a window and give its batches."""
-        return self.read(self.plan(window))
-
     def plan(self, window: Window) -> PlannedWindow:
         """Say where a window's rows lie and where they go; reads ``indptr``, and takes no memory for batches.
 

@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from annbatch import Batch, Capacity, CorruptStoreError, Emit, InputError, Loader, Partition, StoreError
+from annbatch import assemble as assemble_module
 from annbatch import elements as elements_module
 from annbatch import loader as loader_module
 from datagen import awkward_obs, named_matrix
@@ -329,6 +330,18 @@ class TestEpochs:
             next(it)
 
 
+def test_batches_of_a_window_have_one_index_type(tmp_path, monkeypatch):
+    """Where some batches of a window need int64 and others do not, they are scattered together."""
+    adatas, x, _ = named_stores(tmp_path, "v3 sharded")
+    plain = list(Loader(batch_size=7, chunk_size=4, preload_nchunks=30, threads=1).add_anndatas(adatas))
+    sizes = sorted(batch.data.nnz for batch in plain)
+    assert sizes[0] < sizes[-1]
+    monkeypatch.setattr(assemble_module, "_MAX_INT32", sizes[len(sizes) // 2])
+    for batch in Loader(batch_size=7, chunk_size=4, preload_nchunks=30, threads=1).add_anndatas(adatas):
+        assert batch.data.indices.dtype == batch.data.indptr.dtype == np.int64
+        np.testing.assert_array_equal(batch.data.to_scipy().toarray(), x[batch.index].toarray())
+
+
 class TestThreads:
     def test_leaving_early_leaves_none(self, sharded):
         adatas, _, _ = sharded
@@ -363,7 +376,7 @@ class TestThreads:
         with pytest.raises(StoreError, match="X/data") as caught:
             list(ds)
         names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
-        assert "fetch" in names
+        assert "read" in names
         assert not background_threads()
 
 
