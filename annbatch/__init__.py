@@ -18,7 +18,7 @@ from annbatch.errors import (
 )
 from annbatch.loader import Loader
 from annbatch.order import Partition
-from annbatch.write import create_anndata_collection
+from annbatch.write import append_to_collection, create_anndata_collection, reshuffle_collection
 
 __version__ = version("annbatch-dlpack")
 
@@ -38,5 +38,7 @@ __all__ = [
     "Partition",
     "StoreError",
     "samplers",
+    "append_to_collection",
     "create_anndata_collection",
+    "reshuffle_collection",
 ]

@@ -23,14 +23,16 @@ from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.manifest import (
     THEIR_STORE,
     ElementTypes,
+    InputEntry,
     StoreEntry,
     checksum,
     count,
     element_types,
     field,
+    input_entry,
     store_entry,
     store_number,
-    sync_directory,
+    write_whole,
 )
 
 MANIFEST = "collection.json"
@@ -73,6 +75,10 @@ class Collection:
     """Seed of that shuffle; None if there was none or nobody knows."""
     software: str
     """Name and version of the program that wrote it."""
+    grouped_by: str | None = None
+    """Obs column whose categories stand together, in their order, over the whole collection; rows without one last."""
+    inputs: tuple[InputEntry, ...] = ()
+    """What it was made of, in order; empty where nobody knows."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Collection:
@@ -127,19 +133,10 @@ class Collection:
                 "shuffled": self.shuffled,
                 "seed": self.seed,
                 "obs_columns": list(self.obs_columns),
-                "types": {
-                    key: {"stored": str(t.stored), "original": str(t.original), "indices": str(t.indices)}
-                    for key, t in self.types.items()
-                },
-                "stores": [
-                    {
-                        "name": store.name,
-                        "n_obs": store.n_obs,
-                        "nnz": store.nnz,
-                        "files": {k: {"nbytes": f.nbytes, "crc32c": f.crc32c} for k, f in store.files.items()},
-                    }
-                    for store in self.stores
-                ],
+                "types": {key: types.to_json() for key, types in self.types.items()},
+                "grouped_by": self.grouped_by,
+                "inputs": [entry.to_json() for entry in self.inputs],
+                "stores": [store.to_json() for store in self.stores],
             },
             indent=1,
         )
@@ -192,17 +189,17 @@ class Collection:
             shuffled=field(root, "shuffled", bool, where),
             seed=None if root.get("seed") is None else count(root, "seed", where),
             software=field(root, "software", str, where),
+            grouped_by=None if root.get("grouped_by") is None else field(root, "grouped_by", str, where),
+            inputs=tuple(
+                input_entry(entry, f"{where}: inputs[{i}]")
+                # Absent from collections of before this was recorded.
+                for i, entry in enumerate(field(root, "inputs", list, where) if "inputs" in root else [])
+            ),
         )
 
     def save(self, directory: Path) -> None:
         """Write the manifest into ``directory`` so that it is either there in full or not at all."""
-        temporary = directory / f".{MANIFEST}.writing"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(self.to_json())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(directory / MANIFEST)
-        sync_directory(directory)
+        write_whole(directory / MANIFEST, self.to_json())
 
     def check_sizes(self) -> None:
         """Compare every recorded file with its size; reads none.

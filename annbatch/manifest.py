@@ -1,7 +1,7 @@
 """What does a manifest record about one store, one file and one element, and is the record sound?
 
-1. `StoreEntry`, `FileEntry` and `ElementTypes` are the records.
-2. `store_entry` and `element_types` read them from JSON values and check each field.
+1. `StoreEntry`, `FileEntry`, `ElementTypes` and `InputEntry` are the records.
+2. `store_entry`, `element_types` and `input_entry` read them from JSON values and check each field.
 3. `checksum` makes the record of a file.
 """
 
@@ -49,17 +49,56 @@ class StoreEntry:
     files: Mapping[str, FileEntry]
     """Path relative to the store, with ``/``, to what that file holds; empty where nothing is recorded."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Give its JSON value."""
+        files = {key: {"nbytes": file.nbytes, "crc32c": file.crc32c} for key, file in self.files.items()}
+        return {"name": self.name, "n_obs": self.n_obs, "nnz": self.nnz, "files": files}
+
 
 @dataclass(frozen=True, slots=True)
 class ElementTypes:
-    """The types of one sparse element (X or a layer), the same in all stores."""
+    """The types of one element (X or a layer): those that hold what any store has."""
 
     stored: np.dtype[Any]
-    """Type of ``data`` in the stores."""
+    """Type of the values in the stores."""
     original: np.dtype[Any]
     """Type that the values had in the inputs."""
-    indices: np.dtype[Any]
-    """Type of ``indices`` in the stores."""
+    indices: np.dtype[Any] | None
+    """Type of ``indices`` in the stores; None where the element is dense."""
+
+    def to_json(self) -> dict[str, str | None]:
+        """Give its JSON value."""
+        indices = None if self.indices is None else str(self.indices)
+        return {"stored": str(self.stored), "original": str(self.original), "indices": indices}
+
+    def merge(self, other: ElementTypes) -> ElementTypes:
+        """Give types that hold what either holds."""
+        assert (self.indices is None) == (other.indices is None)
+        indices = None if self.indices is None else np.promote_types(self.indices, other.indices)  # type: ignore[arg-type]
+        stored = np.promote_types(self.stored, other.stored)
+        return ElementTypes(stored, np.promote_types(self.original, other.original), indices)
+
+
+@dataclass(frozen=True, slots=True)
+class InputEntry:
+    """What became of one input."""
+
+    name: str
+    """Path as it was given, or what an object was called."""
+    n_obs: int
+    """Its cells; all are in the collection."""
+    n_vars: int
+    """Its genes."""
+    genes_lost: int
+    """Genes that are not in the collection."""
+    elements_lost: int
+    """Stored elements of X in those genes."""
+    counts_lost: int | None
+    """Their sum; None where they are no counts."""
+
+    def to_json(self) -> dict[str, str | int | None]:
+        """Give its JSON value."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def checksum(path: Path, *, sync: bool = False) -> FileEntry:
@@ -72,6 +111,17 @@ def checksum(path: Path, *, sync: bool = False) -> FileEntry:
         if sync:
             os.fsync(file.fileno())
     return FileEntry(nbytes, crc)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is either there in full, on the disk, or as it was before."""
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
@@ -125,18 +175,31 @@ def store_entry(entry: object, where: str) -> StoreEntry:
         if crc >= 2**32:
             raise StoreError(f"{where}: files[{key!r}]: crc32c must be < 2**32, got {crc}")
         files[key] = FileEntry(count(value, "nbytes", f"{where}: files[{key!r}]"), crc)
-    return StoreEntry(name, count(entry, "n_obs", where), count(entry, "nnz", where), files)
+    nnz = None if entry.get("nnz", 0) is None else count(entry, "nnz", where)
+    return StoreEntry(name, count(entry, "n_obs", where), nnz, files)
 
 
 def element_types(entry: object, where: str) -> ElementTypes:
     """Read one element's types."""
     if not isinstance(entry, dict):
         raise StoreError(f"{where} must be an object, got {entry!r}")
-    found = []
+    found: list[Any] = []
     for key in ("stored", "original", "indices"):
+        if key == "indices" and entry.get(key, "") is None:
+            found.append(None)
+            continue
         value = field(entry, key, str, where)
         try:
             found.append(np.dtype(value))
         except TypeError as e:
             raise StoreError(f"{where}: {key} must be a NumPy dtype, got {value!r}") from e
     return ElementTypes(*found)
+
+
+def input_entry(entry: object, where: str) -> InputEntry:
+    """Read one input's record."""
+    if not isinstance(entry, dict):
+        raise StoreError(f"{where} must be an object, got {entry!r}")
+    lost = None if entry.get("counts_lost") is None else count(entry, "counts_lost", where)
+    counts = {key: count(entry, key, where) for key in ("n_obs", "n_vars", "genes_lost", "elements_lost")}
+    return InputEntry(name=field(entry, "name", str, where), counts_lost=lost, **counts)

@@ -101,7 +101,7 @@ BROKEN = [
     (put("stores"), {}, "stores must be of type list"),
     (put(*STORE), 5, r"stores\[0\] must be an object, got 5"),
     (put(*STORE, "name"), "../chunk_0.zarr", "name must be chunk_{i}.zarr, got '../chunk_0.zarr'"),
-    (put(*STORE, "nnz"), None, "nnz must be of type int, got None"),
+    (put(*STORE, "nnz"), "many", "nnz must be of type int, got 'many'"),
     (put(*STORE, "files", "../secret"), {"nbytes": 1, "crc32c": 1}, "files must lie inside the store, got '../secret'"),
     (put(*STORE, "files", "/secret"), {"nbytes": 1, "crc32c": 1}, "files must lie inside the store"),
     (put(*FILE), 3, "must be an object, got 3"),

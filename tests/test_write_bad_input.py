@@ -16,7 +16,10 @@ import zarr
 
 from annbatch.errors import InputError, MissingInputError, OutputExistsError
 from annbatch.write import create_anndata_collection
-from annbatch.write.inputs import describe, read_blocks
+from annbatch.write.inputs import as_origins
+from annbatch.write.matrices import matrix_of, read_rows
+from annbatch.write.sources import describe
+from annbatch.write.transpose import transpose, transposed
 from datagen import FILE_KINDS, named_adata, write_adata, write_inputs
 
 
@@ -186,7 +189,11 @@ CASES: dict[str, tuple[Make, dict[str, Any], str]] = {
     ),
     "no genes given": (lambda d: written(d, adata()), {"var_names": []}, "no genes are left"),
     "genes as one string": (lambda d: written(d, adata()), {"var_names": "g1"}, "var_names must be a list of names"),
-    "unknown join": (lambda d: written(d, adata()), {"join": "left"}, "join must be 'outer' or 'inner', got 'left'"),
+    "unknown join": (
+        lambda d: written(d, adata()),
+        {"join": "left"},
+        "join must be 'outer', 'inner' or 'same', got 'left'",
+    ),
     "seed below": (lambda d: written(d, adata()), {"seed": -1}, r"seed must be in \[0, 2\*\*64\), got -1"),
     "seed above": (lambda d: written(d, adata()), {"seed": 2**64, "shuffle": False}, "seed must be in"),
     "rows_per_store": (lambda d: written(d, adata()), {"rows_per_store": 0}, "rows_per_store must be >= 1, got 0"),
@@ -270,14 +277,23 @@ def test_taken_output_paths_are_refused_and_stay(tmp_path: Path):
 def test_blocks_hold_all_rows(tmp_path: Path, form: Any, block_elements: int):
     """Reading in pieces of any size gives the rows, with the genes renamed, reordered and left out."""
     a = named_adata(np.random.default_rng(1), range(9), range(6), form=form)
-    source = describe(str(write_adata(a, tmp_path / "input", "zarr3")))
+    (origin,) = as_origins(write_adata(a, tmp_path / "input", "zarr3"), None)
     columns = np.array([3, -1, 0, 2, -1, 1])
-    blocks = list(read_blocks(source, "X", columns, 4, block_elements))
-    found = sp.vstack([block.to_scipy() for block in blocks])
-    wanted = (a.X.toarray() if sp.issparse(a.X) else a.X)[:, [2, 5, 3, 0]]
-    np.testing.assert_array_equal(found.toarray(), wanted)
+    with origin.open() as root:
+        matrix = matrix_of(root.element("X"), "X")
+        if form == "csc":
+            transpose(tmp_path / "turned", matrix, "X", 1000, block_elements)
+            matrix = transposed(tmp_path / "turned", matrix)
+        read = list(read_rows(matrix, slice(1, 9), columns, 4, "X", block_elements))
+    blocks = [joined.rows for joined in read]
+    x = a.X.toarray() if sp.issparse(a.X) else a.X
+    wanted = x[1:, [2, 5, 3, 0]]
+    np.testing.assert_array_equal(sp.vstack([block.to_scipy() for block in blocks]).toarray(), wanted)
     assert all(block.to_scipy().has_canonical_format for block in blocks)
-    assert form == "csc" or block_elements == 1000 or len(blocks) > 1
+    assert block_elements == 1000 or len(blocks) > 1
+    lost = x[1:, [1, 4]]
+    assert sum(joined.n_lost for joined in read) == np.count_nonzero(lost)
+    assert sum(joined.counts_lost or 0 for joined in read) == lost.sum()
 
 
 @pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning")
@@ -287,4 +303,4 @@ def test_old_layouts_are_refused(tmp_path: Path):
         frame = pd.DataFrame({"n": [1, 2]}).to_records(index=False)
         file["obs"], file["var"], file["X"] = frame, frame, np.ones((2, 2))
     with pytest.raises(InputError, match="obs is in an outdated layout"):
-        describe(str(path))
+        describe(as_origins(path, None)[0])

@@ -338,7 +338,7 @@ def test_progress_can_be_silenced(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr() == ("", "")
     create_anndata_collection(paths, tmp_path / "loud", progress=True, **quiet)
     shown = capfd.readouterr().err
-    assert all(what in shown for what in ("opening", "checking", "reading", "writing"))
+    assert all(what in shown for what in ("opening", "obs", "planning", "reading", "writing", "temporary space"))
 
 
 def test_manifest_says_what_was_written(tmp_path: Path):

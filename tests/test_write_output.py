@@ -18,7 +18,7 @@ import pytest
 from annbatch.collection import Collection
 from annbatch.errors import OutputError, OutputExistsError, StoreError
 from annbatch.write import create_anndata_collection
-from annbatch.write.output import staged
+from annbatch.write.output import claimed
 from datagen import named_adata, write_adata, write_inputs
 
 SLOW = {"rows_per_store": 20, "chunk_elements": 1, "shard_elements": 8}
@@ -94,7 +94,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path):
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("out/.store.building-*/chunk_0.zarr/X/data/c/*")):
+    while not list(tmp_path.glob("out/.store.building/collection/.chunk_0.zarr.*/X/data/c/*")):
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -145,26 +145,21 @@ def test_a_link_stays_a_link(tmp_path: Path):
 
 def test_a_path_taken_in_the_meantime_stays(tmp_path: Path):
     output = tmp_path / "store"
-
-    def build() -> None:
-        with staged(output, overwrite=False) as building:
-            (building / "collection.json").write_text("{}")
-            output.mkdir()
-            (output / "mine").write_text("mine")
-
-    with pytest.raises(OutputExistsError, match="store: exists"):
-        build()
-    assert [p.name for p in tmp_path.iterdir()] == ["store"]
-    assert (output / "mine").read_text() == "mine"
+    collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "other", progress=False)
+    with (
+        pytest.raises(OutputExistsError, match="store: exists"),
+        claimed(output, "create", {}) as place,
+    ):
+        output.mkdir()
+        (output / "mine").write_text("mine")
+        place.commit(collection)
+    assert sorted(p.name for p in output.iterdir()) == ["mine"]
+    assert not list(tmp_path.glob(".store*"))
 
 
 def test_an_error_in_between_keeps_its_type(tmp_path: Path):
-    def build() -> None:
-        with staged(tmp_path / "store", overwrite=False) as building:
-            (building / "part").write_text("half")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError) as caught:
-        build()
+    with pytest.raises(ZeroDivisionError) as caught, claimed(tmp_path / "store", "create", {}) as place:
+        (place.temporary / "part").write_text("half")
+        raise ZeroDivisionError
     assert any("store: was not written" in note for note in caught.value.__notes__)
     assert list(tmp_path.iterdir()) == []

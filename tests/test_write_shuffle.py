@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import anndata as ad
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annbatch.write.shuffle import DOMAIN, RowPlan, plan_rows, row_keys
+from annbatch.write import create_anndata_collection
+from annbatch.write.shuffle import DOMAIN, row_keys
+from datagen import write_inputs
+
+GOLDEN = {
+    0: [3, 8, 2, 9, 0, 5, 4, 10, 11, 1, 6, 7],
+    2**64 - 1: [8, 3, 11, 10, 4, 1, 6, 7, 5, 2, 0, 9],
+}
 
 SEEDS = st.integers(0, 2**64 - 1)
 _MASK = 2**64 - 1
@@ -35,47 +45,36 @@ def test_keys_are_philox_words_of_seed_and_row(seed: int, start: int, length: in
     assert row_keys(seed, start, start + length).tolist() == expected
 
 
+def order_of(seed: int, n_obs: int) -> list[int]:
+    """The order as its definition says it."""
+    keys = row_keys(seed, 0, n_obs).tolist()
+    return sorted(range(n_obs), key=lambda row: (keys[row], row))
+
+
 def test_the_order_never_changes():
-    assert plan_rows(12, rows_per_store=5, shuffle=True, seed=0).order.tolist() == GOLDEN[0]
-    assert plan_rows(12, rows_per_store=5, shuffle=True, seed=2**64 - 1).order.tolist() == GOLDEN[2**64 - 1]
+    assert order_of(0, 12) == GOLDEN[0]
+    assert order_of(2**64 - 1, 12) == GOLDEN[2**64 - 1]
 
 
-@given(seed=SEEDS, n_obs=st.integers(0, 300), rows_per_store=st.integers(1, 320))
-def test_every_row_goes_to_one_place_in_order_of_its_key(seed: int, n_obs: int, rows_per_store: int):
-    plan = plan_rows(n_obs, rows_per_store=rows_per_store, shuffle=True, seed=seed)
-    keys = row_keys(seed, 0, n_obs)
-    assert plan.order.tolist() == sorted(range(n_obs), key=lambda row: (int(keys[row]), row))
-    stores = list(plan.stores())
-    assert len(stores) == plan.n_stores
-    assert all(len(rows) == rows_per_store for rows in stores[:-1])
-    assert np.concatenate([*stores, np.empty(0, np.int64)]).tolist() == plan.order.tolist()
+@pytest.mark.parametrize("seed", GOLDEN)
+def test_a_collection_has_that_order(tmp_path: Path, seed: int):
+    collection = create_anndata_collection(
+        write_inputs(tmp_path), tmp_path / "store", seed=seed, rows_per_store=5, progress=False
+    )
+    names = [name for path in collection.store_paths for name in ad.read_zarr(path).obs_names]
+    assert names == [f"cell{row}" for row in GOLDEN[seed]]
 
 
 def test_places_are_uniform():
     """Chi-square over (row, place) of 3,000 shuffles of 10 rows: far from the tail for a uniform shuffle."""
     counts = np.zeros((10, 10))
     for seed in range(3000):
-        counts[plan_rows(10, rows_per_store=10, shuffle=True, seed=seed).order, np.arange(10)] += 1
+        counts[order_of(seed, 10), np.arange(10)] += 1
     chi_square = ((counts - 300) ** 2 / 300).sum()
     assert 40 < chi_square < 140  # 81 degrees of freedom: mean 81, standard deviation 12.7
-
-
-def test_without_shuffling_rows_stay():
-    assert plan_rows(5, rows_per_store=2, shuffle=False, seed=0).order.tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_out_of_range_is_refused(seed: int):
     with pytest.raises(ValueError, match=rf"seed must be in \[0, 2\*\*64\), got {seed}"):
         row_keys(seed, 0, 1)
-
-
-def test_an_empty_store_is_refused():
-    with pytest.raises(ValueError, match="rows_per_store must be >= 1, got 0"):
-        RowPlan(np.arange(3), 0)
-
-
-GOLDEN = {
-    0: [3, 8, 2, 9, 0, 5, 4, 10, 11, 1, 6, 7],
-    2**64 - 1: [8, 3, 11, 10, 4, 1, 6, 7, 5, 2, 0, 9],
-}

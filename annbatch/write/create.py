@@ -1,83 +1,75 @@
-"""How do AnnData files become a shuffled collection?
+"""How do AnnData files become a shuffled collection, and how does one grow?
 
-1. *Inputs*: describe every file, join genes, obs and var.
-2. *Checks*: look at every value once; refuse what breaks a rule, and learn the smallest types that hold the rest.
-3. *Shuffle plan*: which input row goes where.
-4. *Sharded stores*: each store's rows in their final order, written in a hidden directory.
-5. *Manifest*, last; then the directory takes its place.
-
-Nothing is written before steps 1 to 3 are done. The rows are gathered in memory (`annbatch.write.gather`), at their
-stored size.
+The public functions, their options and defaults; `annbatch.write.build` does the work.
 """
 
 from __future__ import annotations
 
 import operator
 import os
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
-from tqdm.auto import tqdm
-
-from annbatch.batch import CSR
-from annbatch.collection import FORMAT, Collection, digest_names
+from annbatch.collection import Collection
 from annbatch.errors import InputError
-from annbatch.manifest import StoreEntry
-from annbatch.write.gather import Table, load_table, take_rows
-from annbatch.write.inputs import Source, as_paths, describe, read_blocks
-from annbatch.write.join import GeneJoin, join_genes, join_obs, join_var
-from annbatch.write.narrow import ValueScan, choose_types
-from annbatch.write.output import check_output, finish_before_raising, seal, staged
-from annbatch.write.sharded import Layout, write_store
-from annbatch.write.shuffle import RowPlan, plan_rows
+from annbatch.write.build import build
+from annbatch.write.inputs import Input, Load, as_origins
+from annbatch.write.join import How
+from annbatch.write.options import Options, Resources
+from annbatch.write.text import Repeats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_DISTRIBUTION = "annbatch-dlpack"
+    from distributed import Client
 
 
 def create_anndata_collection(
-    adata_paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    adata_paths: Input | Sequence[Input],
     output_path: str | os.PathLike[str],
     *,
     shuffle: bool = True,
     seed: int = 0,
-    join: Literal["outer", "inner"] = "outer",
+    join: How = "outer",
     var_names: Iterable[str] | None = None,
+    x: str = "X",
+    layers: Sequence[str] | None = None,
+    obsm: Sequence[str] | None = None,
+    obs_columns: Sequence[str] | None = None,
+    dense: Sequence[str] = (),
+    groupby: str | None = None,
+    obs_names: Repeats = "unique",
+    load: Load | None = None,
     rows_per_store: int = 2**20,
     chunk_elements: int = 2**15,
     shard_elements: int = 2**25,
     narrow: bool = True,
     allow_nonfinite: bool = False,
+    memory_limit: str | int = "1GB",
+    threads: int | None = None,
+    client: Client | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Collection:
     """Write the cells of AnnData files, shuffled, as a collection of sharded zarr stores.
 
     ``output_path`` becomes a directory of ``chunk_{i}.zarr``, each a complete AnnData store that `anndata.read_zarr`
-    opens, and
-    ``collection.json``. It appears all at once when everything is written, or not at all.
+    opens, and ``collection.json``. It appears all at once when everything is written, or not at all. A build that was
+    killed goes on where it was when it is called again with the same arguments.
 
-    Layers and numeric obsm arrays that all inputs share are carried along, X and layers always as CSR; obsm elements of
-    another kind are
-    left out with a warning, and raw, uns, varm, obsp and varp are left out. Strings in obs become categoricals, whose
-    categories are the
-    union over all inputs, the same in every store. Every cell gets its source file, as given, in the obs column
-    ``src_path``; a
-    ``src_path`` that an input already has is kept. A var column is kept if no two inputs contradict each other about a
-    gene.
+    Inputs are read once, in order, and need not fit in memory. The same seed gives the same bytes whatever the memory
+    limit and the number of threads or workers.
+
+    Strings in obs become categoricals, whose categories are the union over all inputs, the same in every store. Every
+    cell gets its source file, as given, in the obs column ``src_path``; a ``src_path`` that an input already has is
+    kept. A var column is kept if no two inputs contradict each other about a gene. raw (unless ``x`` names it), uns,
+    varm, obsp and varp are left out.
 
     Parameters
     ----------
     adata_paths
-        Inputs, ``.h5ad`` files or ``.zarr`` directories (v2 or v3), X as CSR, CSC or dense. A single path counts as a
-        list of one.
+        Inputs: ``.h5ad`` files, ``.zarr`` directories (v2 or v3), 10x Genomics ``.h5`` files (whose genes are named by
+        their identifiers), AnnData in memory or backed, or zarr stores, remote ones too. X may be CSR, CSC or dense. A
+        single one counts as a list of one.
     output_path
         Directory to make, with its parents. It may exist only if it is empty, or to be overwritten.
     shuffle
@@ -86,10 +78,26 @@ def create_anndata_collection(
         Seed of that order, in [0, 2**64).
     join
         Genes: ``"outer"`` for all of them (zero where an input lacks one), ``"inner"`` for those that all inputs have,
-        both in the order of
-        first appearance.
+        both in the order of first appearance; ``"same"`` refuses inputs that have not all the same genes.
     var_names
-        The genes to write instead, in this order; ``join`` then has no effect. Each must be in at least one input.
+        The genes to write instead, in this order. Each must be in at least one input.
+    x
+        What becomes X: ``"X"``, ``"raw/X"`` (with raw's genes; then there are no layers) or ``"layers/…"``.
+    layers, obsm
+        Layers and numeric obsm arrays to carry along; None for those that all inputs share, with a warning where obsm
+        holds something else.
+    obs_columns
+        obs columns to carry along; None for all.
+    dense
+        Which of ``"X"`` and ``"layers/…"`` are written dense instead of CSR.
+    groupby
+        obs column whose categories stand together, in their order, rows without one last; rows are shuffled within.
+    obs_names
+        What becomes of names of cells that occur more than once: ``"unique"`` puts ``-1``, ``-2``, … behind them,
+        ``"refuse"`` refuses them.
+    load
+        Function that makes AnnData of a path, for files of other kinds. It is called for each path whenever a part of
+        it is needed; backed AnnData keeps memory bounded.
     rows_per_store
         Rows of every store but the last.
     chunk_elements
@@ -98,15 +106,171 @@ def create_anndata_collection(
         Elements of a shard, which is one file; at most, and in whole chunks.
     narrow
         Whether values that are all whole and non-negative are stored in the smallest of uint16, uint32 and uint64 that
-        holds them, and
-        column numbers too. The original type is recorded as ``original-dtype`` in the group's attributes.
+        holds them, and column numbers too. The original type is recorded as ``original-dtype`` in the attributes.
     allow_nonfinite
         Whether NaN and infinite values in X and layers are stored as they are instead of refused.
+    memory_limit
+        Memory for data, like ``"2GB"`` or in bytes, beside what the program itself takes; with a client, of each
+        worker.
+    threads
+        Threads to work with; None for the cores that this process may use, or those of the client's workers.
+    client
+        A `dask.distributed.Client` whose workers do the work. They must reach inputs and output by the same paths.
     overwrite
-        Whether a collection at ``output_path`` is replaced, once the new one is complete. Nothing else is ever
-        replaced.
+        Whether a collection at ``output_path`` is replaced, once the new one is complete, and an unfinished build of
+        other arguments discarded. Nothing else is ever replaced.
     progress
-        Whether to show progress bars.
+        Whether to show progress bars, and what the build will need.
+
+    Returns
+    -------
+    Collection
+        The new collection; its ``inputs`` say what each input lost.
+
+    Raises
+    ------
+    InputError
+        If an argument or an input breaks a rule.
+    MissingInputError
+        If an input does not exist.
+    OutputExistsError
+        If something is at ``output_path`` that may not be replaced.
+    OutputError
+        If the output cannot be written, say because the disk is full, or another process is writing it; what was
+        written is removed.
+
+    Examples
+    --------
+    >>> collection = create_anndata_collection(["a.h5ad", "b.h5ad"], "store")  # doctest: +SKIP
+    """
+    if isinstance(var_names, str):
+        raise InputError(f"var_names must be a list of names, got the string {var_names!r}")
+    options = Options(
+        shuffle=shuffle,
+        seed=operator.index(seed),
+        join=join,
+        var_names=None if var_names is None else [str(name) for name in var_names],
+        x=x,
+        layers=layers,
+        obsm=obsm,
+        obs_columns=obs_columns,
+        dense=dense,
+        groupby=groupby,
+        obs_names=obs_names,
+        rows_per_store=rows_per_store,
+        chunk_elements=chunk_elements,
+        shard_elements=shard_elements,
+        narrow=narrow,
+        allow_nonfinite=allow_nonfinite,
+    )
+    resources = Resources(memory_limit=memory_limit, threads=threads, client=client, progress=progress)
+    return build(as_origins(adata_paths, load), _real(output_path), options, resources, overwrite=overwrite)
+
+
+def append_to_collection(
+    adata_paths: Input | Sequence[Input],
+    collection_path: str | os.PathLike[str],
+    *,
+    shuffle: bool = True,
+    seed: int = 0,
+    x: str = "X",
+    obs_names: Repeats = "unique",
+    load: Load | None = None,
+    rows_per_store: int = 2**20,
+    chunk_elements: int = 2**15,
+    shard_elements: int = 2**25,
+    narrow: bool = True,
+    allow_nonfinite: bool = False,
+    memory_limit: str | int = "1GB",
+    threads: int | None = None,
+    client: Client | None = None,
+    progress: bool = True,
+) -> Collection:
+    """Add the cells of AnnData files to a collection, as new stores, shuffled among themselves.
+
+    Nothing that is there changes but the manifest, which is replaced at once when the new stores are complete: whoever
+    has the collection open goes on reading what it was. The new cells get the collection's genes, elements and obs
+    columns; genes of theirs that it lacks are left out and counted in ``inputs``, obs columns too, and categories that
+    are new come behind the known ones. A collection that was grouped by a column no longer is.
+
+    An append that was killed goes on when it is called again with the same arguments.
+
+    Parameters
+    ----------
+    adata_paths
+        Inputs, as `create_anndata_collection` takes them. All must have the collection's layers and obsm arrays.
+    collection_path
+        The collection's directory.
+    shuffle, seed, x, obs_names, load, rows_per_store, chunk_elements, shard_elements, narrow, allow_nonfinite
+        As for `create_anndata_collection`. ``obs_names`` also concerns names that the collection has already.
+    memory_limit, threads, client, progress
+        As for `create_anndata_collection`.
+
+    Returns
+    -------
+    Collection
+        The collection with its new stores.
+
+    Raises
+    ------
+    InputError
+        If an argument or an input breaks a rule, or there is no collection of this program.
+    OutputError
+        As for `create_anndata_collection`; the collection is then as it was.
+
+    Examples
+    --------
+    >>> collection = append_to_collection(["c.h5ad"], "store")  # doctest: +SKIP
+    """
+    options = Options(
+        shuffle=shuffle,
+        seed=operator.index(seed),
+        join="outer",
+        var_names=None,
+        x=x,
+        layers=None,
+        obsm=None,
+        obs_columns=None,
+        dense=(),
+        groupby=None,
+        obs_names=obs_names,
+        rows_per_store=rows_per_store,
+        chunk_elements=chunk_elements,
+        shard_elements=shard_elements,
+        narrow=narrow,
+        allow_nonfinite=allow_nonfinite,
+    )
+    resources = Resources(memory_limit=memory_limit, threads=threads, client=client, progress=progress)
+    return build(as_origins(adata_paths, load), _real(collection_path), options, resources, append=True)
+
+
+def reshuffle_collection(
+    source_path: str | os.PathLike[str],
+    output_path: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    groupby: str | None = None,
+    rows_per_store: int = 2**20,
+    chunk_elements: int = 2**15,
+    shard_elements: int = 2**25,
+    memory_limit: str | int = "1GB",
+    threads: int | None = None,
+    client: Client | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Collection:
+    """Write all cells of a collection anew, in one uniformly random order: say, after it was appended to.
+
+    Parameters
+    ----------
+    source_path
+        A collection of this program, or one that scverse annbatch wrote.
+    output_path
+        As for `create_anndata_collection`; with ``overwrite`` it may be the collection itself.
+    seed, groupby, rows_per_store, chunk_elements, shard_elements
+        As for `create_anndata_collection`.
+    memory_limit, threads, client, overwrite, progress
+        As for `create_anndata_collection`.
 
     Returns
     -------
@@ -115,155 +279,35 @@ def create_anndata_collection(
 
     Raises
     ------
-    InputError
-        If an argument or an input breaks a rule; nothing has been written then.
-    MissingInputError
-        If an input does not exist.
-    OutputExistsError
-        If something is at ``output_path`` that may not be replaced.
-    OutputError
-        If the output cannot be written, say because the disk is full; what was written is removed.
+    StoreError
+        If there is no complete collection at ``source_path``.
+    InputError, OutputExistsError, OutputError
+        As for `create_anndata_collection`.
 
     Examples
     --------
-    >>> collection = create_anndata_collection(["a.h5ad", "b.h5ad"], "store")  # doctest: +SKIP
+    >>> collection = reshuffle_collection("store", "reshuffled", seed=1)  # doctest: +SKIP
     """
-    paths = as_paths(adata_paths)
-    seed = operator.index(seed)
+    source = Collection.open(source_path)
+    dense = [key for key, types in source.types.items() if types.indices is None]
+    return create_anndata_collection(
+        list(source.store_paths),
+        output_path,
+        seed=seed,
+        groupby=groupby,
+        dense=dense,
+        allow_nonfinite=True,
+        rows_per_store=rows_per_store,
+        chunk_elements=chunk_elements,
+        shard_elements=shard_elements,
+        memory_limit=memory_limit,
+        threads=threads,
+        client=client,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def _real(path: str | os.PathLike[str]) -> Path:
     # Beside the real directory, so that a link to it stays a link and the rename stays on one filesystem.
-    output = Path(os.path.realpath(output_path))
-    with _as_input_error():
-        layout = Layout(chunk_elements, shard_elements)
-        # Checks the options before the inputs are read; the plan itself needs their rows.
-        plan_rows(0, rows_per_store=rows_per_store, shuffle=shuffle, seed=seed)
-    check_output(output, overwrite=overwrite)
-
-    sources = [describe(path) for path in _bar(paths, progress, "opening", "file")]
-    genes = join_genes(sources, join, var_names)
-    obs, var = join_obs(sources), join_var(sources, genes)
-
-    keys = [key for key in sources[0].elements if all(key in source.elements for source in sources)]
-    n_obs = len(obs)
-    with _cell_bar(n_obs * len(keys), progress, "checking") as report:
-        scans = {key: _scan(key, sources, genes, report, allow_nonfinite=allow_nonfinite) for key in keys}
-    types = {key: choose_types(key, scans[key], len(var), narrow=narrow) for key in keys}
-    obsm = _shared_obsm(sources)
-
-    plan = plan_rows(n_obs, rows_per_store=rows_per_store, shuffle=shuffle, seed=seed)
-    with _cell_bar(n_obs * len(keys), progress, "reading") as report:
-        table = load_table(sources, genes, obs, var, scans, types, obsm, report)
-
-    with staged(output, overwrite=overwrite) as building:
-        with _cell_bar(n_obs * len(keys), progress, "writing") as report:
-            stores = finish_before_raising(
-                lambda checkpoint: _write_stores(building, table, plan, layout, report, checkpoint)
-            )
-        Collection(
-            path=output,
-            format=FORMAT,
-            n_obs=n_obs,
-            n_vars=len(var),
-            var_digest=digest_names(genes.names),
-            stores=stores,
-            types=types,
-            obs_columns=tuple(obs.columns),
-            shuffled=shuffle,
-            seed=seed if shuffle else None,
-            software=_software(),
-        ).save(building)
-    return Collection.open(output)
-
-
-def _scan(
-    key: str, sources: Sequence[Source], genes: GeneJoin, report: Callable[[int], object], *, allow_nonfinite: bool
-) -> list[ValueScan]:
-    """Scan every value of element ``key`` that will be written, one `ValueScan` per input."""
-    scans = []
-    for source, columns in zip(sources, genes.columns, strict=True):
-        scan, row = None, 0
-        for block in read_blocks(source, key, columns, len(genes.names)):
-            if not allow_nonfinite:
-                _check_finite(block, source, key, row)
-            piece = ValueScan.of(block.data)
-            scan = piece if scan is None else scan.merge(piece)
-            row += block.shape[0]
-            report(block.shape[0])
-        assert scan is not None  # an input without rows has been refused
-        scans.append(scan)
-    return scans
-
-
-def _check_finite(block: CSR, source: Source, key: str, first_row: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(block.data))
-    if len(bad):
-        row = int(np.searchsorted(block.indptr, bad[0], side="right")) - 1 + first_row
-        raise InputError(
-            f"{source.path}: {key} must hold finite values, got {block.data[bad[0]]} in row {row} "
-            f"({source.obs.index[row]!r}); allow_nonfinite=True stores such values as they are"
-        )
-
-
-def _shared_obsm(sources: Sequence[Source]) -> list[str]:
-    """Names of the obsm arrays that all inputs have; warns of those that are no numeric arrays."""
-    names = []
-    for name in sources[0].obsm:
-        if not all(name in source.obsm for source in sources):
-            continue
-        shapes = {source.path: source.obsm[name] for source in sources}
-        if any(shape is None for shape in shapes.values()):
-            unfit = next(path for path, shape in shapes.items() if shape is None)
-            warnings.warn(f"obsm {name!r} is left out: it is no numeric array in {unfit}", UserWarning, stacklevel=3)
-        elif len(set(shapes.values())) > 1:
-            raise InputError(f"obsm {name!r} must have rows of the same shape in all inputs, got {shapes}")
-        else:
-            names.append(name)
-    return names
-
-
-def _write_stores(
-    building: Path,
-    table: Table,
-    plan: RowPlan,
-    layout: Layout,
-    report: Callable[[int], object],
-    checkpoint: Callable[[], None],
-) -> tuple[StoreEntry, ...]:
-    def advance(rows: int) -> None:
-        checkpoint()
-        report(rows)
-
-    stores = []
-    for i, rows in enumerate(plan.stores()):
-        name = f"chunk_{i}.zarr"
-        nnz = write_store(building / name, take_rows(table, rows), layout, advance)
-        checkpoint()
-        stores.append(StoreEntry(name, len(rows), nnz, seal(building / name)))
-    return tuple(stores)
-
-
-@contextmanager
-def _as_input_error() -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except ValueError as e:
-        raise InputError(str(e)) from e
-
-
-def _bar(items: Sequence[str], progress: bool, what: str, unit: str) -> Iterable[str]:
-    bar: Iterable[str] = tqdm(items, desc=what, unit=unit, disable=not progress)
-    return bar
-
-
-@contextmanager
-def _cell_bar(total: int, progress: bool, what: str) -> Iterator[Callable[[int], object]]:
-    with tqdm(total=total, desc=what, unit="cell", unit_scale=True, disable=not progress) as bar:
-        yield bar.update
-
-
-def _software() -> str:
-    try:
-        return f"{_DISTRIBUTION} {version(_DISTRIBUTION)}"
-    except PackageNotFoundError:
-        return _DISTRIBUTION
+    return Path(os.path.realpath(path))

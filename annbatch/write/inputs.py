@@ -1,258 +1,306 @@
-"""What is in an input file, and how are its rows read?
+"""What can be an input, and how is it opened?
 
-1. `describe` opens a ``.h5ad`` file or a ``.zarr`` directory (v2 or v3), checks that it is AnnData with cells, genes
-   and X, and reads obs and var.
-2. `read_blocks` yields the rows of X or of a layer, a bounded piece at a time, as CSR with the joined genes as columns.
-3. `read_obsm` reads one obsm array.
+1. `as_origins` takes what the caller passed: paths, AnnData objects, zarr stores. An `Origin` can be opened any number
+   of times, in any process, and has a `stamp` that changes when its contents do.
+2. An opened origin is a `Root`: the names of its cells, single obs columns, var, and its matrices, none of which is
+   read before it is asked for. Files and zarr groups of AnnData, AnnData in memory and 10x Genomics ``.h5`` files
+   differ in nothing else.
 
-Whether the file holds CSR, CSC or a dense array ends here. CSC has no rows to read one by one, so it is turned in
-memory.
 Layouts of before AnnData 0.7, in which obs is one compound dataset, are refused.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import anndata as ad
 import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import scipy.sparse as sp
 import zarr
+from zarr.abc.store import Store as ZarrStore
 
-from annbatch.batch import CSR
-from annbatch.errors import AnnbatchError, InputError, MissingInputError
+from annbatch.errors import InputError, MissingInputError, OutputError
+from annbatch.native import crc32c
+from annbatch.write.matrices import Matrix
+from annbatch.write.raw import SpillError
 
-BLOCK_ELEMENTS = 2**24
-"""How many elements `read_blocks` reads at a time, unless a single row has more."""
+Input: TypeAlias = str | os.PathLike[str] | ad.AnnData | ZarrStore
+Load = Callable[[str], ad.AnnData]
+
+
+class Root(Protocol):
+    """An opened input."""
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the obs columns."""
+
+    @property
+    def index_name(self) -> str | None:
+        """Name of the obs index, if it has one."""
+
+    def obs_names(self) -> npt.NDArray[Any]:
+        """Read the names of the cells, (n_obs,) str objects."""
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """Read one obs column, (n_obs,)."""
+
+    def var(self, raw: bool) -> pd.DataFrame:
+        """Read var, or that of raw."""
+
+    def names(self, group: str) -> list[str]:
+        """Names of what is in ``layers`` or ``obsm``."""
+
+    def element(self, key: str) -> Any:
+        """Give ``"X"``, ``"raw/X"``, ``"layers/…"`` or ``"obsm/…"``, unread; None if it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """One input, described."""
+class Origin:
+    """One input, as the caller gave it."""
 
-    path: str
-    """As the caller gave it."""
-    obs: pd.DataFrame
-    """(n_obs, …) with string names."""
-    var: pd.DataFrame
-    """(n_vars, …) with unique string names."""
-    elements: tuple[str, ...]
-    """What `read_blocks` can read: ``"X"`` and ``"layers/{name}"``."""
-    obsm: Mapping[str, tuple[int, ...] | None]
-    """Name of each obsm element to the shape of one row; None if it is no numeric array."""
+    name: str
+    """What messages and the obs column ``src_path`` call it."""
+    given: str | ad.AnnData | ZarrStore
+    """A path, or the object."""
+    load: Load | None
+    """Makes AnnData of a path that is no file that can be read here."""
 
-    @property
-    def n_obs(self) -> int:
-        """Number of cells."""
-        return len(self.obs)
+    @contextmanager
+    def open(self) -> Iterator[Root]:
+        """Open it; whatever goes wrong inside becomes an InputError that names it.
+
+        Raises
+        ------
+        MissingInputError
+            If nothing is there.
+        InputError
+            If it is no AnnData.
+        """
+        try:
+            if isinstance(self.given, ad.AnnData):
+                yield MemoryRoot(self.given)
+            elif isinstance(self.given, ZarrStore):
+                yield GroupRoot(zarr.open_group(self.given, mode="r"), self.name)
+            elif self.load is not None:
+                yield MemoryRoot(self.load(self.given))
+            else:
+                with _open_path(self.given) as root:
+                    yield root
+        except (InputError, OutputError, SpillError, MemoryError):
+            raise
+        except Exception as e:
+            raise InputError(f"{self.name}: cannot be read as AnnData: {type(e).__name__}: {e}") from e
+
+    def stamp(self) -> object:
+        """Give a JSON value that differs if the contents do: sizes and times of files, checksums of memory."""
+        if isinstance(self.given, ad.AnnData) and not self.given.isbacked:
+            x: Any = self.given.X
+            parts = (x.data, x.indices, x.indptr) if hasattr(x, "indptr") else (np.asarray(x),)
+            sums = [crc32c(np.ascontiguousarray(part).reshape(-1).view(np.uint8)) for part in parts]
+            return [list(self.given.shape), *sums]
+        if isinstance(self.given, ZarrStore):
+            return self.name
+        path = Path(self.given.filename if isinstance(self.given, ad.AnnData) else self.given)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        stats = [p.stat() for p in files if p.exists()]
+        return [str(path.resolve()), [s.st_size for s in stats], [s.st_mtime_ns for s in stats]]
 
 
-def as_paths(adata_paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Give the inputs' paths as strings; a single path counts as a list of one.
+def as_origins(given: Input | Sequence[Input], load: Load | None) -> list[Origin]:
+    """Give the inputs in a list; a single one counts as a list of one.
 
     Raises
     ------
     InputError
-        If there is none.
+        If there is none, or it is of no such kind.
     """
-    if isinstance(adata_paths, str | os.PathLike):
-        adata_paths = [adata_paths]
-    paths = [os.fspath(path) for path in adata_paths]
-    if not paths:
+    items = [given] if isinstance(given, str | os.PathLike | ad.AnnData | ZarrStore) else list(given)
+    if not items:
         raise InputError("adata_paths must name at least one input, got none")
-    return paths
-
-
-def describe(path: str) -> Source:
-    """Open the AnnData file ``path`` and say what it holds; the values of X stay unread.
-
-    Raises
-    ------
-    MissingInputError
-        If nothing is there.
-    InputError
-        If it is no AnnData file, X is missing, it has no cells or no genes, or its var names are not unique.
-    """
-    with _opened(path) as root:
-        obs, var = _read_frame(root, "obs", path), _read_frame(root, "var", path)
-        if "X" not in root or root["X"].attrs.get("encoding-type") == "null":
-            raise InputError(f"{path}: X is missing")
-        for name, frame in (("obs", obs), ("var", var)):
-            if not len(frame):
-                raise InputError(f"{path}: {name} must have at least one row, got 0")
-        duplicated = var.index[var.index.duplicated()].unique()
-        if len(duplicated):
-            raise InputError(f"{path}: var names must be unique, got more than one of {list(duplicated[:5])}")
-        keys = ["X", *(f"layers/{name}" for name in root.get("layers", ()))]
-        for key in keys:
-            _check_matrix(root[key], key, (len(obs), len(var)), path)
-        obsm = {name: _row_shape(root["obsm"][name], len(obs)) for name in root.get("obsm", ())}
-    return Source(path, obs, var, tuple(keys), obsm)
-
-
-def read_blocks(
-    source: Source, key: str, columns: npt.NDArray[np.int64], n_vars: int, block_elements: int = BLOCK_ELEMENTS
-) -> Iterator[CSR]:
-    """Yield all rows of ``source``'s element ``key``, in order, as CSR pieces of about ``block_elements`` elements.
-
-    Parameters
-    ----------
-    columns
-        (source's n_vars,) the joined column of each gene, -1 where the gene is left out.
-    n_vars
-        Number of joined columns.
-
-    Yields
-    ------
-    CSR
-        Shape (rows of the piece, ``n_vars``), columns ascending within a row; explicit zeros are kept.
-
-    Raises
-    ------
-    InputError
-        If a row has two entries for one gene, or the file cannot be read.
-    """
-    row = 0
-    with _opened(source.path) as root:
-        where = f"{source.path}: {key}"
-        for piece in _row_pieces(root[key], source.n_obs, block_elements, where):
-            block = _joined(piece, columns, n_vars, where, row)
-            row += block.shape[0]
-            yield block
-
-
-def read_obsm(source: Source, name: str) -> npt.NDArray[Any]:
-    """Read obsm element ``name``, (n_obs, …)."""
-    with _opened(source.path) as root:
-        return np.asarray(root["obsm"][name][...])
+    origins = []
+    for i, item in enumerate(items):
+        if isinstance(item, ad.AnnData):
+            origins.append(Origin(f"adata_{i}", item, None))
+        elif isinstance(item, ZarrStore):
+            origins.append(Origin(str(item), item, None))
+        elif isinstance(item, str | os.PathLike):
+            origins.append(Origin(os.fspath(item), os.fspath(item), load))
+        else:
+            raise InputError(f"adata_paths must be paths, AnnData or zarr stores, got {type(item).__name__} at {i}")
+    return origins
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """The root group of ``path``; whatever goes wrong with the file inside becomes an InputError that names it."""
+def _open_path(path: str) -> Iterator[Root]:
     if not Path(path).exists():
         raise MissingInputError(f"{path}: no such file or directory")
-    try:
-        if Path(path).is_dir():
-            root: Any = zarr.open_group(path, mode="r")
-            yield root
-        elif not h5py.is_hdf5(path):
+    if Path(path).is_dir():
+        yield GroupRoot(zarr.open_group(path, mode="r"), path)
+        return
+    if not h5py.is_hdf5(path):
+        raise InputError(
+            f"{path}: must be an AnnData file, a .h5ad (HDF5) file or a .zarr directory; this is neither. "
+            f"Pass load= to read other files"
+        )
+    with h5py.File(path, mode="r") as file:
+        is_10x = "obs" not in file and isinstance(file.get("matrix"), h5py.Group) and "barcodes" in file["matrix"]
+        yield TenxRoot(file["matrix"]) if is_10x else GroupRoot(file, path)
+
+
+class GroupRoot:
+    """AnnData in an HDF5 file or a zarr group."""
+
+    def __init__(self, group: Any, path: str) -> None:
+        encoding = group.attrs.get("encoding-type", "anndata")
+        if encoding != "anndata" or "obs" not in group or "var" not in group:
             raise InputError(
-                f"{path}: must be an AnnData file, a .h5ad (HDF5) file or a .zarr directory; this is neither"
+                f"{path}: must be an AnnData file, got one with encoding-type {encoding!r} and the keys {sorted(group)}"
             )
+        for name in ("obs", "var"):
+            if "_index" not in group[name].attrs:
+                raise InputError(f"{path}: {name} is in an outdated layout; read it with anndata and write it again")
+        self._group = group
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the obs columns."""
+        return [str(name) for name in self._group["obs"].attrs["column-order"]]
+
+    @property
+    def index_name(self) -> str | None:
+        """Name of the obs index, if it has one."""
+        name = str(self._group["obs"].attrs["_index"])
+        return None if name == "_index" else name
+
+    def obs_names(self) -> npt.NDArray[Any]:
+        """Read the names of the cells, (n_obs,) str objects."""
+        obs = self._group["obs"]
+        return as_text(ad.io.read_elem(obs[obs.attrs["_index"]]))
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """Read one obs column, (n_obs,)."""
+        return pd.Series(ad.io.read_elem(self._group["obs"][name]))
+
+    def var(self, raw: bool) -> pd.DataFrame:
+        """Read var, or that of raw."""
+        return _named(ad.io.read_elem(self._group["raw/var" if raw else "var"]))
+
+    def names(self, group: str) -> list[str]:
+        """Names of what is in ``layers`` or ``obsm``."""
+        return [str(name) for name in self._group.get(group, ())]
+
+    def element(self, key: str) -> Any:
+        """Give an element unread; None if it is not there."""
+        if key not in self._group or self._group[key].attrs.get("encoding-type") == "null":
+            return None
+        return self._group[key]
+
+
+class MemoryRoot:
+    """An AnnData object; its matrices may be backed by a file."""
+
+    def __init__(self, adata: ad.AnnData) -> None:
+        if not isinstance(adata, ad.AnnData):
+            raise InputError(f"load must give AnnData, got {type(adata).__name__}")
+        self._adata = adata
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the obs columns."""
+        return [str(name) for name in self._adata.obs.columns]
+
+    @property
+    def index_name(self) -> str | None:
+        """Name of the obs index, if it has one."""
+        name = self._adata.obs.index.name
+        return None if name is None else str(name)
+
+    def obs_names(self) -> npt.NDArray[Any]:
+        """Give the names of the cells, (n_obs,) str objects."""
+        return as_text(self._adata.obs_names)
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """Give one obs column, (n_obs,)."""
+        return pd.Series(self._adata.obs[name].array)
+
+    def var(self, raw: bool) -> pd.DataFrame:
+        """Give var, or that of raw."""
+        return _named((self._adata.raw if raw else self._adata).var.copy())
+
+    def names(self, group: str) -> list[str]:
+        """Names of what is in ``layers`` or ``obsm``."""
+        # anndata 0.13 lists X among the layers, under None.
+        return [str(name) for name in getattr(self._adata, group) if name is not None]
+
+    def element(self, key: str) -> Any:
+        """Give an element unread; None if it is not there."""
+        found: Any
+        group, _, name = key.partition("/")
+        if group == "raw":
+            found = None if self._adata.raw is None else self._adata.raw.X
+        elif name:
+            found = getattr(self._adata, group).get(name)
         else:
-            with h5py.File(path, mode="r") as file:
-                yield file
-    except (AnnbatchError, MemoryError):
-        raise
-    except Exception as e:
-        raise InputError(f"{path}: cannot be read as AnnData: {type(e).__name__}: {e}") from e
+            found = self._adata.X
+        if hasattr(found, "tocsr") and found.format not in ("csr", "csc"):
+            found = found.tocsr()
+        # What is backed by a file is read from there, a piece at a time.
+        return getattr(found, "group", found)
 
 
-def _read_frame(root: Any, name: str, path: str) -> pd.DataFrame:
-    encoding = root.attrs.get("encoding-type", "anndata")
-    if encoding != "anndata" or name not in root:
-        raise InputError(
-            f"{path}: must be an AnnData file, got one with encoding-type {encoding!r} and the keys {sorted(root)}"
-        )
-    frame = ad.io.read_elem(root[name])
-    if not isinstance(frame, pd.DataFrame):
-        raise InputError(f"{path}: {name} is in an outdated layout; read it with anndata and write it again")
-    frame.index = pd.Index([str(label) for label in frame.index], dtype=object, name=frame.index.name)
-    return frame
+class TenxRoot:
+    """A feature-barcode matrix of 10x Genomics, as Cell Ranger 3 and later write it; its columns are cells.
+
+    Format: https://www.10xgenomics.com/support/software/cell-ranger/latest/analysis/outputs/cr-outputs-h5-matrices
+    """
+
+    def __init__(self, group: h5py.Group) -> None:
+        self._group = group
+        self.column_names: list[str] = []
+        self.index_name: str | None = None
+
+    def obs_names(self) -> npt.NDArray[Any]:
+        """Read the barcodes, (n_obs,) str objects."""
+        return as_text(self._group["barcodes"].asstr()[:])
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """There is none."""
+        raise KeyError(name)
+
+    def var(self, raw: bool) -> pd.DataFrame:
+        """Read the features, named by their identifiers, which are unique as their symbols are not."""
+        features = self._group["features"]
+        columns = {"gene_symbols": "name", "feature_types": "feature_type", "genome": "genome"}
+        read = {ours: features[theirs].asstr()[:] for ours, theirs in columns.items() if theirs in features}
+        return pd.DataFrame(read, index=pd.Index(as_text(features["id"].asstr()[:]), dtype=object))
+
+    def names(self, group: str) -> list[str]:
+        """There are none."""
+        return []
+
+    def element(self, key: str) -> Any:
+        """Give X, whose rows are the file's columns; None for all else."""
+        if key != "X":
+            return None
+        n_vars, n_obs = (int(n) for n in self._group["shape"][:])
+        data, indices, indptr = (self._group[name] for name in ("data", "indices", "indptr"))
+        return Matrix("csr", (n_obs, n_vars), data.dtype, data, indices, indptr)
 
 
-def _is_array(element: Any) -> bool:
-    return isinstance(element, h5py.Dataset | zarr.Array)
+def as_text(labels: Any) -> npt.NDArray[Any]:
+    """Give labels as (n,) str objects."""
+    return np.array([str(label) for label in labels], dtype=object)
 
 
-def _check_matrix(element: Any, key: str, shape: tuple[int, int], path: str) -> None:
-    found = element if _is_array(element) else ad.io.sparse_dataset(element)
-    if tuple(found.shape) != shape:
-        raise InputError(f"{path}: {key} must have the shape of obs and var {shape}, got {tuple(found.shape)}")
-    if np.dtype(found.dtype).kind not in "biuf":
-        raise InputError(f"{path}: {key} must hold real numbers, got {found.dtype}")
-
-
-def _row_shape(element: Any, n_obs: int) -> tuple[int, ...] | None:
-    if not _is_array(element) or not element.shape or element.shape[0] != n_obs or element.dtype.kind not in "biuf":
-        return None
-    return tuple(element.shape[1:])
-
-
-def _row_pieces(element: Any, n_obs: int, block_elements: int, where: str) -> Iterator[CSR | sp.csr_matrix]:
-    if _is_array(element):
-        step = max(1, block_elements // max(element.shape[1], 1))
-        for start in range(0, n_obs, step):
-            dense = np.asarray(element[start : start + step])
-            # SciPy has no sparse matrix of float16.
-            dense = (
-                dense.astype(np.float32) if dense.dtype == np.float16 else dense.astype(dense.dtype.newbyteorder("="))
-            )
-            yield sp.csr_matrix(dense)
-        return
-    dataset = ad.io.sparse_dataset(element)
-    if dataset.format == "csc":
-        yield dataset.to_memory().tocsr()
-        return
-    indptr = element["indptr"][...].astype(np.int64)
-    for start, stop in _cut(indptr, block_elements, where):
-        part = slice(indptr[start], indptr[stop])
-        data, indices = element["data"][part], element["indices"][part]
-        if len(data) != part.stop - part.start or len(indices) != len(data):
-            raise InputError(f"{where}: data and indices must have the {indptr[-1]} elements that indptr says")
-        data = data.astype(np.float32 if data.dtype == np.float16 else data.dtype.newbyteorder("="), copy=False)
-        yield CSR(data, indices, indptr[start : stop + 1] - indptr[start], (stop - start, dataset.shape[1]))
-
-
-def _cut(indptr: npt.NDArray[np.int64], block_elements: int, where: str) -> Iterator[tuple[int, int]]:
-    """Cut rows into consecutive ranges of at most ``block_elements`` elements, or of one row."""
-    start, n_rows = 0, len(indptr) - 1
-    if indptr[0] != 0 or (np.diff(indptr) < 0).any():
-        raise InputError(f"{where}: indptr must start at 0 and never fall")
-    while start < n_rows:
-        stop = int(np.searchsorted(indptr, indptr[start] + block_elements, side="right")) - 1
-        stop = min(max(stop, start + 1), n_rows)
-        yield start, stop
-        start = stop
-
-
-def _joined(
-    matrix: CSR | sp.csr_matrix, columns: npt.NDArray[np.int64], n_vars: int, where: str, first_row: int
-) -> CSR:
-    """Rename the columns of ``matrix``, leave out what has none, and sort each row by column."""
-    data, indices, indptr = matrix.data, matrix.indices, matrix.indptr.astype(np.int64)
-    if len(indices) and not (indices.min() >= 0 and indices.max() < len(columns)):
-        raise InputError(
-            f"{where}: column numbers must be in [0, {len(columns)}), got {indices.min()} to {indices.max()}"
-        )
-    indices = columns[indices]
-    kept = indices >= 0
-    if not kept.all():
-        indptr = np.concatenate([[0], np.cumsum(kept)])[indptr]
-        data, indices = data[kept], indices[kept]
-    if not _ascending(indices, indptr).all():
-        renamed = sp.csr_matrix((data, indices, indptr), shape=(matrix.shape[0], n_vars), copy=True)
-        renamed.sort_indices()
-        data, indices = renamed.data, renamed.indices
-        bad = np.flatnonzero(~_ascending(indices, indptr))
-        if len(bad):
-            row = int(np.searchsorted(indptr, bad[0] + 1, side="right")) - 1 + first_row
-            raise InputError(f"{where}: a row must have at most one entry for a gene, row {row} has several")
-    return CSR(data, indices, indptr, (matrix.shape[0], n_vars))
-
-
-def _ascending(indices: npt.NDArray[Any], indptr: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """(nnz - 1,) whether each element's column is below that of the next one of the same row."""
-    ascending: npt.NDArray[np.bool_] = indices[1:] > indices[:-1]
-    starts = indptr[1:-1]
-    ascending[starts[(starts > 0) & (starts < len(indices))] - 1] = True
-    return ascending
+def _named(frame: Any) -> pd.DataFrame:
+    frame.index = pd.Index(as_text(frame.index), dtype=object, name=frame.index.name)
+    found: pd.DataFrame = frame
+    return found

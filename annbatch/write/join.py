@@ -1,10 +1,9 @@
-"""What are the genes, the cells and their columns of all inputs together?
+"""What are the genes and the columns of all inputs together?
 
 1. `join_genes` decides which genes there are, and to which joined column each input's genes go.
 2. `join_column` stacks one column of several tables: categories become the union by first appearance, what a table
    lacks is missing.
-3. `join_obs` does that for every obs column and adds where each cell came from; `join_var` keeps the var columns on
-   which the inputs agree.
+3. `join_var` keeps the var columns on which the inputs agree.
 
 Everything here is pure: no I/O. All stores get the same categories, so a code means the same in each.
 """
@@ -21,13 +20,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from annbatch.errors import InputError
-from annbatch.write.inputs import Source
-
-SRC_PATH = "src_path"
-"""The obs column that names each cell's source file."""
+from annbatch.write.sources import Source
 
 MAX_CATEGORIES = 2**16
 """Strings with more distinct values than this, most of which occur once, are identifiers and stay strings."""
+
+
+How = Literal["outer", "inner", "same"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +39,19 @@ class GeneJoin:
     """Per input: (its n_vars,) joined column of each gene, -1 where it is left out."""
 
 
-def join_genes(sources: Sequence[Source], join: Literal["outer", "inner"], var_names: Iterable[str] | None) -> GeneJoin:
+def join_genes(sources: Sequence[Source], join: How, var_names: Iterable[str] | None) -> GeneJoin:
     """Join the inputs' genes: all or the shared ones by first appearance, or exactly ``var_names``.
 
     Raises
     ------
     InputError
-        If ``join`` is neither, no gene is left, or ``var_names`` repeats a name or has one that no input has.
+        If ``join`` is unknown, no gene is left, ``var_names`` repeats a name or has one that no input has, or an input
+        has not the same genes as the first one though ``join`` is ``"same"``.
     """
-    if join not in ("outer", "inner"):
-        raise InputError(f"join must be 'outer' or 'inner', got {join!r}")
+    if join not in ("outer", "inner", "same"):
+        raise InputError(f"join must be 'outer', 'inner' or 'same', got {join!r}")
+    if join == "same":
+        _check_same(sources)
     known = dict.fromkeys(chain.from_iterable(source.var.index for source in sources))
     if var_names is not None:
         if isinstance(var_names, str):
@@ -65,35 +67,21 @@ def join_genes(sources: Sequence[Source], join: Literal["outer", "inner"], var_n
     else:
         names = list(known)
     if not names:
-        raise InputError(f"no genes are left: join={join!r} of {[s.path for s in sources]} has no gene in common")
+        raise InputError(f"no genes are left: join={join!r} of {[s.name for s in sources]} has no gene in common")
     joined = pd.Index(names, dtype=object)
     return GeneJoin(joined, tuple(joined.get_indexer(s.var.index).astype(np.int64) for s in sources))
 
 
-def join_obs(sources: Sequence[Source]) -> pd.DataFrame:
-    """Stack all obs, (n_obs, …), with the categorical column `SRC_PATH`.
-
-    A `SRC_PATH` that an input has already, as the stores of a collection do, is kept: it names where the cells first
-    came from.
-
-    Raises
-    ------
-    InputError
-        If a column is of different kinds in different inputs, or of a kind that cannot be stored.
-    """
-    frames = [source.obs for source in sources]
-    paths = [source.path for source in sources]
-    lengths = [len(frame) for frame in frames]
-    names = [name for name in dict.fromkeys(chain.from_iterable(frames)) if name != SRC_PATH]
-    joined = {
-        name: join_column([f.get(name) for f in frames], lengths, f"obs column {name!r}", paths) for name in names
-    }
-    origins = [_origin(source) for source in sources]
-    joined[SRC_PATH] = join_column(origins, lengths, f"obs column {SRC_PATH!r}", paths)
-    # Set afterwards: the constructor would align the columns, which have row numbers, with the names.
-    obs = pd.DataFrame(joined)
-    obs.index = _stack_names(frames)
-    return obs
+def _check_same(sources: Sequence[Source]) -> None:
+    first = sources[0]
+    for source in sources[1:]:
+        missing = first.var.index.difference(source.var.index, sort=False)
+        extra = source.var.index.difference(first.var.index, sort=False)
+        if len(missing) or len(extra):
+            raise InputError(
+                f"{source.name}: must have the same genes as {first.name} (join='same'), lacks {len(missing)} "
+                f"{_some(list(missing))} and has {len(extra)} others {_some(list(extra))}"
+            )
 
 
 def join_var(sources: Sequence[Source], genes: GeneJoin) -> pd.DataFrame:
@@ -108,7 +96,7 @@ def join_var(sources: Sequence[Source], genes: GeneJoin) -> pd.DataFrame:
     for name in dict.fromkeys(chain.from_iterable(frames)):
         try:
             stacked = join_column(
-                [f.get(name) for f in frames], lengths, f"var column {name!r}", [s.path for s in sources]
+                [f.get(name) for f in frames], lengths, f"var column {name!r}", [s.name for s in sources]
             )
         except InputError:
             # Two kinds of one column contradict each other as much as two values do.
@@ -159,7 +147,7 @@ def join_column(
 
 def _kind(column: pd.Series[Any], what: str, path: str) -> str:
     """``"category of string"`` and the like, ``"boolean"``, ``"number"``, or ``"empty"`` if no value is there."""
-    if column.isna().all():
+    if len(column) and column.isna().all():
         return "empty"
     if isinstance(column.dtype, pd.CategoricalDtype):
         inferred = pd.api.types.infer_dtype(column.cat.categories, skipna=True)
@@ -169,6 +157,8 @@ def _kind(column: pd.Series[Any], what: str, path: str) -> str:
         inferred = pd.api.types.infer_dtype(column, skipna=True)
         if inferred == "boolean":
             return "boolean"
+    if inferred == "empty":
+        return "empty"
     if inferred == "string" or (
         isinstance(column.dtype, pd.CategoricalDtype) and inferred in ("integer", "floating", "boolean")
     ):
@@ -179,18 +169,18 @@ def _kind(column: pd.Series[Any], what: str, path: str) -> str:
 
 
 def _stack_categories(columns: Sequence[pd.Series[Any] | None], lengths: Sequence[int]) -> pd.Series[Any]:
-    pieces: list[tuple[npt.NDArray[np.int64], list[Any]]] = []
+    pieces: list[tuple[npt.NDArray[np.int32], list[Any]]] = []
     for column, length in zip(columns, lengths, strict=True):
         if column is None:
-            pieces.append((np.full(length, -1), []))
+            pieces.append((np.full(length, -1, np.int32), []))
         elif isinstance(column.dtype, pd.CategoricalDtype):
-            pieces.append((column.cat.codes.to_numpy().astype(np.int64), column.cat.categories.tolist()))
+            pieces.append((column.cat.codes.to_numpy().astype(np.int32), column.cat.categories.tolist()))
         else:
             codes, values = pd.factorize(column.to_numpy(dtype=object, na_value=None))  # type: ignore[call-overload]
-            pieces.append((codes.astype(np.int64), values.tolist()))
+            pieces.append((codes.astype(np.int32), values.tolist()))
     number = {value: i for i, value in enumerate(dict.fromkeys(chain.from_iterable(values for _, values in pieces)))}
     # The extra last entry is what code -1 picks.
-    lookups = [np.array([number[value] for value in values] + [-1]) for _, values in pieces]
+    lookups = [np.array([number[value] for value in values] + [-1], np.int32) for _, values in pieces]
     codes = np.concatenate([lookup[codes] for lookup, (codes, _) in zip(lookups, pieces, strict=True)])
     if (
         len(number) > max(MAX_CATEGORIES, len(codes) // 2)
@@ -213,7 +203,7 @@ def _stack_numbers(columns: Sequence[pd.Series[Any] | None], lengths: Sequence[i
     common = np.result_type(*types)
     if common.kind in "iu":
         nullable = any(pd.api.types.is_extension_array_dtype(c.dtype) for c in present)
-        exact = all(max(abs(int(c.min())), abs(int(c.max()))) <= 2**53 for c in present)
+        exact = all(max(abs(int(c.min())), abs(int(c.max()))) <= 2**53 for c in present if len(c))
         if nullable or not exact or len(present) == len(columns):
             return _stack_maskable(columns, lengths, common)
         common = np.dtype(np.float64)
@@ -250,27 +240,6 @@ def _identifiers_as_strings(column: pd.Series[Any]) -> Any:
     if isinstance(column.dtype, pd.CategoricalDtype) and column.notna().all() and column.is_unique:
         return column.astype(object).to_numpy()
     return column.array
-
-
-def _origin(source: Source) -> pd.Series[Any]:
-    given = source.obs.get(SRC_PATH)
-    if given is None:
-        return pd.Series(
-            pd.Categorical.from_codes(np.zeros(source.n_obs, dtype=np.int8), categories=pd.Index([source.path]))
-        )
-    if _kind(given, f"obs column {SRC_PATH!r}", source.path) not in ("category of string", "empty"):
-        raise InputError(f"{source.path}: obs column {SRC_PATH!r} must hold strings, got {given.dtype}")
-    strings = given.astype(object)
-    return strings.where(strings.notna(), source.path)
-
-
-def _stack_names(frames: Sequence[pd.DataFrame]) -> pd.Index[str]:
-    names = {frame.index.name for frame in frames}
-    columns = set(chain.from_iterable(frames))
-    name = names.pop() if len(names) == 1 else None
-    values = np.concatenate([frame.index.to_numpy(dtype=object) for frame in frames])
-    index: pd.Index[str] = pd.Index(values, dtype=object, name=name if name not in columns else None)
-    return index
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

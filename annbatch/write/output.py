@@ -1,32 +1,77 @@
-"""How does a finished collection appear at the output path, or nothing at all?
+"""How does a finished collection appear at the output path, or nothing at all, whatever happens meanwhile?
 
-1. `check_output` refuses a path that is taken, before any work.
-2. `staged` gives a hidden directory beside the output path, on the same filesystem, to build in.
-3. When the build is done it is renamed to the output path, once; whatever goes wrong before, the hidden directory goes
-   away.
+1. `claimed` takes a hidden directory beside the output path, on the same filesystem, for this process alone, by a lock
+   that the system lets go when the process ends, however it ends.
+2. What an interrupted build of the same arguments left there is used; one of others is refused.
+3. `Workplace.commit` leaves the new manifest there: from then on the collection counts as written, and `_install` moves
+   it to its place. If that is interrupted, whoever claims the directory next finishes it first.
+4. Whatever goes wrong before, the hidden directory goes away.
+
+A new collection takes its place by one rename. Stores that are appended are moved in one by one, and nobody looks at
+them until the manifest that names them takes the place of the old one.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
-from typing import TypeVar
+from typing import Any, Literal
 
 from annbatch.collection import MANIFEST, Collection
 from annbatch.errors import AnnbatchError, OutputError, OutputExistsError, StoreError
-from annbatch.manifest import FileEntry, checksum, sync_directory
+from annbatch.manifest import FileEntry, checksum, sync_directory, write_whole
+from annbatch.write.exchange import exchange
 
+Mode = Literal["create", "append"]
+
+_BUILD = "build.json"
+_COMMITTED = "committed.json"
 _REMOVE_ATTEMPTS = 50
 _REMOVE_PAUSE_S = 0.02
 
-T = TypeVar("T")
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """A hidden directory that one process builds in."""
+
+    path: Path
+    output: Path
+    """Where the collection goes."""
+    mode: Mode
+    """Whether it is a new collection, or more stores for one."""
+    overwrite: bool
+    """Whether a collection at `output` is replaced."""
+    finished: bool
+    """Whether an interrupted build of the same arguments had been committed: nothing is left to do."""
+
+    @property
+    def stores(self) -> Path:
+        """Where finished stores and, last, the manifest go."""
+        return self.path / "collection"
+
+    @property
+    def temporary(self) -> Path:
+        """Where everything else goes."""
+        return self.path / "temporary"
+
+    def commit(self, collection: Collection) -> None:
+        """Write the manifest and move everything to its place."""
+        if self.mode == "create":
+            check_output(self.output, overwrite=self.overwrite)
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        collection.save(self.stores)
+        sync_directory(self.stores)
+        write_whole(self.path / _COMMITTED, collection.to_json())
+        _install(self)
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
@@ -56,90 +101,176 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def staged(output: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Give a hidden directory to build in; rename it to ``output`` at the end, or remove it if anything fails.
+def claimed(output: Path, mode: Mode, arguments: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[Workplace]:
+    """Claim the hidden directory of ``output``; remove it at the end, also if anything fails.
 
-    With ``overwrite`` the old collection steps aside only once the new one is complete, and comes back if the new one
-    cannot take its place.
+    Parameters
+    ----------
+    arguments
+        JSON values that determine what is built.
 
     Raises
     ------
     OutputError
-        If the disk is full, or the path cannot be written; keeps the ``errno``.
+        If another process is writing there, the disk is full, or the path cannot be written; keeps the ``errno``.
     OutputExistsError
-        If the output path was taken in the meantime.
+        If an unfinished build of other arguments lies there and ``overwrite`` is not set.
     """
-    building = output.with_name(f".{output.name}.building-{secrets.token_hex(4)}")
+    path = output.with_name(f".{output.name}.building")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        building.mkdir()
-        yield building
-        check_output(output, overwrite=overwrite)
-        _publish(building, output)
-    except BaseException as e:
-        _remove(building)
-        if isinstance(e, OSError) and not isinstance(e, AnnbatchError):
-            message = f"{output}: cannot be written ({e.strerror or e}); what was written has been removed"
-            raise OutputError(e.errno, message) from e
-        if not isinstance(e, AnnbatchError):
-            e.add_note(f"{output}: was not written; what was there of it has been removed")
-        raise
+        lock = _lock(path, output)
+    except OSError as e:
+        raise _output_error(output, e) from e
+    try:
+        try:
+            place = _taken_up(path, output, mode, json.loads(json.dumps(arguments)), overwrite)
+        except BaseException:
+            # What somebody else left unfinished stays.
+            if _read_build(path) is None:
+                _remove(path)
+            raise
+        try:
+            yield place
+        except BaseException as e:
+            # Committed means written: it is moved to its place by whoever comes next.
+            if not (path / _COMMITTED).exists():
+                _remove(path)
+            if isinstance(e, OSError) and not isinstance(e, AnnbatchError):
+                raise _output_error(output, e) from e
+            if not isinstance(e, AnnbatchError):
+                e.add_note(f"{output}: was not written; what was there of it has been removed")
+            raise
+        _remove(path)
+    finally:
+        os.close(lock)
 
 
-def seal(store: Path) -> dict[str, FileEntry]:
-    """Wait until all of ``store`` is on the disk, and give size and checksum of each of its files by relative path."""
-    entries = {}
+def seal(store: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    """Wait until all of ``store`` is on the disk, and give size and checksum of each of its files by relative path.
+
+    ``known`` holds those of files that are on the disk already.
+    """
+    entries = dict(known)
     for directory, _, names in os.walk(store):
         for name in names:
             file = Path(directory, name)
-            entries[file.relative_to(store).as_posix()] = checksum(file, sync=True)
+            key = file.relative_to(store).as_posix()
+            if key not in entries:
+                entries[key] = checksum(file, sync=True)
         sync_directory(Path(directory))
     return dict(sorted(entries.items()))
 
 
-def finish_before_raising(work: Callable[[Callable[[], None]], T]) -> T:
-    """Run ``work`` in a thread, and if this one is interrupted, let ``work`` stop before the exception goes on.
-
-    zarr writes on threads of its own and does not stop them when the waiting thread is interrupted; they would write on
-    into a directory that is being removed. ``work`` is given a function to call between its steps, which raises when it
-    shall stop.
-    """
-    stop = Event()
-
-    def checkpoint() -> None:
-        if stop.is_set():
-            raise InterruptedError("stopped")
-
-    with ThreadPoolExecutor(1, thread_name_prefix="annbatch-write") as pool:
-        future = pool.submit(work, checkpoint)
+def _lock(path: Path, output: Path) -> int:
+    while True:
+        path.mkdir(exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
-            return future.result()
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last owner may have removed it between our opening and locking it.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OutputError(errno.EWOULDBLOCK, f"{output}: another process is writing this collection") from None
         except BaseException:
-            stop.set()
-            wait([future])
+            os.close(descriptor)
             raise
+        os.close(descriptor)
 
 
-def _publish(building: Path, output: Path) -> None:
-    aside = None
-    if (output / MANIFEST).exists():
-        aside = output.with_name(f".{output.name}.replaced-{secrets.token_hex(4)}")
-        output.rename(aside)
+def _taken_up(path: Path, output: Path, mode: Mode, arguments: Mapping[str, Any], overwrite: bool) -> Workplace:
+    """Find out what is in the directory, and finish, use, refuse or remove it."""
+    place = Workplace(path, output, mode, overwrite, False)
+    found = _read_build(path)
+    if found is not None and (path / _COMMITTED).exists():
+        _install(Workplace(path, output, found["mode"], found["overwrite"], True))
+        if (found["mode"], found["arguments"]) == (mode, arguments):
+            return Workplace(path, output, mode, overwrite, True)
+        found = None
+    if mode == "create":
+        check_output(output, overwrite=overwrite)
+    if found is not None and (found["mode"], found["arguments"]) != (mode, arguments):
+        if not overwrite:
+            raise OutputExistsError(_other_build(path, output, found, mode, arguments))
+        found = None
+    if found is None:
+        for entry in path.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        build = {"mode": mode, "overwrite": overwrite, "arguments": arguments, "boot": _boot()}
+        write_whole(path / _BUILD, json.dumps(build))
+    elif found["boot"] != _boot():
+        # Temporary files are not forced to the disk: after a crash of the machine they may be anything.
+        shutil.rmtree(place.temporary / "runs", ignore_errors=True)
+        shutil.rmtree(place.temporary / "transposed", ignore_errors=True)
+    place.stores.mkdir(exist_ok=True)
+    place.temporary.mkdir(exist_ok=True)
+    return place
+
+
+def _read_build(path: Path) -> dict[str, Any] | None:
     try:
-        building.rename(output)
-    except BaseException:
-        if aside is not None:
-            aside.rename(output)
-        raise
-    sync_directory(output.parent)
-    if aside is not None:
-        shutil.rmtree(aside, ignore_errors=True)
+        found = json.loads((path / _BUILD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"mode", "overwrite", "arguments", "boot"} <= found.keys() else None
+
+
+def _other_build(path: Path, output: Path, found: Mapping[str, Any], mode: Mode, arguments: Mapping[str, Any]) -> str:
+    theirs = found["arguments"]
+    differing = [key for key in arguments if theirs.get(key) != arguments[key]] if found["mode"] == mode else ["mode"]
+    first = differing[0] if differing else "arguments"
+    return (
+        f"{output}: an unfinished build with another {first} lies in {path} (there {theirs.get(first, found['mode'])!r}"
+        f", now {arguments.get(first, mode)!r}); run it again as it was, or remove that directory"
+    )
+
+
+def _install(place: Workplace) -> None:
+    """Move what was committed to its place; may be done again from any point on."""
+    manifest = (place.path / _COMMITTED).read_text(encoding="utf-8")
+    try:
+        if (place.output / MANIFEST).read_text(encoding="utf-8") == manifest:
+            return
+    except OSError:
+        pass
+    if place.mode == "create":
+        if os.path.lexists(place.output) and any(place.output.iterdir()):
+            exchange(place.stores, place.output)
+        else:
+            place.stores.rename(place.output)
+        sync_directory(place.output.parent)
+        return
+    for store in Collection.from_json(manifest, place.output).stores:
+        if (place.stores / store.name).exists():
+            (place.stores / store.name).rename(place.output / store.name)
+    sync_directory(place.output)
+    write_whole(place.output / MANIFEST, manifest)
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
+def _output_error(output: Path, e: OSError) -> OutputError:
+    if isinstance(e, OutputError):
+        return e
+    return OutputError(e.errno, f"{output}: cannot be written ({e.strerror or e}); what was written has been removed")
 
 
 def _remove(directory: Path) -> None:
-    # When one of several concurrent chunk writes fails, zarr's threads may still be finishing the others.
-    for _ in range(_REMOVE_ATTEMPTS):
-        shutil.rmtree(directory, ignore_errors=True)
-        if not directory.exists():
-            return
-        time.sleep(_REMOVE_PAUSE_S)
+    """Let a directory vanish at once, then remove what was in it."""
+    trash = directory.with_name(f"{directory.name}.{secrets.token_hex(4)}")
+    with suppress(OSError):
+        directory.rename(trash)
+    for found in directory.parent.glob(f"{directory.name}.*"):
+        # When one of several concurrent chunk writes fails, zarr's threads may still be finishing the others.
+        for _ in range(_REMOVE_ATTEMPTS):
+            shutil.rmtree(found, ignore_errors=True)
+            if not found.exists():
+                break
+            time.sleep(_REMOVE_PAUSE_S)

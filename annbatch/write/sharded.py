@@ -1,8 +1,9 @@
-"""How is one store written?
+"""Pass 2, second half: how is one store written?
 
-1. A store is an AnnData group: obs, var and the empty mappings through AnnData's own writers, X and layers as sharded
-   CSR, obsm as sharded rows.
-2. ``data`` and ``indices`` are filled a whole shard at a time, so that no shard is ever read back and encoded again.
+1. A store is an AnnData group: var, the columns of obs and the empty mappings through AnnData's own writers, X and
+   layers as sharded CSR or dense, obsm as sharded rows.
+2. The matrices are filled a piece of rows at a time (`annbatch.write.shard_files`); obs is collected on the way, and
+   written last, column by column.
 3. What a reader looks up row by row (``indptr``, obs codes and numbers) lies uncompressed in plain chunks: a slice of
    it is one small read.
 
@@ -12,10 +13,11 @@ The rows come in their final order; why that order, nobody here knows.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -24,10 +26,15 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
-from annbatch.batch import CSR
-from annbatch.manifest import ElementTypes
+from annbatch.manifest import ElementTypes, FileEntry
+from annbatch.store import ORIGINAL_DTYPE
+from annbatch.write.shard_files import Cname, ShardFiles
+from annbatch.write.sources import Element
+from annbatch.write.table import NAMES, Table
+from annbatch.write.text import decode
 
-Cname = Literal["lz4", "lz4hc"]
+if TYPE_CHECKING:
+    from annbatch.write.pieces import Piece
 
 DATA_LEVEL: tuple[Cname, int] = ("lz4hc", 2)
 """Compressor and level of values: counts repeat, and what lz4hc finds in them is smaller and decodes faster."""
@@ -66,38 +73,38 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class SparseRows:
-    """The rows of one sparse element, in their final order."""
+class Contents:
+    """What one store holds, apart from its rows."""
 
-    row_lengths: npt.NDArray[np.int64]
-    """(n_obs,) stored elements of each row."""
-    blocks: Iterable[CSR]
-    """Consecutive rows; read once."""
-    types: ElementTypes
-    """What is written; blocks of other types are cast."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreRows:
-    """Everything that one store holds."""
-
-    obs: pd.DataFrame
-    """(n_obs, …)."""
+    n_obs: int
     var: pd.DataFrame
     """(n_vars, …)."""
-    sparse: Mapping[str, SparseRows]
-    """``"X"`` and ``"layers/{name}"``."""
-    obsm: Mapping[str, npt.NDArray[Any]]
-    """Name to (n_obs, …)."""
+    table: Table
+    """Its obs columns."""
+    elements: Sequence[Element]
+    """Its matrices."""
+    types: Mapping[str, ElementTypes]
+    """By element."""
+    nnz: Mapping[str, int]
+    """By sparse element: stored elements."""
 
 
-def write_store(path: Path, rows: StoreRows, layout: Layout, report: Callable[[int], object]) -> int:
+def write_store(
+    path: Path,
+    contents: Contents,
+    pieces: Iterable[Piece],
+    layout: Layout,
+    *,
+    workers: Executor,
+    syncing: Executor,
+    report: Callable[[int], object],
+) -> dict[str, FileEntry]:
     """Write a new AnnData store at ``path``; ``report`` is told of rows as they are done.
 
     Returns
     -------
-    int
-        Stored elements of X.
+    dict
+        Size and checksum of the files that hold X, layers and obsm, by their paths in the store.
     """
     with warnings.catch_warnings():
         # AnnData asks pandas for an option that pandas 3 deprecates: nothing that the caller could change.
@@ -105,17 +112,95 @@ def write_store(path: Path, rows: StoreRows, layout: Layout, report: Callable[[i
         root = zarr.open_group(path, mode="w-", zarr_format=3, attributes=_encoding("anndata", "0.1.0"))
         for key in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
             ad.io.write_elem(root, key, {})
-        _write_frame(root, "obs", rows.obs, layout)
-        _write_frame(root, "var", rows.var, layout)
-        for key, sparse in rows.sparse.items():
-            _write_sparse(root, key, sparse, len(rows.var), layout, report)
-        for name, array in rows.obsm.items():
-            _write_rows(root, f"obsm/{name}", array, layout)
-    return int(rows.sparse["X"].row_lengths.sum())
+        writing = frame_writer(layout)
+        ad.experimental.write_dispatched(root, "var", contents.var, callback=writing)
+        files, records, texts = _write_matrices(root, contents, pieces, layout, workers, syncing, report)
+        _write_obs(root, contents.table, records, texts, writing)
+    return files
+
+
+def _write_matrices(
+    root: zarr.Group,
+    contents: Contents,
+    pieces: Iterable[Piece],
+    layout: Layout,
+    workers: Executor,
+    syncing: Executor,
+    report: Callable[[int], object],
+) -> tuple[dict[str, FileEntry], npt.NDArray[Any], dict[str, list[Any]]]:
+    writers: dict[str, ShardFiles] = {}
+
+    def start(array: zarr.Array[Any], level: tuple[Cname, int]) -> None:
+        writers[array.path] = ShardFiles(array, level, workers, syncing)
+
+    for element in contents.elements:
+        if element.kind == "dense":
+            start(_create_dense(root, element, contents, layout), OTHER_LEVEL)
+        else:
+            for array, level in zip(
+                _create_sparse(root, element, contents, layout), (DATA_LEVEL, OTHER_LEVEL), strict=True
+            ):
+                start(array, level)
+    records, lengths = [], {key: [np.zeros(1, np.int64)] for key in contents.nnz}
+    texts: dict[str, list[Any]] = {name: [] for name in contents.table.texts}
+    try:
+        for piece in pieces:
+            for key, dense in piece.dense.items():
+                writers[key].append(dense)
+            for key, rows in piece.sparse.items():
+                writers[f"{key}/data"].append(rows.data)
+                writers[f"{key}/indices"].append(rows.indices)
+                lengths[key].append(np.diff(rows.indptr))
+            records.append(piece.records)
+            for name, text in piece.texts.items():
+                texts[name].append(text)
+            report(len(piece.records))
+        files = {path: entry for writer in writers.values() for path, entry in writer.finish().items()}
+    except BaseException:
+        for writer in writers.values():
+            writer.abandon()
+        raise
+    for key, parts in lengths.items():
+        _write_indptr(root, key, np.cumsum(np.concatenate(parts)), layout)
+    return files, np.concatenate(records), texts
 
 
 def _encoding(name: str, version: str) -> dict[str, Any]:
     return {"encoding-type": name, "encoding-version": version}
+
+
+def frame_writer(layout: Layout) -> Callable[..., None]:
+    """Give the callback that lets AnnData write plain, uncompressed chunks."""
+
+    def write(write_elem: Any, group: Any, name: str, elem: Any, *, dataset_kwargs: Any, iospec: Any) -> None:
+        kwargs = dict(dataset_kwargs)
+        if iospec.encoding_type in ("array", "string-array"):
+            # `shards=None` says so explicitly: AnnData's own choice depends on its version and settings.
+            kwargs |= {"chunks": (max(1, min(layout.plain_rows, len(elem))),), "shards": None, "config": _KEEP_EMPTY}
+        if iospec.encoding_type == "array":
+            kwargs["compressors"] = None
+        write_elem(group, name, elem, dataset_kwargs=kwargs)
+
+    return write
+
+
+def _write_obs(
+    root: zarr.Group, table: Table, records: npt.NDArray[Any], texts: dict[str, list[Any]], writing: Callable[..., None]
+) -> None:
+    """Write obs as AnnData writes a DataFrame, but one column after the other: no frame of all is ever made."""
+    index = table.index_name or "_index"
+    attributes = _encoding("dataframe", "0.2.0") | {
+        "_index": index,
+        "column-order": [column.name for column in table.columns],
+    }
+    group = root.create_group("obs", attributes=attributes)
+    names = {index: NAMES} | {column.name: column.field for column in table.columns if column.dtype is None}
+    for name, text in names.items():
+        strings = np.concatenate([decode(*part) for part in texts.pop(text)])
+        ad.experimental.write_dispatched(group, name, strings, callback=writing)
+    for column in table.columns:
+        if column.dtype is not None:
+            ad.experimental.write_dispatched(group, column.name, column.decoded(records), callback=writing)
 
 
 def _codecs(dtype: np.dtype[Any], level: tuple[Cname, int]) -> dict[str, Any]:
@@ -132,42 +217,56 @@ def _codecs(dtype: np.dtype[Any], level: tuple[Cname, int]) -> dict[str, Any]:
     }
 
 
-def _write_frame(root: zarr.Group, key: str, frame: pd.DataFrame, layout: Layout) -> None:
-    def write(write_elem: Any, group: Any, name: str, elem: Any, *, dataset_kwargs: Any, iospec: Any) -> None:
-        kwargs = dict(dataset_kwargs)
-        if iospec.encoding_type in ("array", "string-array"):
-            # `shards=None` says so explicitly: AnnData's own choice depends on its version and settings.
-            kwargs |= {"chunks": (max(1, min(layout.plain_rows, len(elem))),), "shards": None, "config": _KEEP_EMPTY}
-        if iospec.encoding_type == "array":
-            kwargs["compressors"] = None
-        write_elem(group, name, elem, dataset_kwargs=kwargs)
-
-    ad.experimental.write_dispatched(root, key, frame, callback=write)
-
-
-def _write_sparse(
-    root: zarr.Group, key: str, rows: SparseRows, n_vars: int, layout: Layout, report: Callable[[int], object]
-) -> None:
-    indptr = np.concatenate([[0], np.cumsum(rows.row_lengths, dtype=np.int64)])
+def _create_sparse(
+    root: zarr.Group, element: Element, contents: Contents, layout: Layout
+) -> tuple[zarr.Array[Any], zarr.Array[Any]]:
+    """Create ``data`` and ``indices``."""
+    types = contents.types[element.key]
     attributes = _encoding("csr_matrix", "0.1.0") | {
-        "shape": [len(indptr) - 1, n_vars],
-        "original-dtype": str(rows.types.original),
+        "shape": [contents.n_obs, element.n_columns],
+        ORIGINAL_DTYPE: str(types.original),
     }
-    group = root.create_group(key, attributes=attributes)
-    data = _ShardWriter(group, "data", int(indptr[-1]), rows.types.stored, layout)
-    indices = _ShardWriter(group, "indices", int(indptr[-1]), rows.types.indices, layout)
-    for block in rows.blocks:
-        data.append(block.data)
-        indices.append(block.indices)
-        report(block.shape[0])
-    data.finish()
-    indices.finish()
-    chunk = min(layout.plain_rows, len(indptr))
-    array = group.create_array(
-        "indptr",
+    group = root.create_group(element.key, attributes=attributes)
+    assert types.indices is not None
+    nnz = contents.nnz[element.key]
+    shard = layout.shard(nnz, layout.chunk_elements, layout.shard_elements)
+
+    def create(name: str, dtype: np.dtype[Any], level: tuple[Cname, int]) -> zarr.Array[Any]:
+        return group.create_array(
+            name,
+            shape=(nnz,),
+            dtype=dtype,
+            chunks=(layout.chunk_elements,),
+            shards=(shard,),
+            attributes=_encoding("array", "0.2.0"),
+            **_codecs(dtype, level),
+        )
+
+    return create("data", types.stored, DATA_LEVEL), create("indices", types.indices, OTHER_LEVEL)
+
+
+def _create_dense(root: zarr.Group, element: Element, contents: Contents, layout: Layout) -> zarr.Array[Any]:
+    types, width = contents.types[element.key], max(1, element.n_columns)
+    chunk = max(1, layout.chunk_elements // width)
+    shard = layout.shard(contents.n_obs, chunk, max(chunk, layout.shard_elements // width))
+    original = {ORIGINAL_DTYPE: str(types.original)} if element.has_genes else {}
+    return root.create_array(
+        element.key,
+        shape=(contents.n_obs, element.n_columns),
+        dtype=types.stored,
+        chunks=(chunk, width),
+        shards=(shard, width),
+        attributes=_encoding("array", "0.2.0") | original,
+        **_codecs(types.stored, OTHER_LEVEL),
+    )
+
+
+def _write_indptr(root: zarr.Group, key: str, indptr: npt.NDArray[np.int64], layout: Layout) -> None:
+    array = root.create_array(
+        f"{key}/indptr",
         shape=indptr.shape,
         dtype=np.int64,
-        chunks=(chunk,),
+        chunks=(min(layout.plain_rows, len(indptr)),),
         serializer=BytesCodec(endian="little"),
         filters=None,
         compressors=None,
@@ -176,62 +275,3 @@ def _write_sparse(
         attributes=_encoding("array", "0.2.0"),
     )
     array[:] = indptr
-
-
-def _write_rows(root: zarr.Group, key: str, array: npt.NDArray[Any], layout: Layout) -> None:
-    width = max(1, int(np.prod(array.shape[1:])))
-    chunk = max(1, layout.chunk_elements // width)
-    shard = layout.shard(len(array), chunk, max(chunk, layout.shard_elements // width))
-    target = root.create_array(
-        key,
-        shape=array.shape,
-        dtype=array.dtype,
-        chunks=(chunk, *array.shape[1:]),
-        shards=(shard, *array.shape[1:]),
-        attributes=_encoding("array", "0.2.0"),
-        **_codecs(array.dtype, OTHER_LEVEL),
-    )
-    for start in range(0, len(array), shard):
-        target[start : start + shard] = array[start : start + shard]
-
-
-class _ShardWriter:
-    """A one-dimensional sharded array that is filled from the front, one whole shard at a time."""
-
-    def __init__(self, group: zarr.Group, name: str, length: int, dtype: np.dtype[Any], layout: Layout) -> None:
-        shard = layout.shard(length, layout.chunk_elements, layout.shard_elements)
-        self._array = group.create_array(
-            name,
-            shape=(length,),
-            dtype=dtype,
-            chunks=(layout.chunk_elements,),
-            shards=(shard,),
-            attributes=_encoding("array", "0.2.0"),
-            **_codecs(dtype, DATA_LEVEL if name == "data" else OTHER_LEVEL),
-        )
-        self._length = length
-        self._buffer = np.empty(min(shard, length), dtype=dtype)
-        self._filled = 0
-        self._written = 0
-
-    def append(self, values: npt.NDArray[Any]) -> None:
-        while len(values):
-            if not len(self._buffer) - self._filled:
-                self._flush()
-            taken = values[: len(self._buffer) - self._filled]
-            self._buffer[self._filled : self._filled + len(taken)] = taken
-            self._filled += len(taken)
-            values = values[len(taken) :]
-
-    def finish(self) -> None:
-        self._flush()
-        if self._written != self._length:
-            raise ValueError(
-                f"{self._array.path}: blocks must hold the {self._length} elements announced, got {self._written}"
-            )
-
-    def _flush(self) -> None:
-        if self._filled:
-            self._array[self._written : self._written + self._filled] = self._buffer[: self._filled]
-        self._written += self._filled
-        self._filled = 0

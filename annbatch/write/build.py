@@ -1,0 +1,279 @@
+"""How do inputs become stores of a collection?
+
+1. *Claim* a hidden directory beside the output; an interrupted build of the same arguments goes on there.
+2. *Describe* every input; join genes, choose elements, and spool obs, column by column, to the disk.
+3. *Plan*: share out the memory, state and check the disk, cut the inputs into runs.
+4. *Pass 1*: read each input once, sequentially, into runs that are sorted by group and key.
+5. *Types*: all values have been seen, so the smallest types that hold them are known.
+6. *Pass 2*: merge the runs into stores, a piece at a time.
+7. *Commit* the manifest, last; then everything takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from threading import Event
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+from annbatch.collection import FORMAT, Collection, digest_names
+from annbatch.manifest import ElementTypes, InputEntry, write_whole
+from annbatch.write.budget import Budget, check_disk, disk_bytes, element_bytes
+from annbatch.write.inputs import Origin
+from annbatch.write.job import Job, RunSpec
+from annbatch.write.join import GeneJoin, join_genes, join_var
+from annbatch.write.narrow import ValueScan, choose_types
+from annbatch.write.options import Options, Resources
+from annbatch.write.output import Mode, Workplace, check_output, claimed
+from annbatch.write.passes import Local, OnDask, Passes, row_costs
+from annbatch.write.present import Present
+from annbatch.write.runs import Run, plan_runs
+from annbatch.write.sources import Source, describe, select_elements
+from annbatch.write.table import Table, spool
+
+T = TypeVar("T")
+
+_DISTRIBUTION = "annbatch-dlpack"
+_log = logging.getLogger("annbatch")
+
+
+def build(
+    origins: Sequence[Origin],
+    output: Path,
+    options: Options,
+    resources: Resources,
+    *,
+    append: bool = False,
+    overwrite: bool = False,
+) -> Collection:
+    """Write a new collection at ``output``, or with ``append`` more stores for the one that is there."""
+    mode: Mode = "append" if append else "create"
+    if append:
+        Present.check(output)
+    else:
+        check_output_or_unfinished(output, overwrite)
+    arguments = options.to_json() | {
+        "memory_limit": resources.memory_bytes,
+        "inputs": [origin.stamp() for origin in origins],
+        "software": software(),
+    }
+    with claimed(output, mode, arguments, overwrite=overwrite) as place:
+        if not place.finished:
+            finish_before_raising(lambda checkpoint: _build(place, origins, options, resources, checkpoint))
+    return Collection.open(output)
+
+
+def _build(
+    place: Workplace,
+    origins: Sequence[Origin],
+    options: Options,
+    resources: Resources,
+    checkpoint: Callable[[], None],
+) -> None:
+    quiet = not resources.progress
+    present = Present.open(place.output) if place.mode == "append" else None
+    sources = [describe(origin, options.x) for origin in tqdm(origins, "opening", unit="file", disable=quiet)]
+    job, genes, budget = _plan(place, sources, options, resources, present)
+    checkpoint()
+    passes: Passes = Local(budget.tasks, checkpoint) if resources.client is None else OnDask(resources.client)
+    specs = _specs(job, resources)
+    with _cell_bar(job.n_obs, resources.progress, "reading") as report:
+        runs = passes.write_runs(job, specs, report)
+    checkpoint()
+    types = _types(job, specs, runs, options)
+    with _cell_bar(job.n_obs, resources.progress, "writing") as report:
+        stores = passes.write_stores(job, runs, types, report)
+    collection = Collection(
+        path=place.stores,
+        format=FORMAT,
+        n_obs=job.n_obs,
+        n_vars=job.n_vars,
+        var_digest=digest_names(job.var.index),
+        stores=tuple(stores),
+        types={key: found for key, found in types.items() if not key.startswith("obsm/")},
+        obs_columns=tuple(column.name for column in job.table.columns),
+        shuffled=options.shuffle,
+        seed=options.seed if options.shuffle else None,
+        software=software(),
+        grouped_by=options.groupby,
+        inputs=_input_entries(job, genes, specs, runs),
+    )
+    place.commit(collection if present is None else present.extended(collection))
+
+
+def _plan(
+    place: Workplace, sources: Sequence[Source], options: Options, resources: Resources, present: Present | None
+) -> tuple[Job, GeneJoin, Budget]:
+    genes = join_genes(sources, options.join, options.var_names if present is None else present.var.index)
+    var = join_var(sources, genes) if present is None else present.var
+    n_vars = len(var)
+    elements = select_elements(
+        sources,
+        n_vars,
+        x=options.x,
+        layers=options.layers if present is None else present.layers,
+        obsm=options.obsm if present is None else present.obsm,
+        dense=options.dense if present is None else present.dense,
+    )
+    table = _spool(place, sources, options, resources, present)
+    if options.groupby is not None:
+        table.groups(options.groupby, 0, 0)
+    text_bytes = sum(table.text(name).path.stat().st_size for name in table.texts) / table.n_obs
+    least, most = disk_bytes(sources, elements, n_vars, table.record.itemsize + text_bytes + 8)
+    _state(place, least, most, resources)
+    budget = Budget.of(
+        resources.memory_bytes,
+        resources.task_threads,
+        store_rows=min(table.n_obs, options.rows_per_store),
+        record_bytes=table.record.itemsize,
+        text_bytes=text_bytes,
+        n_texts=len(table.texts),
+    )
+    job = Job(
+        directory=place.temporary,
+        output=place.stores,
+        sources=tuple(sources),
+        columns=genes.columns,
+        var=var,
+        elements=elements,
+        table=table,
+        seed=options.seed if options.shuffle else None,
+        groupby=options.groupby,
+        narrow=options.narrow,
+        allow_nonfinite=options.allow_nonfinite,
+        rows_per_store=options.rows_per_store,
+        first_store=0 if present is None else present.next_store,
+        layout=options.layout,
+        row_bytes=element_bytes(sources, elements, n_vars),
+        run_bytes=budget.run_bytes,
+        block_elements=budget.block_elements,
+        piece_bytes=budget.piece_bytes,
+        threads=resources.task_threads,
+    )
+    return job, genes, budget
+
+
+def _spool(
+    place: Workplace, sources: Sequence[Source], options: Options, resources: Resources, present: Present | None
+) -> Table:
+    directory = place.temporary / "obs"
+    shutil.rmtree(directory, ignore_errors=True)
+    others = [] if present is None else present.names(place.temporary / "names")
+    with tqdm(desc="obs", unit="column", disable=not resources.progress) as bar:
+        return spool(
+            sources,
+            directory,
+            names=options.obs_columns,
+            repeats=options.obs_names,
+            schema=None if present is None else present.schema,
+            others=others,
+            report=bar.update,
+        )
+
+
+def _state(place: Workplace, least: int, most: int, resources: Resources) -> None:
+    """Say what the build will need, and check that it is there."""
+    message = (
+        f"needs {least / 1e9:.2f} to {most / 1e9:.2f} GB of temporary space in {place.path.parent}, beside the "
+        f"collection itself, and up to {resources.memory_bytes / 1e9:.2f} GB of memory"
+    )
+    _log.info("%s: %s", place.output, message)
+    if resources.progress:
+        tqdm.write(message, file=sys.stderr)
+    check_disk(place.temporary, (least, most))
+
+
+def _specs(job: Job, resources: Resources) -> list[RunSpec]:
+    """Cut the inputs into runs; a build that goes on keeps the cut that it began with."""
+    path = job.directory / "runs.json"
+    if path.exists():
+        return [RunSpec(*spec) for spec in json.loads(path.read_text(encoding="utf-8"))]
+    (job.directory / "transposed").mkdir(exist_ok=True)
+    numbers = tqdm(range(len(job.sources)), "planning", unit="file", disable=not resources.progress)
+    specs = plan_runs([row_costs(job, number) for number in numbers], job.run_bytes)
+    write_whole(path, json.dumps([[s.number, s.source, s.start, s.stop] for s in specs]))
+    return specs
+
+
+def _types(job: Job, specs: Sequence[RunSpec], runs: Sequence[Run], options: Options) -> Mapping[str, ElementTypes]:
+    """Choose the types of all stores from what was seen of each input."""
+    found = {}
+    for element in job.elements:
+        scans: dict[int, ValueScan] = {}
+        for spec, run in zip(specs, runs, strict=True):
+            scan = run.elements[element.key].scan
+            scans[spec.source] = scans[spec.source].merge(scan) if spec.source in scans else scan
+        narrow = options.narrow and element.has_genes
+        types = choose_types(element.key, [scans[i] for i in sorted(scans)], job.n_vars, narrow=narrow)
+        found[element.key] = types if element.kind == "csr" else ElementTypes(types.stored, types.original, None)
+    return found
+
+
+def _input_entries(job: Job, genes: GeneJoin, specs: Sequence[RunSpec], runs: Sequence[Run]) -> tuple[InputEntry, ...]:
+    entries = []
+    for number, (source, columns) in enumerate(zip(job.sources, genes.columns, strict=True)):
+        parts = [run.elements["X"] for spec, run in zip(specs, runs, strict=True) if spec.source == number]
+        counts = [part.counts_lost for part in parts]
+        entries.append(
+            InputEntry(
+                source.name,
+                source.n_obs,
+                len(columns),
+                int((columns < 0).sum()),
+                sum(part.n_lost for part in parts),
+                None if None in counts else sum(c for c in counts if c is not None),
+            )
+        )
+    return tuple(entries)
+
+
+def check_output_or_unfinished(output: Path, overwrite: bool) -> None:
+    """Refuse a taken path at once, unless an interrupted build may just have to be brought to its end."""
+    if not output.with_name(f".{output.name}.building").exists():
+        check_output(output, overwrite=overwrite)
+
+
+def finish_before_raising(work: Callable[[Callable[[], None]], T]) -> T:
+    """Run ``work`` in a thread, and if this one is interrupted, let ``work`` stop before the exception goes on.
+
+    zarr writes on threads of its own and does not stop them when the waiting thread is interrupted; they would write on
+    into a directory that is being removed. ``work`` is given a function to call between its steps, which raises when it
+    shall stop.
+    """
+    stop = Event()
+
+    def checkpoint() -> None:
+        if stop.is_set():
+            raise InterruptedError("stopped")
+
+    with ThreadPoolExecutor(1, thread_name_prefix="annbatch-write") as pool:
+        future = pool.submit(work, checkpoint)
+        try:
+            return future.result()
+        except BaseException:
+            stop.set()
+            wait([future])
+            raise
+
+
+def software() -> str:
+    """Name and version of this program."""
+    try:
+        return f"{_DISTRIBUTION} {version(_DISTRIBUTION)}"
+    except PackageNotFoundError:
+        return _DISTRIBUTION
+
+
+@contextmanager
+def _cell_bar(total: int, progress: bool, what: str) -> Iterator[Callable[[int], object]]:
+    with tqdm(total=total, desc=what, unit="cell", unit_scale=True, disable=not progress) as bar:
+        yield bar.update

@@ -1,0 +1,101 @@
+"""What may a caller choose about a build, and is it in range?
+
+`Options` holds what determines the bytes of a collection, `Resources` what does not. Both check themselves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from annbatch.check import boolean, integer, one_of
+from annbatch.errors import InputError
+from annbatch.write.budget import parse_bytes
+from annbatch.write.join import How
+from annbatch.write.sharded import Layout
+from annbatch.write.text import Repeats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What determines the bytes of a collection, beside its inputs."""
+
+    shuffle: bool
+    seed: int
+    join: How
+    var_names: Sequence[str] | None
+    x: str
+    layers: Sequence[str] | None
+    obsm: Sequence[str] | None
+    obs_columns: Sequence[str] | None
+    dense: Sequence[str]
+    groupby: str | None
+    obs_names: Repeats
+    rows_per_store: int
+    chunk_elements: int
+    shard_elements: int
+    narrow: bool
+    allow_nonfinite: bool
+
+    def __post_init__(self) -> None:
+        try:
+            if not 0 <= self.seed < 2**64:
+                raise InputError(f"seed must be in [0, 2**64), got {self.seed}")
+            integer("rows_per_store", self.rows_per_store, 1)
+            for name in ("shuffle", "narrow", "allow_nonfinite"):
+                boolean(name, getattr(self, name))
+            one_of("obs_names", self.obs_names, ("unique", "refuse"))
+            if self.x not in ("X", "raw/X") and not self.x.startswith("layers/"):
+                raise InputError(f"x must be 'X', 'raw/X' or 'layers/…', got {self.x!r}")
+            _ = self.layout
+        except InputError:
+            raise
+        except ValueError as e:
+            raise InputError(str(e)) from e
+        for name in ("layers", "obsm", "obs_columns", "dense", "var_names"):
+            if isinstance(getattr(self, name), str):
+                raise InputError(f"{name} must be a list of names, got the string {getattr(self, name)!r}")
+
+    @property
+    def layout(self) -> Layout:
+        """How arrays are cut."""
+        return Layout(self.chunk_elements, self.shard_elements)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give their JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What a build may use."""
+
+    memory_limit: str | int
+    threads: int | None
+    client: Any
+    """A `dask.distributed.Client`, or None."""
+    progress: bool
+
+    def __post_init__(self) -> None:
+        parse_bytes(self.memory_limit)
+        if self.threads is not None:
+            try:
+                integer("threads", self.threads, 1)
+            except ValueError as e:
+                raise InputError(str(e)) from e
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory limit."""
+        return parse_bytes(self.memory_limit)
+
+    @property
+    def task_threads(self) -> int:
+        """Threads of one process: those asked for, of a cluster its workers', else one for each core that is ours."""
+        if self.threads is not None:
+            return self.threads
+        if self.client is not None:
+            return max([1, *map(int, self.client.nthreads().values())])
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
