@@ -10,8 +10,9 @@ What comes out depends neither on where the runs nor on where the pieces were cu
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -90,14 +91,13 @@ class StorePlan:
 def read_pieces(plan: StorePlan, pool: Executor) -> Iterator[Piece]:
     """Yield the pieces of a store in order; ``pool`` reads stretches of several runs at a time."""
     with ThreadPoolExecutor(1, thread_name_prefix="annbatch-read") as ahead:
-        waiting = None
+        waiting: deque[Future[Piece]] = deque()
         for low, high in zip(plan.cuts[:-1], plan.cuts[1:], strict=True):
-            coming = ahead.submit(_read_piece, plan, low, high, pool)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = coming
-        if waiting is not None:
-            yield waiting.result()
+            waiting.append(ahead.submit(_read_piece, plan, low, high, pool))
+            if len(waiting) > 1:
+                # Nothing here may hold on to a piece that was handed over.
+                yield waiting.popleft().result()
+        yield waiting.popleft().result()
 
 
 def _read_piece(plan: StorePlan, low: Ints, high: Ints, pool: Executor) -> Piece:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annbatch.errors import InputError
+from annbatch.write.heap import give_back
 from annbatch.write.job import Job, RunSpec
 from annbatch.write.kernels import as_words, scatter_rows
 from annbatch.write.matrices import Matrix, cut_rows, matrix_of, read_dense, read_rows
@@ -120,6 +121,7 @@ def write_run(job: Job, spec: RunSpec) -> Run:
                 write = _write_sparse if element.kind == "csr" else _write_dense
                 entries[element.key] = write(job, spec, element, matrix, where, building / f"m{number}", order)
         _save_entry(building, Run(path, len(order), entries))
+        give_back()
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise

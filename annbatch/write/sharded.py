@@ -28,6 +28,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from annbatch.manifest import ElementTypes, FileEntry
 from annbatch.store import ORIGINAL_DTYPE
+from annbatch.write.heap import give_back
 from annbatch.write.shard_files import Cname, ShardFiles
 from annbatch.write.sources import Element
 from annbatch.write.table import NAMES, Table
@@ -145,16 +146,20 @@ def _write_matrices(
     texts: dict[str, list[Any]] = {name: [] for name in contents.table.texts}
     try:
         for piece in pieces:
-            for key, dense in piece.dense.items():
-                writers[key].append(dense)
-            for key, rows in piece.sparse.items():
-                writers[f"{key}/data"].append(rows.data)
-                writers[f"{key}/indices"].append(rows.indices)
-                lengths[key].append(np.diff(rows.indptr))
+            for key in piece.dense:
+                writers[key].append(piece.dense[key])
+            for key in piece.sparse:
+                writers[f"{key}/data"].append(piece.sparse[key].data)
+                writers[f"{key}/indices"].append(piece.sparse[key].indices)
+                lengths[key].append(np.diff(piece.sparse[key].indptr))
             records.append(piece.records)
             for name, text in piece.texts.items():
                 texts[name].append(text)
-            report(len(piece.records))
+            n_rows = len(piece.records)
+            # The next piece is on its way: this one must go before it is there.
+            del piece
+            give_back()
+            report(n_rows)
         files = {path: entry for writer in writers.values() for path, entry in writer.finish().items()}
     except BaseException:
         for writer in writers.values():
