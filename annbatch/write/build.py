@@ -30,7 +30,7 @@ from annbatch.manifest import ElementTypes, InputEntry, write_whole
 from annbatch.write.budget import Budget, check_disk, disk_bytes, element_bytes
 from annbatch.write.inputs import Origin
 from annbatch.write.job import Job, RunSpec
-from annbatch.write.join import GeneJoin, join_genes, join_var
+from annbatch.write.join import GeneJoin, fit_genes, join_genes, join_var
 from annbatch.write.narrow import ValueScan, choose_types
 from annbatch.write.options import Options, Resources
 from annbatch.write.output import Mode, Workplace, check_output, claimed
@@ -113,8 +113,11 @@ def _build(
 def _plan(
     place: Workplace, sources: Sequence[Source], options: Options, resources: Resources, present: Present | None
 ) -> tuple[Job, GeneJoin, Budget]:
-    genes = join_genes(sources, options.join, options.var_names if present is None else present.var.index)
-    var = join_var(sources, genes) if present is None else present.var
+    if present is None:
+        genes = join_genes(sources, options.join, options.var_names)
+        var = join_var(sources, genes)
+    else:
+        genes, var = fit_genes(sources, present.var.index), present.var
     n_vars = len(var)
     elements = select_elements(
         sources,

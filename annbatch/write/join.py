@@ -68,8 +68,28 @@ def join_genes(sources: Sequence[Source], join: How, var_names: Iterable[str] | 
         names = list(known)
     if not names:
         raise InputError(f"no genes are left: join={join!r} of {[s.name for s in sources]} has no gene in common")
-    joined = pd.Index(names, dtype=object)
-    return GeneJoin(joined, tuple(joined.get_indexer(s.var.index).astype(np.int64) for s in sources))
+    return _placed(pd.Index(names, dtype=object), sources)
+
+
+def fit_genes(sources: Sequence[Source], names: pd.Index[str]) -> GeneJoin:
+    """Place the inputs' genes among those of a collection that is there; others are left out.
+
+    Raises
+    ------
+    InputError
+        If an input has none of its genes.
+    """
+    found = _placed(names, sources)
+    for source, columns in zip(sources, found.columns, strict=True):
+        if (columns < 0).all():
+            raise InputError(
+                f"{source.name}: must share a gene with the collection, has {_some(list(source.var.index))}"
+            )
+    return found
+
+
+def _placed(names: pd.Index[str], sources: Sequence[Source]) -> GeneJoin:
+    return GeneJoin(names, tuple(names.get_indexer(s.var.index).astype(np.int64) for s in sources))
 
 
 def _check_same(sources: Sequence[Source]) -> None:
