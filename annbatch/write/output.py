@@ -68,6 +68,7 @@ class Workplace:
         if self.mode == "create":
             check_output(self.output, overwrite=self.overwrite)
         shutil.rmtree(self.temporary, ignore_errors=True)
+        _sweep(self.stores)
         collection.save(self.stores)
         sync_directory(self.stores)
         write_whole(self.path / _COMMITTED, collection.to_json())
@@ -202,9 +203,9 @@ def _taken_up(path: Path, output: Path, mode: Mode, arguments: Mapping[str, Any]
         write_whole(path / _BUILD, json.dumps(build))
     elif found["boot"] != _boot():
         # Temporary files are not forced to the disk: after a crash of the machine they may be anything.
-        shutil.rmtree(place.temporary / "runs", ignore_errors=True)
-        shutil.rmtree(place.temporary / "transposed", ignore_errors=True)
+        shutil.rmtree(place.temporary, ignore_errors=True)
     place.stores.mkdir(exist_ok=True)
+    _sweep(place.stores)
     place.temporary.mkdir(exist_ok=True)
     return place
 
@@ -260,6 +261,12 @@ def _output_error(output: Path, e: OSError) -> OutputError:
     if isinstance(e, OutputError):
         return e
     return OutputError(e.errno, f"{output}: cannot be written ({e.strerror or e}); what was written has been removed")
+
+
+def _sweep(stores: Path) -> None:
+    """Remove stores that a writer which was killed did not finish: their names are hidden until they are whole."""
+    for unfinished in stores.glob(".*"):
+        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
 
 
 def _remove(directory: Path) -> None:
