@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from annbatch.errors import InputError
 from annbatch.order import Order, Segment, segment_of
 from annbatch.permutation import Ints, Key, Purpose
@@ -148,8 +150,9 @@ class _Selected(Order):
         """Give the items at positions [start, stop)."""
         items = self._inner.items(start, stop, key)
         found = items >= 0
-        items[found] = self._rows.find(items[found])
-        return items
+        rows = np.full(items.shape, -1, np.int64)
+        rows[found] = self._rows.find(items[found])
+        return rows
 
 
 def _selected(classes: Classes, rows: Runs) -> Classes:
