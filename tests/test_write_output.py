@@ -94,7 +94,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path):
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("out/.store.building/collection/.chunk_0.zarr.*/X/data/c/*")):
+    while not list(tmp_path.glob("out/.store.building/temporary/partial/chunk_0.zarr.*/X/data/c/*")):
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)

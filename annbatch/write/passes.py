@@ -72,11 +72,13 @@ def finish_store(
     if record.exists() and path.exists():
         return store_entry(json.loads(record.read_text(encoding="utf-8")), str(record))
     plan = StorePlan.of(job, runs, types, number)
-    building = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    # Not beside the finished ones: what a kill leaves behind must never be moved to the output with them.
+    building = job.directory / "partial" / f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
+    building.parent.mkdir(exist_ok=True)
     start, stop = job.store_rows(number)
     contents = Contents(stop - start, job.var, job.table, job.elements, types, plan.nnz)
     try:
-        with ThreadPoolExecutor(job.threads) as workers, ThreadPoolExecutor(2) as syncing:
+        with ThreadPoolExecutor(job.threads) as workers, ThreadPoolExecutor(8) as syncing:
             pieces = read_pieces(plan, workers)
             files = write_store(building, contents, pieces, job.layout, workers=workers, syncing=syncing, report=report)
         entry = StoreEntry(path.name, stop - start, plan.nnz.get("X"), seal(building, files))

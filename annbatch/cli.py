@@ -1,0 +1,226 @@
+"""What can be done with collections from the command line?
+
+``annbatch create``, ``append``, ``info``, ``verify`` and ``head``. Each is a function of the library with its options;
+nothing is done here but that. Results go to standard output, as text or with ``--json`` as one JSON value; progress and
+errors go to standard error.
+
+Exit codes: 0 done; 1 the output cannot be written, or something is in its place; 2 an argument or an input breaks a
+rule; 3 a collection is damaged, or is none.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anndata as ad
+import click
+import numpy as np
+import pandas as pd
+import zarr
+from tqdm.auto import tqdm
+
+from annbatch import __version__
+from annbatch.collection import Collection
+from annbatch.errors import InputError, OutputError, StoreError
+from annbatch.verify import verify_store
+from annbatch.write import append_to_collection, create_anndata_collection
+from annbatch.write.matrices import matrix_of
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_CODES: tuple[tuple[type[Exception], int], ...] = ((OutputError, 1), (InputError, 2), (StoreError, 3))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, package_name="annbatch-dlpack")
+def main() -> None:
+    r"""Turn AnnData files into shuffled collections, and look into them.
+
+    \b
+    annbatch create a.h5ad b.h5ad collection    shuffle the cells of two files into a new collection
+    annbatch append c.h5ad collection           add the cells of another one
+    annbatch info collection                    say what is in it
+    """
+
+
+def _command(function: F) -> Any:
+    """Make a command that says what went wrong in one line, with an exit code for each kind of error."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except (OutputError, InputError, StoreError) as e:
+            click.echo(f"Error: {e}", err=True)
+            sys.exit(next(code for kind, code in _CODES if isinstance(e, kind)))
+
+    return main.command()(run)
+
+
+def _options_of_both(function: F) -> F:
+    """Add the options that ``create`` and ``append`` share."""
+    options = [
+        click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of the shuffle."),
+        click.option("--shuffle/--no-shuffle", default=True, help="Whether cells go out in random order."),
+        click.option("--x", default="X", help="What becomes X: X, raw/X or layers/NAME."),
+        click.option(
+            "--obs-names",
+            type=click.Choice(["unique", "refuse"]),
+            default="unique",
+            help="Names of cells that occur twice: make them unique, or refuse them.",
+        ),
+        click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells in a store."),
+        click.option("--allow-nonfinite", is_flag=True, help="Store NaN and infinite values instead of refusing them."),
+        click.option("--memory-limit", default="1GB", help="Memory for data, like 2GB."),
+        click.option("--threads", type=click.IntRange(1), help="Threads; by default one for each core."),
+        click.option("--progress/--no-progress", default=True, help="Whether to show progress bars."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+@_command
+@click.argument("inputs", nargs=-1, required=True)
+@click.argument("output", type=click.Path(path_type=Path))
+@_options_of_both
+@click.option(
+    "--join",
+    type=click.Choice(["outer", "inner", "same"]),
+    default="outer",
+    help="Genes: all of them, those in all files, or refuse files whose genes differ.",
+)
+@click.option("--genes", type=click.File(), help="File of the genes to write, one a line, in this order.")
+@click.option("--layer", "layers", multiple=True, help="Layer to carry along; by default all that the files share.")
+@click.option("--obs-column", "obs_columns", multiple=True, help="obs column to carry along; by default all.")
+@click.option("--dense", multiple=True, help="Write X or layers/NAME dense.")
+@click.option("--groupby", help="obs column whose categories stand together.")
+@click.option("--overwrite", is_flag=True, help="Replace a collection at OUTPUT once the new one is complete.")
+def create(inputs: tuple[str, ...], output: Path, as_json: bool, **options: Any) -> None:
+    """Shuffle the cells of INPUTS into a new collection at OUTPUT.
+
+    INPUTS are .h5ad files, .zarr directories or 10x Genomics .h5 files. If this is interrupted, run it again: it goes
+    on where it was.
+    """
+    genes = options.pop("genes")
+    for name in ("layers", "obs_columns"):
+        options[name] = list(options[name]) or None
+    names = None if genes is None else [line.strip() for line in genes if line.strip()]
+    _show(create_anndata_collection(list(inputs), output, var_names=names, **options), as_json)
+
+
+@_command
+@click.argument("inputs", nargs=-1, required=True)
+@click.argument("collection", type=click.Path(path_type=Path))
+@_options_of_both
+def append(inputs: tuple[str, ...], collection: Path, as_json: bool, **options: Any) -> None:
+    """Add the cells of INPUTS to COLLECTION, shuffled among themselves.
+
+    Whoever is reading the collection is not disturbed. If this is interrupted, run it again: it goes on where it was.
+    """
+    _show(append_to_collection(list(inputs), collection, **options), as_json)
+
+
+@_command
+@click.argument("collection", type=click.Path(path_type=Path))
+def info(collection: Path, as_json: bool) -> None:
+    """Say what is in COLLECTION and where it came from."""
+    _show(Collection.open(collection), as_json)
+
+
+@_command
+@click.argument("collection", type=click.Path(path_type=Path))
+@click.option("--progress/--no-progress", default=True, help="Whether to show a progress bar.")
+def verify(collection: Path, progress: bool, as_json: bool) -> None:
+    """Read all of COLLECTION and check it.
+
+    Checks the checksum of every file, row counts, that indptr never falls, and that column numbers are in range and in
+    order. Stops at nothing: every damaged store is named.
+    """
+    found = Collection.open(collection)
+    damage: dict[str, str] = {}
+    with tqdm(total=found.n_obs, desc="verifying", unit="cell", unit_scale=True, disable=not progress) as bar:
+        for store in found.stores:
+            try:
+                verify_store(found, store, bar.update)
+            except StoreError as e:
+                damage[store.name] = str(e)
+    if as_json:
+        click.echo(json.dumps({"ok": not damage, "stores": len(found.stores), "damage": damage}))
+    else:
+        for message in damage.values():
+            click.echo(message)
+        click.echo(f"{len(found.stores) - len(damage)} of {len(found.stores)} stores are whole")
+    if damage:
+        sys.exit(3)
+
+
+@_command
+@click.argument("collection", type=click.Path(path_type=Path))
+@click.option("-n", "n_rows", type=click.IntRange(1), default=5, help="How many cells.")
+def head(collection: Path, n_rows: int, as_json: bool) -> None:
+    """Show the first cells of COLLECTION: their obs, and how many values of X each has and what they add up to."""
+    found = Collection.open(collection)
+    obs: list[pd.DataFrame] = []
+    lengths: list[int] = []
+    sums: list[float] = []
+    for path in found.store_paths:
+        root: Any = zarr.open_group(path, mode="r")
+        n = n_rows - sum(map(len, obs))
+        if n <= 0:
+            break
+        obs.append(ad.io.read_elem(root["obs"]).iloc[:n])
+        x = matrix_of(root["X"], f"{path}/X")
+        for row in range(len(obs[-1])):
+            start, stop = (row, row + 1) if x.format == "dense" else x.indptr[row : row + 2].tolist()
+            values = np.asarray(x.data[start:stop])
+            lengths.append(int((values != 0).sum()) if x.format == "dense" else len(values))
+            sums.append(float(values.sum()))
+    table = pd.concat(obs)
+    table["X values"], table["X sum"] = lengths, sums
+    if as_json:
+        click.echo(table.reset_index(names="obs_name").to_json(orient="records"))
+    else:
+        click.echo(table.to_string(max_cols=12))
+
+
+def _show(collection: Collection, as_json: bool) -> None:
+    nbytes = sum(file.nbytes for store in collection.stores for file in store.files.values())
+    found = {
+        "path": str(collection.path),
+        "n_obs": collection.n_obs,
+        "n_vars": collection.n_vars,
+        "stores": len(collection.stores),
+        "bytes": nbytes,
+        "nnz": sum(store.nnz for store in collection.stores if store.nnz is not None),
+        "types": {key: types.to_json() for key, types in collection.types.items()},
+        "obs_columns": list(collection.obs_columns),
+        "shuffled": collection.shuffled,
+        "seed": collection.seed,
+        "grouped_by": collection.grouped_by,
+        "software": collection.software,
+        "inputs": [entry.to_json() for entry in collection.inputs],
+    }
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(
+        f"{collection.path}: {collection.n_obs:,} cells × {collection.n_vars:,} genes in {len(collection.stores)} "
+        f"stores, {nbytes / 1e9:.3f} GB, {found['nnz']:,} values"
+    )
+    for key, types in collection.types.items():
+        click.echo(f"  {key}: stored as {types.stored}, was {types.original}")
+    order = f"shuffled with seed {collection.seed}" if collection.shuffled else "in the order of the inputs"
+    grouped = f", grouped by {collection.grouped_by}" if collection.grouped_by else ""
+    click.echo(f"  rows: {order}{grouped}")
+    click.echo(f"  obs: {', '.join(collection.obs_columns)}")
+    for entry in collection.inputs:
+        lost = f"{entry.genes_lost:,} genes, {entry.elements_lost:,} values"
+        counts = "" if entry.counts_lost is None else f", {entry.counts_lost:,} counts"
+        click.echo(f"  {entry.name}: {entry.n_obs:,} cells; lost {lost}{counts}")

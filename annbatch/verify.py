@@ -1,0 +1,85 @@
+"""Is every byte of a collection what was written, and does it make sense?
+
+1. `verify_store` compares each file of a store with its recorded size and checksum.
+2. It then reads the matrices, a block of rows at a time: as many rows as the manifest says, ``indptr`` from 0 to the
+   number of elements and never falling, column numbers in range and ascending within each row.
+
+Stores of other programs have no records, so that only step 2 is done for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import zarr
+
+from annbatch.collection import Collection
+from annbatch.errors import CorruptStoreError, InputError, StoreError
+from annbatch.manifest import StoreEntry
+from annbatch.write.kernels import first_bad_row
+from annbatch.write.matrices import Matrix, cut_rows, matrix_of
+
+_BLOCK_ELEMENTS = 2**22
+
+
+def verify_store(
+    collection: Collection, store: StoreEntry, report: Callable[[int], object] = lambda rows: None
+) -> None:
+    """Check one store of a collection; ``report`` is told of rows of X as they are done.
+
+    Raises
+    ------
+    CorruptStoreError
+        If anything differs from what was written, or contradicts itself; names the file or element, rule and value.
+    StoreError
+        If it cannot be opened.
+    """
+    replace(collection, stores=(store,), n_obs=store.n_obs).verify()
+    path = collection.path / store.name
+    try:
+        root: Any = zarr.open_group(path, mode="r")
+        keys = ["X", *(f"layers/{name}" for name in root.get("layers", ()))]
+        found = {key: root[key] for key in keys}
+        obs: Any = root["obs"]
+        n_names = int(obs[obs.attrs["_index"]].shape[0])
+    except (OSError, KeyError, ValueError) as e:
+        raise StoreError(f"{path}: cannot be opened as an AnnData store: {e}") from e
+    if n_names != store.n_obs:
+        raise CorruptStoreError(f"{path}/obs: must have the {store.n_obs} rows of the manifest, got {n_names}")
+    for key, element in found.items():
+        where = f"{path}/{key}"
+        try:
+            matrix = matrix_of(element, where)
+            if matrix.shape != (store.n_obs, collection.n_vars):
+                wanted = (store.n_obs, collection.n_vars)
+                raise CorruptStoreError(f"{where}: must have the shape {wanted}, got {matrix.shape}")
+            if key == "X" and store.nnz is not None and matrix.nnz != store.nnz:
+                raise CorruptStoreError(f"{where}: must have {store.nnz} elements, got {matrix.nnz}")
+            _verify_matrix(matrix, where, report if key == "X" else lambda rows: None)
+        except InputError as e:
+            raise CorruptStoreError(str(e)) from e
+
+
+def _verify_matrix(matrix: Matrix, where: str, report: Callable[[int], object]) -> None:
+    if matrix.format == "dense":
+        step = max(1, _BLOCK_ELEMENTS // max(1, matrix.shape[1]))
+        for start in range(0, matrix.shape[0], step):
+            report(len(matrix.data[start : start + step]))
+        return
+    starts = matrix.row_starts(where)
+    for start, stop in cut_rows(starts, slice(0, matrix.shape[0]), _BLOCK_ELEMENTS):
+        part = slice(int(starts[start]), int(starts[stop]))
+        # Values are read for their checksums alone.
+        indices, _ = np.asarray(matrix.indices[part]), matrix.data[part]
+        bad = first_bad_row(starts[start : stop + 1] - starts[start], indices, matrix.shape[1])
+        if bad >= 0:
+            row = start + bad
+            columns = indices[starts[row] - starts[start] : starts[row + 1] - starts[start]].tolist()
+            raise CorruptStoreError(
+                f"{where}: column numbers must ascend within a row and be in [0, {matrix.shape[1]}), row {row} has "
+                f"{str(columns[:8])[:-1]}{', …' if len(columns) > 8 else ''}]"
+            )
+        report(stop - start)
