@@ -70,7 +70,6 @@ class Workplace:
         if self.mode == "create":
             check_output(self.output, overwrite=self.overwrite)
         shutil.rmtree(self.temporary, ignore_errors=True)
-        _sweep(self.stores)
         collection.save(self.stores)
         sync_directory(self.stores)
         write_whole(self.path / _COMMITTED, collection.to_json())
@@ -208,7 +207,6 @@ def _taken_up(path: Path, output: Path, mode: Mode, arguments: Mapping[str, Any]
         shutil.rmtree(place.temporary, ignore_errors=True)
     shutil.rmtree(place.temporary / "partial", ignore_errors=True)
     place.stores.mkdir(exist_ok=True)
-    _sweep(place.stores)
     place.temporary.mkdir(exist_ok=True)
     return place
 
@@ -264,12 +262,6 @@ def _output_error(output: Path, e: OSError) -> OutputError:
     if isinstance(e, OutputError):
         return e
     return OutputError(e.errno, f"{output}: cannot be written ({e.strerror or e}); what was written has been removed")
-
-
-def _sweep(stores: Path) -> None:
-    """Remove stores that a writer which was killed did not finish: their names are hidden until they are whole."""
-    for unfinished in stores.glob(".*"):
-        shutil.rmtree(unfinished) if unfinished.is_dir() else unfinished.unlink()
 
 
 def _remove(directory: Path) -> None:
