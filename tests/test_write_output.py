@@ -25,6 +25,8 @@ SLOW = {"rows_per_store": 20, "chunk_elements": 1, "shard_elements": 8}
 """Thousands of tiny files, so that there is time to interrupt."""
 
 CHILD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been ignored where the tests were started
 import resource, sys
 from annbatch.errors import OutputError
 from annbatch.write import create_anndata_collection
@@ -85,7 +87,7 @@ def test_a_file_that_may_not_grow_leaves_nothing(incompressible: Path, tmp_path:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_an_interrupt_leaves_nothing(tmp_path: Path):
-    source = write_adata(named_adata(np.random.default_rng(0), range(400), range(90)), tmp_path / "input", "h5ad")
+    source = write_adata(named_adata(np.random.default_rng(0), range(4000), range(90)), tmp_path / "input", "h5ad")
     output = tmp_path / "out" / "store"
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(source), str(output), "0", repr(SLOW)],
@@ -100,7 +102,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path):
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     _, stderr = child.communicate(timeout=120)
-    assert child.returncode != 0
+    assert child.returncode != 0, stderr
     assert "KeyboardInterrupt" in stderr
     assert "out/store: was not written" in stderr
     assert list(output.parent.iterdir()) == []
