@@ -98,7 +98,7 @@ class Budget:
         usable = int(limit_bytes * _USED)
         tasks = max(1, min(threads, usable // _MIN_TASK_BYTES))
         share = usable // tasks
-        block = int(np.clip(share // (5 * _ELEMENT_TEMPORARIES), 2**14, 2**21))
+        block = int(np.clip(share // (5 * _ELEMENT_TEMPORARIES), 2**14, 2**18))
         run_bytes = share - block * _ELEMENT_TEMPORARIES
         collected = int(store_rows * (record_bytes + text_bytes + 8 * n_texts))
         writing = int(store_rows * (2 * record_bytes + 3 * text_bytes + n_texts * _STRING_BYTES))

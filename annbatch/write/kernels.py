@@ -20,9 +20,12 @@ Array = np.ndarray[Any, Any]
 def scatter_rows(source: Array, source_starts: Array, lengths: Array, target: Array, target_starts: Array) -> None:
     """Copy ``lengths[r]`` elements from ``source_starts[r]`` of ``source`` to ``target_starts[r]`` of ``target``."""
     for row in range(len(lengths)):
-        at, to = source_starts[row], target_starts[row]
-        for i in range(lengths[row]):
-            target[to + i] = source[at + i]
+        n = lengths[row]
+        # A loop over slices from 0 becomes a block copy, which one with offsets in it does not.
+        given = source[source_starts[row] : source_starts[row] + n]
+        taken = target[target_starts[row] : target_starts[row] + n]
+        for i in range(n):
+            taken[i] = given[i]
 
 
 @Kernel

@@ -33,7 +33,7 @@ Format = Literal["csr", "csc", "dense"]
 Ints = npt.NDArray[np.int64]
 
 _SPARSE = ("csr_matrix", "csc_matrix")
-BLOCK_ELEMENTS = 2**21
+BLOCK_ELEMENTS = 2**18
 """How many elements are read at a time, unless a single row has more."""
 
 
