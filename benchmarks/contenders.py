@@ -306,8 +306,18 @@ def write_peer(inputs: list[str], store: str) -> None:
     )
 
 
-WRITERS = {"ours": write_ours, "peer": write_peer}
-"""Whose store -> the function that writes it."""
+def write_peer_1gb(inputs: list[str], store: str) -> None:
+    """Write with the peer at ``dataset_size="1GB"``."""
+    import zarr
+
+    import annbatch
+
+    zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+    annbatch.DatasetCollection(store).add_adatas(inputs, dataset_size="1GB")
+
+
+WRITERS = {"ours": write_ours, "peer": write_peer, "peer-1GB": write_peer_1gb}
+"""Whose store, or how it is written -> the function that writes it."""
 
 PEER = Environment("peer", ("annbatch==0.3.1", "zarrs>=0.2.3"))
 TORCH = Environment("torch", ("scDataset==0.3.0", "anndata", "torch"))

@@ -165,3 +165,15 @@ def test_an_error_in_between_keeps_its_type(tmp_path: Path):
         raise ZeroDivisionError
     assert any("store: was not written" in note for note in caught.value.__notes__)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_behind_the_last_step_undoes_nothing(tmp_path: Path):
+    collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "other", progress=False)
+    with pytest.raises(KeyboardInterrupt) as caught, claimed(tmp_path / "store", "create", {}) as place:
+        for store in collection.store_paths:
+            store.rename(place.stores / store.name)
+        place.commit(collection)
+        raise KeyboardInterrupt
+    assert any("store: was written completely before" in note for note in caught.value.__notes__)
+    Collection.open(tmp_path / "store").verify()
+    assert not list(tmp_path.glob(".store*"))

@@ -43,6 +43,7 @@ from annbatch.write.table import Table, spool
 T = TypeVar("T")
 
 _DISTRIBUTION = "annbatch-dlpack"
+_LOOK_S = 0.2
 _log = logging.getLogger("annbatch")
 
 
@@ -202,7 +203,7 @@ def _specs(job: Job, resources: Resources) -> list[RunSpec]:
         return [RunSpec(*spec) for spec in json.loads(path.read_text(encoding="utf-8"))]
     (job.directory / "transposed").mkdir(exist_ok=True)
     numbers = tqdm(range(len(job.sources)), "planning", unit="file", disable=not resources.progress)
-    specs = plan_runs([row_costs(job, number) for number in numbers], job.run_bytes)
+    specs = plan_runs((row_costs(job, number) for number in numbers), job.run_bytes)
     write_whole(path, json.dumps([[s.number, s.source, s.start, s.stop] for s in specs]))
     return specs
 
@@ -261,6 +262,9 @@ def finish_before_raising(work: Callable[[Callable[[], None]], T]) -> T:
     with ThreadPoolExecutor(1, thread_name_prefix="annbatch-write") as pool:
         future = pool.submit(work, checkpoint)
         try:
+            # Where the system hands a signal to another thread, this one does not wake for it: it looks every so often.
+            while not wait([future], timeout=_LOOK_S).done:
+                pass
             return future.result()
         except BaseException:
             stop.set()

@@ -135,9 +135,14 @@ def claimed(output: Path, mode: Mode, arguments: Mapping[str, Any], *, overwrite
         try:
             yield place
         except BaseException as e:
-            # Committed means written: it is moved to its place by whoever comes next.
-            if not (path / _COMMITTED).exists():
-                _remove(path)
+            if (path / _COMMITTED).exists():
+                # Committed means written: it is moved to its place now, or by whoever comes next.
+                with suppress(OSError):
+                    _install(place)
+                    _remove(path)
+                e.add_note(f"{output}: was written completely before")
+                raise
+            _remove(path)
             if isinstance(e, OSError) and not isinstance(e, AnnbatchError):
                 raise _output_error(output, e) from e
             if not isinstance(e, AnnbatchError):

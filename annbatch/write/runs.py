@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,13 @@ class Run:
         return cls(path, entry["n_rows"], elements)
 
 
-def plan_runs(row_costs: Sequence[Ints], limit_bytes: int) -> list[RunSpec]:
+def plan_runs(row_costs: Iterable[Ints], limit_bytes: int) -> list[RunSpec]:
     """Cut each input into runs of at most ``limit_bytes``, or of one row. Pure.
 
     Parameters
     ----------
     row_costs
-        Per input: (n_obs + 1,) cumulated bytes that its rows take in memory.
+        Per input: (n_obs + 1,) cumulated bytes that its rows take in memory; looked at one after the other.
     """
     specs: list[RunSpec] = []
     for source, costs in enumerate(row_costs):
