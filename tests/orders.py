@@ -26,8 +26,6 @@ from annbatch.schedule import Schedule, Settings
 from annbatch.state import Position
 
 CATEGORIES = {"kind": ["a", "b", "c", "rare"], "plate": ["p0", "p1"]}
-ONCE = ("shuffled", "sequential", "grouped", "pairs", "unreplaced")
-"""Samplers for which no row may come twice in an epoch (of pairs: no perturbed row)."""
 
 
 def codes_of(name: str, n: int) -> np.ndarray:

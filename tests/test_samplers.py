@@ -110,7 +110,7 @@ def test_weighted_rows_come_with_the_stated_probability(replace):
     # A count is its expectation rounded up or down, so its variance is that of one coin.
     share = expected - np.floor(expected)
     deviation = np.sqrt(n_epochs * np.maximum(share * (1 - share), 1e-6))
-    assert (np.abs(counts - n_epochs * expected) < 4.2 * deviation + 1e-3 * n_epochs).all()
+    assert (np.abs(counts - n_epochs * expected) < 4.2 * deviation + 1e-3).all()
 
 
 def _inclusion(weights, n):
