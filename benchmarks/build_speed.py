@@ -78,7 +78,7 @@ def rounds_of(bench: Bench, owners: list[str], setting: str) -> list[dict[str, A
 def field(arguments: argparse.Namespace) -> None:
     """Compare with the peer."""
     bench = prepared(arguments)
-    rows = rounds_of(bench, ["ours", "peer-1GB"], f"{bench.facts['n_obs']} cells")
+    rows = rounds_of(bench, ["ours", "peer-1GB"], f"{bench.facts['n_obs']:,} cells")
     show(rows)
     save("build-field", arguments, bench.facts, rows)
 
@@ -88,7 +88,7 @@ def scale(arguments: argparse.Namespace) -> None:
     rows = []
     for cells in (arguments.cells, arguments.large):
         bench = prepared(argparse.Namespace(**(vars(arguments) | {"cells": cells})))
-        rows += rounds_of(bench, ["ours"], f"{cells} cells")
+        rows += rounds_of(bench, ["ours"], f"{cells:,} cells")
     show(rows)
     print(f"{median(rows[1]) / median(rows[0]):.0%} of the rate at {arguments.cells} cells")
     save("build-scale", arguments, bench.facts, rows)

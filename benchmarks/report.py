@@ -189,6 +189,33 @@ def randomness_table(record: Record) -> str:
     return table(("collection", "window", "block", *names, "accuracy"), lines)
 
 
+def build_table(record: Record) -> str:
+    """Seconds, cells per second, peak memory and bytes of each build; ratios are those to the slowest."""
+    base = min(map(median, record["rows"]))
+    lines = [
+        (
+            row["contender"],
+            row["setting"],
+            f"{middle(row['seconds']):.1f} s",
+            rate(row),
+            f"{median(row) / base:.2f}×",
+            f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
+            f"{row['bytes_per_cell']:,.0f}",
+        )
+        for row in record["rows"]
+    ]
+    return table(("", "", "time", "cells/s", "ratio", "peak memory", "bytes a cell"), lines)
+
+
+def mixing_table(record: Record) -> str:
+    """Entropy of the parts in a batch."""
+    lines = [
+        (row["setting"], f"{row['entropy_bits']:.4f} bits", f"{row['random_entropy_bits']:.4f} bits")
+        for row in record["rows"]
+    ]
+    return table(("collection", "batches of the loader", "batches drawn at random"), lines)
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """How results of one kind are shown."""
@@ -259,6 +286,24 @@ SECTIONS = {
         "regression on held-out cells after one epoch. Medians over the seeds, ± half their range.",
         "own",
         "randomness",
+    ),
+    "build-field": Section(
+        "Beside the field",
+        build_table,
+        "Both build from the same two uncompressed `.h5ad` files, in turns, each time in a new process.",
+        page="building",
+    ),
+    "build-scale": Section(
+        "Ten times as many cells in the same memory",
+        build_table,
+        "`memory_limit` is 1 GB for both; the ratio is that of cells a second.",
+        page="building",
+    ),
+    "build-mixing": Section(
+        "What appending loses until a collection is reshuffled",
+        mixing_table,
+        "Mean entropy of the source files in a batch of 4,096, of ten files that were appended one after the other.",
+        page="building",
     ),
 }
 """Kind of results -> how they are shown, in the order of the page."""

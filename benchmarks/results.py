@@ -60,7 +60,7 @@ def prepared(arguments: argparse.Namespace, **changes: Any) -> Bench:
     """
     fields = {"cells": arguments.cells, "genes": arguments.genes, "nnz": arguments.nnz, "seed": arguments.seed}
     spec = Spec(**(fields | changes))
-    folder = arguments.work / f"input-{spec.cells}x{spec.genes}-{spec.nnz}-{spec.seed}"
+    folder = arguments.work / f"input-{spec.cells}x{spec.genes}-{spec.nnz}-{spec.files}-{spec.seed}"
     generate(spec, folder)
     pythons = dict(pair.split("=", 1) for pair in arguments.python)
     return Bench(
