@@ -5,12 +5,13 @@ nothing is done here but that. Results go to standard output, as text or with ``
 errors go to standard error.
 
 Exit codes: 0 done; 1 the output cannot be written, or something is in its place; 2 an argument or an input breaks a
-rule; 3 a collection is damaged, or is none.
+rule; 3 a collection is damaged, or is none; 130 Ctrl-C.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -32,6 +33,15 @@ from annbatch.write import append_to_collection, create_anndata_collection
 from annbatch.write.matrices import matrix_of
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = {
+    "overwrite=True": "--overwrite",
+    "output_path": "OUTPUT",
+    "var_names": "--genes",
+    "memory_limit": "--memory-limit",
+    "rows_per_store": "--rows-per-store",
+}
+"""What errors call an argument of the function -> what the command line calls it."""
 
 _CODES: tuple[tuple[type[Exception], int], ...] = ((OutputError, 1), (InputError, 2), (StoreError, 3))
 
@@ -57,8 +67,12 @@ def _command(function: F) -> Any:
         try:
             function(*args, **kwargs)
         except (OutputError, InputError, StoreError) as e:
-            click.echo(f"Error: {e}", err=True)
+            message = re.sub("|".join(map(re.escape, _OPTIONS)), lambda found: _OPTIONS[found[0]], str(e))
+            click.echo(f"Error: {message}", err=True)
             sys.exit(next(code for kind, code in _CODES if isinstance(e, kind)))
+        except KeyboardInterrupt as e:
+            click.echo("\n".join(["Interrupted", *getattr(e, "__notes__", [])]), err=True)
+            sys.exit(130)
 
     return main.command()(run)
 
@@ -106,7 +120,7 @@ def create(inputs: tuple[str, ...], output: Path, as_json: bool, **options: Any)
     """Shuffle the cells of INPUTS into a new collection at OUTPUT.
 
     INPUTS are .h5ad files, .zarr directories or 10x Genomics .h5 files. If this is interrupted, run it again: it goes
-    on where it was.
+    on where it was; to give it up instead, remove the hidden directory .OUTPUT.building beside OUTPUT.
     """
     genes = options.pop("genes")
     for name in ("layers", "obs_columns"):

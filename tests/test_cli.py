@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +135,55 @@ def test_exit_codes(tmp_path: Path, collection: Path):
     paths = write_inputs(tmp_path)
     taken = run("create", *paths, collection, "--no-progress")
     assert (taken.exit_code, taken.stdout) == (1, "")
-    assert taken.stderr.startswith(f"Error: {collection}: exists")
+    assert (
+        taken.stderr
+        == f"Error: {collection}: exists; pass --overwrite to replace a collection, or choose another OUTPUT\n"
+    )
     missing = run("create", tmp_path / "gone.h5ad", tmp_path / "new", "--no-progress")
     assert missing.exit_code == 2
     assert "gone.h5ad: no such file" in missing.stderr
     assert run("info", tmp_path).exit_code == 3
     assert run("create").exit_code == 2
+
+
+COMMAND_LINE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been ignored where the tests were started
+from annbatch.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_ctrl_c_and_going_on(tmp_path: Path):
+    (source,) = write_inputs(tmp_path, sizes=(1000,))
+    output = tmp_path / "out" / "store"
+    building = output.with_name(".store.building")
+    command = ["create", str(source), str(output), "--no-progress", "--rows-per-store", "50"]
+    child = subprocess.Popen([sys.executable, "-c", COMMAND_LINE, *command], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (building / "collection" / "chunk_1.zarr").exists():
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 130
+    assert said.splitlines() == [
+        "Interrupted",
+        f"{output}: the same again goes on with what is complete; to give it up, remove {building}",
+    ]
+    assert [p.name for p in output.parent.iterdir()] == [building.name]
+    complete = {p.name: p.stat().st_ino for p in building.glob("collection/chunk_*")}
+    assert {"chunk_0.zarr", "chunk_1.zarr"} <= complete.keys()
+    assert len(complete) < 20
+    other = run(*command, "--seed", 1)
+    assert (other.exit_code, "an unfinished build with another seed" in other.stderr) == (1, True)
+    again = run(*command)
+    assert again.exit_code == 0, again.output
+    assert [p.name for p in output.parent.iterdir()] == [output.name]
+    assert complete.items() <= {p.name: p.stat().st_ino for p in output.glob("chunk_*")}.items()
+    Collection.open(output).verify()
 
 
 @pytest.mark.parametrize("command", ["create", "append", "info", "verify", "head"])

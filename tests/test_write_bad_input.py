@@ -282,7 +282,7 @@ def test_blocks_hold_all_rows(tmp_path: Path, form: Any, block_elements: int):
     with origin.open() as root:
         matrix = matrix_of(root.element("X"), "X")
         if form == "csc":
-            transpose(tmp_path / "turned", matrix, "X", 1000, block_elements)
+            transpose(tmp_path / "turned", matrix, "X", 1000, block_elements, lambda: None)
             matrix = transposed(tmp_path / "turned", matrix)
         read = list(read_rows(matrix, slice(1, 9), columns, 4, "X", block_elements))
     blocks = [joined.rows for joined in read]

@@ -82,11 +82,13 @@ def _build(
 ) -> None:
     quiet = not resources.progress
     present = Present.open(place.output) if place.mode == "append" else None
-    sources = [describe(origin, options.x) for origin in tqdm(origins, "opening", unit="file", disable=quiet)]
-    job, genes, budget = _plan(place, sources, options, resources, present)
-    checkpoint()
+    sources = []
+    for origin in tqdm(origins, "opening", unit="file", disable=quiet):
+        checkpoint()
+        sources.append(describe(origin, options.x))
+    job, genes, budget = _plan(place, sources, options, resources, present, checkpoint)
     passes: Passes = Local(budget.tasks, checkpoint) if resources.client is None else OnDask(resources.client)
-    specs = _specs(job, resources)
+    specs = _specs(job, resources, checkpoint)
     with _cell_bar(job.n_obs, resources.progress, "reading") as report:
         runs = passes.write_runs(job, specs, report)
     checkpoint()
@@ -112,7 +114,12 @@ def _build(
 
 
 def _plan(
-    place: Workplace, sources: Sequence[Source], options: Options, resources: Resources, present: Present | None
+    place: Workplace,
+    sources: Sequence[Source],
+    options: Options,
+    resources: Resources,
+    present: Present | None,
+    checkpoint: Callable[[], None],
 ) -> tuple[Job, GeneJoin, Budget]:
     if present is None:
         genes = join_genes(sources, options.join, options.var_names)
@@ -128,7 +135,7 @@ def _plan(
         obsm=options.obsm if present is None else present.obsm,
         dense=options.dense if present is None else present.dense,
     )
-    table = _spool(place, sources, options, resources, present)
+    table = _spool(place, sources, options, resources, present, checkpoint)
     if options.groupby is not None:
         table.groups(options.groupby, 0, 0)
     text_bytes = sum(table.text(name).path.stat().st_size for name in table.texts) / table.n_obs
@@ -167,8 +174,17 @@ def _plan(
 
 
 def _spool(
-    place: Workplace, sources: Sequence[Source], options: Options, resources: Resources, present: Present | None
+    place: Workplace,
+    sources: Sequence[Source],
+    options: Options,
+    resources: Resources,
+    present: Present | None,
+    checkpoint: Callable[[], None],
 ) -> Table:
+    def advance(columns: int) -> None:
+        checkpoint()
+        bar.update(columns)
+
     directory = place.temporary / "obs"
     shutil.rmtree(directory, ignore_errors=True)
     others = [] if present is None else present.names(place.temporary / "names")
@@ -180,7 +196,7 @@ def _spool(
             repeats=options.obs_names,
             schema=None if present is None else present.schema,
             others=others,
-            report=bar.update,
+            report=advance,
         )
 
 
@@ -196,14 +212,14 @@ def _state(place: Workplace, least: int, most: int, resources: Resources) -> Non
     check_disk(place.temporary, (least, most))
 
 
-def _specs(job: Job, resources: Resources) -> list[RunSpec]:
+def _specs(job: Job, resources: Resources, checkpoint: Callable[[], None]) -> list[RunSpec]:
     """Cut the inputs into runs; a build that goes on keeps the cut that it began with."""
     path = job.directory / "runs.json"
     if path.exists():
         return [RunSpec(*spec) for spec in json.loads(path.read_text(encoding="utf-8"))]
     (job.directory / "transposed").mkdir(exist_ok=True)
     numbers = tqdm(range(len(job.sources)), "planning", unit="file", disable=not resources.progress)
-    specs = plan_runs((row_costs(job, number) for number in numbers), job.run_bytes)
+    specs = plan_runs((row_costs(job, number, checkpoint) for number in numbers), job.run_bytes)
     write_whole(path, json.dumps([[s.number, s.source, s.start, s.stop] for s in specs]))
     return specs
 
@@ -250,8 +266,8 @@ def finish_before_raising(work: Callable[[Callable[[], None]], T]) -> T:
     """Run ``work`` in a thread, and if this one is interrupted, let ``work`` stop before the exception goes on.
 
     zarr writes on threads of its own and does not stop them when the waiting thread is interrupted; they would write on
-    into a directory that is being removed. ``work`` is given a function to call between its steps, which raises when it
-    shall stop.
+    into a directory that somebody else claims or removes. ``work`` is given a function to call between its steps, which
+    raises when it shall stop.
     """
     stop = Event()
 

@@ -5,7 +5,8 @@
 2. What an interrupted build of the same arguments left there is used; one of others is refused.
 3. `Workplace.commit` leaves the new manifest there: from then on the collection counts as written, and `_install` moves
    it to its place. If that is interrupted, whoever claims the directory next finishes it first.
-4. Whatever goes wrong before, the hidden directory goes away.
+4. Whatever goes wrong before, the hidden directory goes away. After Ctrl-C it stays, as it does after a kill, for the
+   same call to go on with.
 
 A new collection takes its place by one rename. Stores that are appended are moved in one by one, and nobody looks at
 them until the manifest that names them takes the place of the old one.
@@ -104,7 +105,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def claimed(output: Path, mode: Mode, arguments: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[Workplace]:
-    """Claim the hidden directory of ``output``; remove it at the end, also if anything fails.
+    """Claim the hidden directory of ``output``; remove it at the end, also if anything fails, but not after Ctrl-C.
 
     Parameters
     ----------
@@ -141,6 +142,9 @@ def claimed(output: Path, mode: Mode, arguments: Mapping[str, Any], *, overwrite
                     _install(place)
                     _remove(path)
                 e.add_note(f"{output}: was written completely before")
+                raise
+            if isinstance(e, KeyboardInterrupt):
+                e.add_note(f"{output}: the same again goes on with what is complete; to give it up, remove {path}")
                 raise
             _remove(path)
             if isinstance(e, OSError) and not isinstance(e, AnnbatchError):

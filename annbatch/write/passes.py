@@ -44,7 +44,7 @@ class Passes(Protocol):
         """Pass 2: write all stores; ``report`` is told of rows."""
 
 
-def row_costs(job: Job, source: int) -> Ints:
+def row_costs(job: Job, source: int, checkpoint: Callable[[], None]) -> Ints:
     """Turn what is stored by columns, and give the (n_obs + 1,) cumulated bytes that an input's rows take in pass 1."""
     described = job.sources[source]
     costs = np.arange(described.n_obs + 1) * (2 * job.table.record.itemsize + 64)
@@ -55,7 +55,7 @@ def row_costs(job: Job, source: int) -> Ints:
             if matrix.format == "csc":
                 path = job.transposed_path(source, number)
                 path.parent.mkdir(exist_ok=True)
-                transpose(path, matrix, where, job.run_bytes, job.block_elements)
+                transpose(path, matrix, where, job.run_bytes, job.block_elements, checkpoint)
                 matrix = transposed(path, matrix)
             if element.kind == "csr" and matrix.format == "csr":
                 costs += matrix.row_starts(where) * job.row_bytes[element.key]

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ _ELEMENT_BYTES = 40
 _MAX_FILES = 256
 
 
-def transpose(directory: Path, matrix: Matrix, where: str, limit_bytes: int, block_elements: int) -> None:
-    """Write a CSC matrix as a CSR matrix to ``directory``, unless it is there.
+def transpose(
+    directory: Path, matrix: Matrix, where: str, limit_bytes: int, block_elements: int, checkpoint: Callable[[], None]
+) -> None:
+    """Write a CSC matrix as a CSR matrix to ``directory``, unless it is there; ``checkpoint`` is called between steps.
 
     Memory is held to about ``limit_bytes`` if rows are of similar length: ranges have equally many rows, and a quarter
     of that many elements on average.
@@ -50,6 +52,7 @@ def transpose(directory: Path, matrix: Matrix, where: str, limit_bytes: int, blo
     for path in paths:
         path.touch()
     for triples in _triples(matrix, starts, dtype, where, block_elements):
+        checkpoint()
         numbers = triples["row"] // rows_per_range
         order = np.argsort(numbers, kind="stable")
         bounds = np.searchsorted(numbers[order], np.arange(len(paths) + 1)).tolist()
@@ -61,6 +64,7 @@ def transpose(directory: Path, matrix: Matrix, where: str, limit_bytes: int, blo
     lengths = []
     with spilling(), (building / "data").open("wb") as data, (building / "indices").open("wb") as indices:
         for i, path in enumerate(paths):
+            checkpoint()
             triples = load(path, dtype, 0, path.stat().st_size // dtype.itemsize)
             triples = triples[np.argsort(triples["row"], kind="stable")]
             data.write(np.ascontiguousarray(triples["value"]).view(np.uint8).data)
