@@ -28,6 +28,7 @@ from zarr.abc.store import Store as ZarrStore
 
 from annbatch.errors import InputError, MissingInputError, OutputError
 from annbatch.native import crc32c
+from annbatch.write.filters import load_filters
 from annbatch.write.matrices import Matrix
 from annbatch.write.raw import SpillError
 
@@ -141,7 +142,12 @@ def as_origins(given: Input | Sequence[Input], load: Load | None) -> list[Origin
 @contextmanager
 def _open_path(path: str) -> Iterator[Root]:
     if not Path(path).exists():
-        raise MissingInputError(f"{path}: no such file or directory")
+        hint = (
+            "; what is elsewhere is passed as a zarr store, zarr.storage.FsspecStore.from_url(…)"
+            if "://" in path
+            else ""
+        )
+        raise MissingInputError(f"{path}: no such file or directory{hint}")
     if Path(path).is_dir():
         yield GroupRoot(zarr.open_group(path, mode="r"), path)
         return
@@ -151,6 +157,7 @@ def _open_path(path: str) -> Iterator[Root]:
             f"Pass load= to read other files"
         )
     with h5py.File(path, mode="r") as file:
+        load_filters(file)
         is_10x = "obs" not in file and isinstance(file.get("matrix"), h5py.Group) and "barcodes" in file["matrix"]
         yield TenxRoot(file["matrix"]) if is_10x else GroupRoot(file, path)
 

@@ -1,0 +1,49 @@
+"""Can HDF5 read what a file is compressed with?
+
+gzip and lzf come with h5py. Blosc, zstd, lz4 and others are filters that HDF5 knows once the package hdf5plugin has
+been imported: whoever wrote such a file has done so, but not every process that reads it.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import h5py
+
+from annbatch.errors import InputError
+
+
+def load_filters(file: h5py.File) -> None:
+    """Import hdf5plugin if a dataset of ``file`` needs a filter that HDF5 lacks.
+
+    Raises
+    ------
+    InputError
+        If it lacks one all the same.
+    """
+    if missing_filter(file) is None:
+        return
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401
+    missing = missing_filter(file)
+    if missing is not None:
+        raise InputError(
+            f"{file.filename}: {missing}, which HDF5 lacks here; the package hdf5plugin has it: pip install hdf5plugin"
+        )
+
+
+def missing_filter(file: h5py.File) -> str | None:
+    """Name the first dataset that cannot be read here, and its filter; None if all can."""
+
+    def look(name: str, item: h5py.Group | h5py.Dataset) -> str | None:
+        if not isinstance(item, h5py.Dataset):
+            return None
+        settings = item.id.get_create_plist()
+        for i in range(settings.get_nfilters()):
+            code, _, _, label = settings.get_filter(i)
+            if not h5py.h5z.filter_avail(code):
+                return f"{name} is compressed with HDF5 filter {code} ({label.decode() or 'without a name'})"
+        return None
+
+    found: str | None = file.visititems(look)
+    return found
