@@ -44,8 +44,11 @@ class CupyLoader(Adapter):
     - ``batch.codes[column]``: (n_rows,) int32 codes into ``categories[column]``, missing -1; float32 values, missing
       NaN, for a numeric column.
 
-    The copies are queued on the stream that is current when the batch is asked for; another stream has to wait for
-    that one before it reads the batch. Device memory comes from CuPy's current allocator, which is never flushed.
+    The copies are queued on the stream that is current when the batch is asked for, and nothing waits for them or for
+    what is queued there already. On that stream a batch may be used and dropped at any time. Another stream has to wait
+    for it, and the batch has to be kept until that other stream is done: CuPy gives dropped memory to what is queued
+    next on the stream that it was allocated on. Device memory comes from CuPy's current allocator (its pool, or that of
+    RMM after ``cupy.cuda.set_allocator(rmm.allocators.cupy.rmm_cupy_allocator)``), which is never flushed.
 
     Parameters
     ----------
@@ -85,5 +88,7 @@ class CupyLoader(Adapter):
 def _matrix(data: CSR | Array) -> Any:
     if not isinstance(data, CSR):
         return cupy.asarray(data)
-    parts = (cupy.asarray(data.data), cupy.asarray(data.indices), cupy.asarray(data.indptr))
-    return csr_matrix(parts, shape=data.shape)
+    # Not from its parts at once: that constructor reads indptr back, and so waits for all that is queued on the stream.
+    matrix = csr_matrix(data.shape, dtype=data.data.dtype)
+    matrix.data, matrix.indices, matrix.indptr = map(cupy.asarray, (data.data, data.indices, data.indptr))
+    return matrix

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 
@@ -66,24 +67,87 @@ def test_types_and_keys(dtype: Any, make_loader: MakeLoader) -> None:
     assert batch.codes["cell_type"].dtype == np.int32
 
 
+SPIN = """
+extern "C" __global__ void spin(long long cycles) {
+    long long start = clock64();
+    while (clock64() - start < cycles) {}
+}
+"""
+
+
+def keep_busy(cycles: int = 4_000_000_000) -> None:
+    """Queue two seconds of work or so on the current stream."""
+    cupy.RawKernel(SPIN, "spin")((1,), (1,), (np.int64(cycles),))
+
+
+def parts_of(batch: Any) -> list[Any]:
+    return [batch.index, batch.data.data, batch.data.indices, batch.data.indptr]
+
+
+def check_parts(parts: list[Any], truth: Truth) -> None:
+    index, data, indices, indptr = (cupy.asnumpy(part) for part in parts)
+    x = sp.csr_matrix((data, indices, indptr), shape=(len(index), N_VARS))
+    np.testing.assert_array_equal(x.toarray(), truth.x[index].toarray())
+
+
 @pytest.mark.gpu
 def test_under_another_stream(make_loader: MakeLoader, truth: Truth) -> None:
+    """All is queued behind what the stream has to do already, and what is dropped is not overwritten too early."""
     stream = cupy.cuda.Stream(non_blocking=True)
+    ds = CupyLoader(make_loader())
     with stream:
-        ds = CupyLoader(make_loader())
-        kept = list(ds)
-        sums = [batch.data.sum() for batch in kept]
+        keep_busy()
+        seen = [[part.copy() for part in parts_of(batch)] for batch in ds]
+        assert not stream.done, "handing over waited for the stream"
     stream.synchronize()
-    for batch, total in zip(kept, sums, strict=True):
-        check(batch, truth, ds.categories)
-        assert float(total) == pytest.approx(truth.x[cupy.asnumpy(batch.index)].sum(), rel=1e-5)
+    assert len(seen) == len(ds)
+    for parts in seen:
+        check_parts(parts, truth)
+
+
+@pytest.mark.gpu
+def test_on_a_stream_that_waits_for_the_other(make_loader: MakeLoader, truth: Truth) -> None:
+    here, there = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
+    with here:
+        keep_busy()
+        kept = list(CupyLoader(make_loader()))
+        there.wait_event(here.record())
+    with there:
+        seen = [[part.copy() for part in parts_of(batch)] for batch in kept]
+    there.synchronize()
+    for parts in seen:
+        check_parts(parts, truth)
 
 
 @pytest.mark.gpu
 def test_the_memory_pool_is_not_flushed(make_loader: MakeLoader) -> None:
     pool = cupy.get_default_memory_pool()
-    spare = cupy.empty(1 << 20, cupy.uint8)
+    pool.free_all_blocks()
+    spare = cupy.empty(1 << 24, cupy.uint8)
     del spare
     held = pool.total_bytes()
+    assert held >= 1 << 24
     for _ in CupyLoader(make_loader()):
         assert pool.total_bytes() >= held
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("resource", ["CudaMemoryResource", "CudaAsyncMemoryResource"])
+def test_under_the_allocator_of_rmm(resource: str, make_loader: MakeLoader, truth: Truth) -> None:
+    rmm = pytest.importorskip("rmm", reason="RMM is not installed")
+    allocators = pytest.importorskip("rmm.allocators.cupy")
+    before = rmm.mr.get_current_device_resource()
+    rmm.mr.set_current_device_resource(getattr(rmm.mr, resource)())
+    try:
+        with cupy.cuda.using_allocator(allocators.rmm_cupy_allocator), cupy.cuda.Stream(non_blocking=True) as stream:
+            ds = CupyLoader(make_loader())
+            batches = [parts_of(batch) for batch in ds]
+            stream.synchronize()
+            # Memory of another library has an owner; that of CuPy's own pool has none.
+            assert all(isinstance(part.data.mem, cupy.cuda.UnownedMemory) for parts in batches for part in parts)
+            for parts in batches:
+                check_parts(parts, truth)
+            del parts, batches
+            stream.synchronize()
+    finally:
+        rmm.mr.set_current_device_resource(before)
