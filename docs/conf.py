@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
+from pathlib import Path
 
 import annbatch  # noqa: F401  with what it imports, before autodoc puts mocks in place: anndata cannot stand a mocked CuPy
 
@@ -33,6 +36,8 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_in_temp = True
+# Notebooks call the command line of this environment, which need not have been activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 html_theme = "furo"
 html_title = f"annbatch-dlpack {version}"
