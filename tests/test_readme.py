@@ -1,6 +1,6 @@
 """Does what the README and the pages of the documentation show run?
 
-1. Every Python example is run as it stands, in a folder with two small files such as the README speaks of.
+1. Every Python example is run as it stands, in a folder with small files such as the pages speak of.
 2. The README's first example makes the collection that all others read.
 3. The examples of a page run one after the other, as one reads them.
 4. An example whose framework is not installed is skipped, and none may be forgotten here.
@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = {"sampling.md": 5, "reproducibility.md": 1, "distributed.md": 3}
+PAGES = {"building.md": 2, "sampling.md": 5, "reproducibility.md": 1, "distributed.md": 3}
 """Page -> number of its examples."""
 
 
@@ -48,10 +48,12 @@ def write_file(path: Path, genes: list[str], cell_types: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with the README's two files, and the collection that its first example makes of them."""
+    """Give a folder with the files that the pages name, and the collection that the README's first example makes."""
     folder = tmp_path_factory.mktemp("readme")
     write_file(folder / "first.h5ad", ["A", "B", "C", "D"], ["T", "B"])
     write_file(folder / "second.h5ad", ["B", "C", "D", "E", "F"], ["T", "NK"])
+    write_file(folder / "third.h5ad", ["A", "B"], ["B", "NK"])
+    ad.read_h5ad(folder / "first.h5ad").to_df().to_csv(folder / "counts.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         exec(compile(EXAMPLES[0], f"{README.name}, example 1", "exec"), {})
