@@ -49,13 +49,13 @@ _CODES: tuple[tuple[type[Exception], int], ...] = ((OutputError, 1), (InputError
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, package_name="annbatch-dlpack")
 def main() -> None:
-    r"""Turn AnnData files into shuffled collections, and look into them.
+    """Turn AnnData files into shuffled collections, and look into them.
 
     \b
     annbatch create a.h5ad b.h5ad collection    shuffle the cells of two files into a new collection
     annbatch append c.h5ad collection           add the cells of another one
     annbatch info collection                    say what is in it
-    """
+    """  # noqa: D301 click wants the character itself
 
 
 def _command(function: F) -> Any:
@@ -102,7 +102,7 @@ def _options_of_both(function: F) -> F:
 
 @_command
 @click.argument("inputs", nargs=-1, required=True)
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
 @_options_of_both
 @click.option(
     "--join",
@@ -131,7 +131,7 @@ def create(inputs: tuple[str, ...], output: Path, as_json: bool, **options: Any)
 
 @_command
 @click.argument("inputs", nargs=-1, required=True)
-@click.argument("collection", type=click.Path(path_type=Path))
+@click.argument("collection", type=click.Path(path_type=Path, file_okay=False))
 @_options_of_both
 def append(inputs: tuple[str, ...], collection: Path, as_json: bool, **options: Any) -> None:
     """Add the cells of INPUTS to COLLECTION, shuffled among themselves.
@@ -179,7 +179,10 @@ def verify(collection: Path, progress: bool, as_json: bool) -> None:
 @click.argument("collection", type=click.Path(path_type=Path))
 @click.option("-n", "n_rows", type=click.IntRange(1), default=5, help="How many cells.")
 def head(collection: Path, n_rows: int, as_json: bool) -> None:
-    """Show the first cells of COLLECTION: their obs, and how many values of X each has and what they add up to."""
+    """Show the first cells of COLLECTION.
+
+    Their obs, how many values of X each has, and what these add up to.
+    """
     found = Collection.open(collection)
     obs: list[pd.DataFrame] = []
     lengths: list[int] = []
@@ -224,9 +227,10 @@ def _show(collection: Collection, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
         return
+    stores = f"{len(collection.stores):,} store{'s' if len(collection.stores) > 1 else ''}"
     click.echo(
-        f"{collection.path}: {collection.n_obs:,} cells × {collection.n_vars:,} genes in {len(collection.stores)} "
-        f"stores, {nbytes / 1e9:.3f} GB, {found['nnz']:,} values"
+        f"{collection.path}: {collection.n_obs:,} cells × {collection.n_vars:,} genes in {stores}, "
+        f"{tqdm.format_sizeof(nbytes, 'B')}, {found['nnz']:,} values"
     )
     for key, types in collection.types.items():
         click.echo(f"  {key}: stored as {types.stored}, was {types.original}")

@@ -144,6 +144,8 @@ def test_exit_codes(tmp_path: Path, collection: Path):
     assert "gone.h5ad: no such file" in missing.stderr
     assert run("info", tmp_path).exit_code == 3
     assert run("create").exit_code == 2
+    forgotten = run("create", *paths)
+    assert (forgotten.exit_code, "is a file" in forgotten.stderr) == (2, True)
 
 
 COMMAND_LINE = """
@@ -184,6 +186,11 @@ def test_ctrl_c_and_going_on(tmp_path: Path):
     assert [p.name for p in output.parent.iterdir()] == [output.name]
     assert complete.items() <= {p.name: p.stat().st_ino for p in output.glob("chunk_*")}.items()
     Collection.open(output).verify()
+
+
+def test_help_shows_a_line_for_each_example():
+    shown = run("--help").output.splitlines()
+    assert sum(line.lstrip().startswith("annbatch ") for line in shown) == 3
 
 
 @pytest.mark.parametrize("command", ["create", "append", "info", "verify", "head"])

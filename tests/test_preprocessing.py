@@ -60,7 +60,7 @@ def scanpys(cells: ad.AnnData) -> ad.AnnData:
         sc.pp.normalize_total(whole, target_sum=1e4)
         sc.pp.log1p(whole)
         sc.pp.highly_variable_genes(whole, n_top_genes=N_TOP, flavor="seurat")
-        sc.pp.pca(whole, n_comps=N_COMPONENTS, svd_solver="full", mask_var="highly_variable")
+        sc.pp.pca(whole, n_comps=N_COMPONENTS, svd_solver="covariance_eigh", mask_var="highly_variable")
     return whole
 
 

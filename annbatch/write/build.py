@@ -203,8 +203,9 @@ def _spool(
 def _state(place: Workplace, least: int, most: int, resources: Resources) -> None:
     """Say what the build will need, and check that it is there."""
     message = (
-        f"needs {least / 1e9:.2f} to {most / 1e9:.2f} GB of temporary space in {place.path.parent}, beside the "
-        f"collection itself, and up to {resources.memory_bytes / 1e9:.2f} GB of memory"
+        f"needs {tqdm.format_sizeof(least, 'B')} to {tqdm.format_sizeof(most, 'B')} of temporary space in "
+        f"{place.path.parent}, beside the collection itself, and up to "
+        f"{tqdm.format_sizeof(resources.memory_bytes, 'B')} of memory"
     )
     _log.info("%s: %s", place.output, message)
     if resources.progress:
