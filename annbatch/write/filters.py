@@ -7,28 +7,36 @@ been imported: whoever wrote such a file has done so, but not every process that
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import lru_cache
 
 import h5py
 
 from annbatch.errors import InputError
 
 
-def load_filters(file: h5py.File) -> None:
-    """Import hdf5plugin if a dataset of ``file`` needs a filter that HDF5 lacks.
+@lru_cache(maxsize=1024)
+def load_filters(path: str, changed_ns: int) -> None:
+    """Import hdf5plugin if a dataset of the file needs a filter that HDF5 lacks.
+
+    Parameters
+    ----------
+    changed_ns
+        When the file was changed last: one that is opened again is not looked through again.
 
     Raises
     ------
     InputError
-        If it lacks one all the same.
+        If HDF5 lacks a filter all the same.
     """
-    if missing_filter(file) is None:
-        return
-    with suppress(ImportError):
-        import hdf5plugin  # noqa: F401
-    missing = missing_filter(file)
+    with h5py.File(path, mode="r") as file:
+        if missing_filter(file) is None:
+            return
+        with suppress(ImportError):
+            import hdf5plugin  # noqa: F401
+        missing = missing_filter(file)
     if missing is not None:
         raise InputError(
-            f"{file.filename}: {missing}, which HDF5 lacks here; the package hdf5plugin has it: pip install hdf5plugin"
+            f"{path}: {missing}, which HDF5 lacks here; the package hdf5plugin has it: pip install hdf5plugin"
         )
 
 

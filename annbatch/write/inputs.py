@@ -156,8 +156,8 @@ def _open_path(path: str) -> Iterator[Root]:
             f"{path}: must be an AnnData file, a .h5ad (HDF5) file or a .zarr directory; this is neither. "
             f"Pass load= to read other files"
         )
+    load_filters(path, Path(path).stat().st_mtime_ns)
     with h5py.File(path, mode="r") as file:
-        load_filters(file)
         is_10x = "obs" not in file and isinstance(file.get("matrix"), h5py.Group) and "barcodes" in file["matrix"]
         yield TenxRoot(file["matrix"]) if is_10x else GroupRoot(file, path)
 
