@@ -114,14 +114,20 @@ def write_inputs(
     form: Form = "csr",
     kind: FileKind = "h5ad",
     seed: int = 0,
+    obs_columns: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> list[Path]:
-    """Write one input per size, with consecutive rows and, unless told otherwise, genes that overlap in part."""
+    """Write one input per size, with consecutive rows and, unless told otherwise, genes that overlap in part.
+
+    ``obs_columns`` are those of `awkward_obs` to write; None for all, which costs more than all else.
+    """
     rng = np.random.default_rng(seed)
     paths, row = [], 0
     for i, size in enumerate(sizes):
         genes = columns[i] if columns is not None else range(i * 3, i * 3 + 12)
         adata = named_adata(rng, range(row, row + size), genes, form=form, **kwargs)
+        if obs_columns is not None:
+            adata.obs = adata.obs[list(obs_columns)]
         paths.append(write_adata(adata, directory / f"input{i}", kind))
         row += size
     return paths

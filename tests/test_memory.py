@@ -70,9 +70,13 @@ def store(tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "options",
     [
-        {"batch_size": 1024, "chunk_size": 256, "preload_nchunks": 16, "prefetch": 0},
+        pytest.param(
+            {"batch_size": 1024, "chunk_size": 256, "preload_nchunks": 16, "prefetch": 0}, marks=pytest.mark.slow
+        ),
         {"batch_size": 1024, "chunk_size": 256, "preload_nchunks": 16, "prefetch": 1},
-        {"batch_size": 128, "chunk_size": 64, "preload_nchunks": 32, "prefetch": 3},
+        pytest.param(
+            {"batch_size": 128, "chunk_size": 64, "preload_nchunks": 32, "prefetch": 3}, marks=pytest.mark.slow
+        ),
         {"batch_size": 2048, "chunk_size": 1, "preload_nchunks": 4096, "prefetch": 1},
         {"batch_size": 4096, "chunk_size": 512, "preload_nchunks": 8, "prefetch": 2, "dtype": "float64"},
     ],

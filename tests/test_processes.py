@@ -6,7 +6,10 @@ import multiprocessing
 import threading
 import time
 import warnings
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +25,26 @@ def read(ds: Loader, results: multiprocessing.SimpleQueue) -> None:
     results.put([(batch.index.tobytes(), batch.data.data.tobytes(), batch.codes["stage"].tobytes()) for batch in ds])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("form", ["v3 sharded", "v2", "memory store", "in memory"])
-@pytest.mark.parametrize("direct", [True, False])
+FORMS = ("v3 sharded", "v2", "memory store", "in memory")
+
+
+def cases() -> Iterator[Any]:
+    """Every way to start a child × every form of store; a child that imports all anew takes seconds, so few do."""
+    for method, form, direct in product(("fork", "spawn", "forkserver"), FORMS, (True, False)):
+        usual = method == "fork" or (method, form, direct) in {
+            ("spawn", "v3 sharded", True),
+            ("spawn", "in memory", True),
+            ("forkserver", "v3 sharded", False),
+            ("forkserver", "v2", True),
+        }
+        if method == "fork" or form != "memory store":  # a store in memory is in one process
+            yield pytest.param(method, form, direct, marks=() if usual else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("method", "form", "direct"), cases())
 def test_a_child_reads_what_its_parent_opened(
     tmp_path: Path, method: str, form: str, direct: bool, monkeypatch
 ) -> None:
-    if form == "memory store" and method != "fork":
-        pytest.skip("a store in memory is in one process")
     monkeypatch.setattr(elements_module, "DIRECT", direct)
     adatas, _, _ = named_stores(tmp_path, form, sizes=(30, 5))
     ds = Loader(batch_size=8, chunk_size=4, preload_nchunks=2, threads=2).add_anndatas(adatas)

@@ -15,6 +15,7 @@ from datagen import awkward_obs, named_adata, write_adata, write_inputs
 from small_budget import small_budget
 
 CUT = {"rows_per_store": 8, "chunk_elements": 8, "shard_elements": 64, "progress": False}
+OBS = ["cell_type", "age"]
 
 
 def cells(collection: Collection) -> ad.AnnData:
@@ -23,13 +24,14 @@ def cells(collection: Collection) -> ad.AnnData:
 
 
 def more(folder: Path, rows: range, columns: range = range(12), categories: tuple[str, ...] = ("B", "T", "NK")) -> Path:
-    adata = named_adata(np.random.default_rng(rows.start), rows, columns, obs=awkward_obs(rows, categories))
+    obs = awkward_obs(rows, categories)[OBS]
+    adata = named_adata(np.random.default_rng(rows.start), rows, columns, obs=obs)
     return write_adata(adata, folder / f"more{rows.start}", "h5ad")
 
 
 def test_appending_many_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     small_budget(monkeypatch)
-    paths = write_inputs(tmp_path)
+    paths = write_inputs(tmp_path, obs_columns=OBS)
     create_anndata_collection(paths, tmp_path / "store", **CUT)
     for start in (12, 24, 36):
         paths.append(more(tmp_path, range(start, start + 12)))
@@ -46,7 +48,7 @@ def test_appending_many_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_readers_keep_what_they_opened(tmp_path: Path):
-    create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", **CUT)
+    create_anndata_collection(write_inputs(tmp_path, obs_columns=OBS), tmp_path / "store", **CUT)
     with Loader(batch_size=4, chunk_size=2, preload_nchunks=2).use_collection(tmp_path / "store") as ds:
         batches = iter(ds)
         seen = [next(batches).index.tolist()]
@@ -60,7 +62,7 @@ def test_readers_keep_what_they_opened(tmp_path: Path):
 
 
 def test_new_categories_come_behind_the_known_ones(tmp_path: Path):
-    create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", **CUT)
+    create_anndata_collection(write_inputs(tmp_path, obs_columns=OBS), tmp_path / "store", **CUT)
     collection = append_to_collection(
         [more(tmp_path, range(12, 20), categories=("Mono", "T"))], tmp_path / "store", **CUT
     )
@@ -79,7 +81,7 @@ def test_new_categories_come_behind_the_known_ones(tmp_path: Path):
 
 
 def test_unknown_genes_are_counted_and_names_stay_unique(tmp_path: Path):
-    create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", **CUT)
+    create_anndata_collection(write_inputs(tmp_path, obs_columns=OBS), tmp_path / "store", **CUT)
     path = more(tmp_path, range(4, 12), range(10, 20))
     collection = append_to_collection([path], tmp_path / "store", **CUT)
     adata = ad.read_h5ad(path)
@@ -103,7 +105,7 @@ def test_wider_values_and_other_types(tmp_path: Path):
 
 
 def test_only_collections_grow(tmp_path: Path):
-    (path,) = write_inputs(tmp_path, sizes=(4,))
+    (path,) = write_inputs(tmp_path, sizes=(4,), obs_columns=OBS)
     with pytest.raises(InputError, match="only a complete collection can be appended to"):
         append_to_collection(path, tmp_path / "nothing", **CUT)
     create_anndata_collection(path, tmp_path / "store", **CUT)
@@ -114,7 +116,7 @@ def test_only_collections_grow(tmp_path: Path):
 
 
 def test_reshuffling_mixes_all_and_keeps_types(tmp_path: Path):
-    create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", **CUT)
+    create_anndata_collection(write_inputs(tmp_path, obs_columns=OBS), tmp_path / "store", **CUT)
     old = append_to_collection([more(tmp_path, range(12, 24))], tmp_path / "store", **CUT)
     new = reshuffle_collection(old.path, tmp_path / "mixed", seed=3, **CUT)
     assert new.types == old.types

@@ -42,7 +42,7 @@ def test_what_h5py_reads(tmp_path: Path, cells: ad.AnnData, compression: str | N
     np.testing.assert_array_equal(ad.read_zarr(collection.store_paths[0]).X.toarray(), cells.X.toarray())
 
 
-@pytest.mark.parametrize("name", ["Blosc", "Zstd"])
+@pytest.mark.parametrize("name", ["Blosc", pytest.param("Zstd", marks=pytest.mark.slow)])
 def test_filters_of_hdf5plugin(tmp_path: Path, cells: ad.AnnData, name: str) -> None:
     """A process that has not imported hdf5plugin reads the file, and says what to install where it cannot."""
     hdf5plugin = pytest.importorskip("hdf5plugin", reason="hdf5plugin is not installed")

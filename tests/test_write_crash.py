@@ -127,14 +127,14 @@ def restore(path: Path, content: dict[str, bytes]) -> None:
         (path / name).write_bytes(data)
 
 
-@pytest.mark.parametrize("n_kills", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_builds_leave_nothing_or_all_and_go_on(tmp_path: Path, inputs: list[Path], n_kills: int):
     reference = create_anndata_collection(inputs, tmp_path / "reference", **CUT)
     (tmp_path / "out").mkdir()
     survive(n_kills, create_anndata_collection, inputs, tmp_path / "out" / "store", {}, all_bytes(reference.path))
 
 
-@pytest.mark.parametrize("n_kills", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_appends_leave_the_old_or_the_new(tmp_path: Path, inputs: list[Path], n_kills: int):
     old = create_anndata_collection(inputs[:1], tmp_path / "reference", **CUT)
     before = all_bytes(old.path)
@@ -145,7 +145,7 @@ def test_killed_appends_leave_the_old_or_the_new(tmp_path: Path, inputs: list[Pa
     survive(n_kills, append_to_collection, inputs[1:], path, before, after)
 
 
-@pytest.mark.parametrize("n_kills", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_replacements_leave_the_old_or_the_new(tmp_path: Path, inputs: list[Path], n_kills: int):
     before = all_bytes(create_anndata_collection(inputs[:1], tmp_path / "old", **CUT).path)
     after = all_bytes(create_anndata_collection(inputs, tmp_path / "new", **CUT).path)

@@ -9,6 +9,7 @@ import copy
 import json
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,17 @@ def assert_same_cells(stores: Sequence[ad.AnnData], expected: ad.AnnData) -> Non
 
 @pytest.mark.parametrize(
     ("form", "kind", "join"),
-    [*((form, kind, "outer") for form in FORMS for kind in FILE_KINDS), ("csr", "h5ad", "inner")],
+    [
+        ("csr", "h5ad", "outer"),
+        ("csc", "zarr2", "outer"),
+        ("dense", "zarr3", "outer"),
+        ("csr", "h5ad", "inner"),
+        *(
+            pytest.param(form, kind, "outer", marks=pytest.mark.slow)
+            for form, kind in product(FORMS, FILE_KINDS)
+            if FORMS.index(form) != FILE_KINDS.index(kind)
+        ),
+    ],
 )
 def test_all_forms_and_files(tmp_path: Path, form: Form, kind: FileKind, join: Any):
     paths = write_inputs(tmp_path, sizes=(7, 5, 6), form=form, kind=kind)
@@ -78,7 +89,7 @@ def bare_obs(first: int, size: int) -> pd.DataFrame:
     return pd.DataFrame({"row": range(first, first + size)}, index=[f"cell{r}" for r in range(first, first + size)])
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),
     density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),

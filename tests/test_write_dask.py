@@ -15,7 +15,7 @@ import pytest
 
 from annbatch import append_to_collection, create_anndata_collection
 from annbatch.errors import InputError
-from datagen import named_adata, write_adata
+from datagen import awkward_obs, named_adata, write_adata
 from small_budget import small_budget
 
 distributed = pytest.importorskip("distributed")
@@ -49,7 +49,11 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     rng = np.random.default_rng(0)
     parts = [(range(60), "csr"), (range(60, 100), "csc"), (range(100, 150), "dense")]
     return [
-        write_adata(named_adata(rng, rows, range(40), form=form), tmp_path / f"{rows.start}", "h5ad")
+        write_adata(
+            named_adata(rng, rows, range(40), form=form, obs=awkward_obs(rows)[["donor", "age"]]),
+            tmp_path / f"{rows.start}",
+            "h5ad",
+        )
         for rows, form in parts
     ]
 

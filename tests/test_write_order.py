@@ -39,7 +39,16 @@ def paths(tmp_path: Path) -> list[Path]:
     return paths
 
 
-@pytest.mark.parametrize("options", [{}, {"groupby": "cell_type"}, {"shuffle": False}, {"dense": ["X"]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"groupby": "cell_type"},
+        pytest.param({"shuffle": False}, marks=pytest.mark.slow),
+        {"dense": ["X"]},
+    ],
+    ids=str,
+)
 def test_the_bytes_do_not_depend_on_how_the_work_is_cut(
     tmp_path: Path, paths: list[Path], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
