@@ -54,7 +54,7 @@ def create_anndata_collection(
 
     ``output_path`` becomes a directory of ``chunk_{i}.zarr``, each a complete AnnData store that `anndata.read_zarr`
     opens, and ``collection.json``. It appears all at once when everything is written, or not at all. A build that was
-    killed goes on where it was when it is called again with the same arguments.
+    killed, or interrupted with Ctrl-C, goes on where it was when it is called again with the same arguments.
 
     Inputs are read once, in order, and need not fit in memory. The same seed gives the same bytes whatever the memory
     limit and the number of threads or workers.
@@ -193,7 +193,7 @@ def append_to_collection(
     columns; genes of theirs that it lacks are left out and counted in ``inputs``, obs columns too, and categories that
     are new come behind the known ones. A collection that was grouped by a column no longer is.
 
-    An append that was killed goes on when it is called again with the same arguments.
+    An append that was killed or interrupted goes on when it is called again with the same arguments.
 
     Parameters
     ----------
