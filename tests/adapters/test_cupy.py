@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -65,6 +66,22 @@ def test_types_and_keys(dtype: Any, make_loader: MakeLoader) -> None:
     assert batch.data.indices.dtype == batch.data.indptr.dtype == np.int32
     assert batch.index.dtype == np.int64
     assert batch.codes["cell_type"].dtype == np.int32
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dense", [False, True])
+def test_layers_obsm_and_dense_x(dense: bool) -> None:
+    x = sp.csr_matrix((np.arange(60).reshape(10, 6) % 7).astype(np.float32))
+    pca = np.arange(30).reshape(10, 3) / 8
+    adata = ad.AnnData(X=x.toarray() if dense else x, layers={"doubled": sp.csr_matrix(2 * x)}, obsm={"pca": pca})
+    with Loader(batch_size=4, layers=["doubled"], obsm=["pca"]).add_anndatas([adata]) as ds:
+        for batch in CupyLoader(ds):
+            rows = cupy.asnumpy(batch["index"])
+            assert isinstance(batch["data"], cupy.ndarray if dense else csr_matrix)
+            data = batch["data"] if dense else batch["data"].toarray()
+            np.testing.assert_array_equal(cupy.asnumpy(data), x[rows].toarray())
+            np.testing.assert_array_equal(cupy.asnumpy(batch["layers"]["doubled"].toarray()), 2 * x[rows].toarray())
+            np.testing.assert_array_equal(cupy.asnumpy(batch["obsm"]["pca"]), pca[rows])
 
 
 SPIN = """
