@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,19 @@ def read(ds: Loader, results: multiprocessing.SimpleQueue) -> None:
 FORMS = ("v3 sharded", "v2", "memory store", "in memory")
 
 
-def cases() -> Iterator[Any]:
+def cases() -> list[Any]:
     """Every way to start a child × every form of store; a child that imports all anew takes seconds, so few do."""
-    for method, form, direct in product(("fork", "spawn", "forkserver"), FORMS, (True, False)):
-        usual = method == "fork" or (method, form, direct) in {
-            ("spawn", "v3 sharded", True),
-            ("spawn", "in memory", True),
-            ("forkserver", "v3 sharded", False),
-            ("forkserver", "v2", True),
-        }
-        if method == "fork" or form != "memory store":  # a store in memory is in one process
-            yield pytest.param(method, form, direct, marks=() if usual else pytest.mark.slow)
+    usual = {
+        ("spawn", "v3 sharded", True),
+        ("spawn", "in memory", True),
+        ("forkserver", "v3 sharded", False),
+        ("forkserver", "v2", True),
+    }
+    return [
+        pytest.param(*case, marks=() if case[0] == "fork" or case in usual else pytest.mark.slow)
+        for case in product(("fork", "spawn", "forkserver"), FORMS, (True, False))
+        if case[0] == "fork" or case[1] != "memory store"  # a store in memory is in one process
+    ]
 
 
 @pytest.mark.parametrize(("method", "form", "direct"), cases())
