@@ -12,7 +12,7 @@ a window; ``begin`` takes slabs for its batches, and gives a `Filling`:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,32 +21,13 @@ from numpy.typing import NDArray
 
 from annbatch.batch import CSR, Emit
 from annbatch.buffers import SlabPool, aligned
+from annbatch.columns import NO_LOOKUP, Selection, fill_dense, select_columns
 from annbatch.elements import Elements, Work, plan_work
 from annbatch.errors import CorruptStoreError
 from annbatch.layout import RowPlan, plan_dense, plan_sparse
-from annbatch.native import Kernel
 from annbatch.pieces import cut
 from annbatch.plan import Ints, WindowPlan, address
 from annbatch.store import DenseMatrix, SparseMatrix
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Selection:
-    """Which columns are wanted, in which order."""
-
-    columns: Ints
-    """(n_selected,) column numbers in the store, each once."""
-    lookup: NDArray[np.int32]
-    """(n_columns,) column of the store -> wanted column, -1 where it is not wanted."""
-    in_order: bool
-    """Whether the wanted columns ascend."""
-
-    @classmethod
-    def of(cls, columns: Ints, n_columns: int) -> Selection:
-        """Describe wanted columns out of ``n_columns``."""
-        lookup = np.full(n_columns, -1, np.int32)
-        lookup[columns] = np.arange(len(columns))
-        return cls(columns, lookup, bool((np.diff(columns) > 0).all()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,6 +62,7 @@ class SparsePart:
         self._emit = emit
         self._dtype = dtype
         self._batch_size = batch_size
+        self._n_parts = emit.parts or 1
         self._selection = selection
         self._slabs = slabs
         self._n_stored = matrices[0].shape[1]
@@ -88,19 +70,26 @@ class SparsePart:
         self._stored_dtype = np.result_type(*(matrix.data.dtype for matrix in matrices))
         self._stored_index_dtype = np.result_type(*(matrix.indices.dtype for matrix in matrices))
 
-    def plan(self, plan: WindowPlan) -> RowPlan:
-        """Read and check ``indptr``, and lay the window's rows out.
+    def plan(self, plan: WindowPlan, others: Sequence[WindowPlan] = ()) -> RowPlan:
+        """Read and check ``indptr``, and lay the window's rows out; count what other consumers' windows hold.
 
         Raises
         ------
         CorruptStoreError
             If it does not ascend from 0 to the length of data.
         """
+        rows = self._lay_out(plan)
+        if self._selection is not None and not self._emit.alike:
+            return rows
+        return replace(rows, most=np.max([self._most(one) for one in (rows, *map(self._lay_out, others))], axis=0))
+
+    def _lay_out(self, plan: WindowPlan) -> RowPlan:
         matrices = [self._matrices[reading.store] for reading in plan.readings]
         indptrs = [
             matrix.indptr.locate(reading.ranges, more=1)
             for matrix, reading in zip(matrices, plan.readings, strict=True)
         ]
+        plan = replace(plan, cuts=self._divided(plan.cuts))
         rows = plan_sparse(plan, indptrs, [matrix.data.size for matrix in matrices])
         if isinstance(rows, int):
             reading, nnz = plan.readings[rows], matrices[rows].data.size
@@ -112,20 +101,29 @@ class SparsePart:
 
     def begin(self, plan: WindowPlan, rows: RowPlan) -> Filling:
         """Take memory for the window's batches, and say what fills it."""
-        n_batches = len(plan.cuts) - 1
+        n_batches, n = len(plan.cuts) - 1, self._n_parts
+        most: list[int | None] = [None] * n_batches if rows.most is None else rows.most.tolist()
+        # One type for the window: its pieces are scattered together.
+        index_dtype = None if rows.most is None else self._index_dtype(int(rows.most.max()))
         if self._selection is None and self._emit.layout == "csr":
-            sizes = zip(np.diff(plan.cuts).tolist(), rows.n_elements, strict=True)
-            # One type for the window: its pieces are scattered together.
-            index_dtype = self._index_dtype(max(rows.n_elements))
-            filled = [self._allocate(n_rows, nnz, index_dtype) for n_rows, nnz in sizes]
-            rows.write_indptrs([matrix.indptr for matrix in filled])
-            return Filling(self._work(plan, rows, filled), filled.__getitem__, False, _size(filled))
-        scratch = [self._scratch(rows.indptr(b)) for b in range(n_batches)]
-        finish = self._densify if self._emit.layout == "dense" else self._select
-        dense_bytes = aligned(self._dense_bytes()) * n_batches if self._emit.layout == "dense" else 0
-        return Filling(
-            self._work(plan, rows, scratch), lambda b: finish(scratch[b]), True, _size(scratch) + dense_bytes
-        )
+            n_elements = rows.n_elements
+            filled = [
+                self._allocate(n_rows, n_elements[b * n : (b + 1) * n], most[b], index_dtype)
+                for b, n_rows in enumerate(np.diff(plan.cuts).tolist())
+            ]
+            targets = [part for matrix in filled for part in self._parts_of(matrix)]
+            rows.write_indptrs([part.indptr for part in targets])
+            return Filling(self._work(plan, rows, targets), filled.__getitem__, False, _size(filled))
+        scratch = [self._scratch(rows.indptr(part)) for part in range(n_batches * n)]
+        work = self._work(plan, rows, scratch)
+        if self._emit.layout == "dense":
+            dense_bytes = aligned(self._dense_bytes()) * n_batches
+            return Filling(work, lambda b: self._densify(scratch[b]), True, _size(scratch) + dense_bytes)
+
+        def select(b: int) -> CSR:
+            return self._select(scratch[b * n : (b + 1) * n], most[b], index_dtype)
+
+        return Filling(work, select, True, _size(scratch))
 
     def _work(self, plan: WindowPlan, rows: RowPlan, matrices: list[CSR]) -> Work:
         stores = [self._matrices[reading.store] for reading in plan.readings]
@@ -137,6 +135,24 @@ class SparsePart:
         ):
             work += plan_work(elements, pieces, of_batches[0].dtype, limit, matrices)
         return work
+
+    def _divided(self, cuts: Ints) -> Ints:
+        """Cut batches into parts, (n_batches * n_parts + 1,): the last ones of a short batch have no rows."""
+        first = np.arange(self._n_parts) * (self._batch_size // self._n_parts)
+        return np.append(np.minimum(cuts[:-1, None] + first, cuts[1:, None]), cuts[-1])
+
+    def _most(self, rows: RowPlan) -> Ints:
+        """Say how many elements the largest part of each batch has, or may have where columns are selected."""
+        most: Ints = np.array(rows.n_elements, np.int64).reshape(-1, self._n_parts).max(axis=1)
+        if self._selection is not None:
+            most = np.minimum(most, self._batch_size // self._n_parts * self._n_columns)
+        return most
+
+    def _parts_of(self, matrix: CSR) -> list[CSR]:
+        if self._emit.parts is None:
+            return [matrix]
+        shape = (matrix.shape[0] // self._n_parts, matrix.shape[1])
+        return [CSR(*arrays, shape) for arrays in zip(matrix.data, matrix.indices, matrix.indptr, strict=True)]
 
     def _capacity(self, nnz: int) -> int:
         """Say how many elements a batch of ``nnz`` has room for."""
@@ -150,31 +166,47 @@ class SparsePart:
             raise ValueError(f"index_dtype must hold the number of elements in a batch, {nse}, got {index_dtype}")
         return index_dtype
 
-    def _allocate(self, n_rows: int, nnz: int, index_dtype: np.dtype[Any]) -> CSR:
-        """Take memory for a matrix as it is handed over, with the padding behind its elements in place."""
-        nse = self._capacity(nnz)
+    def _allocate(
+        self, n_rows: int, elements: Sequence[int], most: int | None, index_dtype: np.dtype[Any] | None
+    ) -> CSR:
+        """Take memory for a matrix as it is handed over, with the padding behind the elements of each part in place."""
+        if most is None:
+            most = max(elements)
+        elif most < max(elements):
+            raise ValueError(f"rows must hold each column at most once, got {max(elements)} elements, not {most}")
+        nse, n = self._capacity(most), self._n_parts
+        index_dtype = index_dtype or self._index_dtype(most)
         n_rows = self._batch_size if self._emit.pad_rows else n_rows
-        data, indices, indptr = self._slabs.arrays((nse, self._dtype), (nse, index_dtype), (n_rows + 1, index_dtype))
-        if nse > nnz:
-            data[nnz:] = 0
-            indices[nnz:] = 0
-        return CSR(data, indices, indptr, (n_rows, self._n_columns))
+        wanted = (n * nse, self._dtype), (n * nse, index_dtype), (n_rows + n, index_dtype)
+        arrays = self._slabs.arrays(*wanted)
+        if self._emit.parts is not None:
+            arrays = [array.reshape(n, -1) for array in arrays]
+        matrix = CSR(*arrays, (n_rows, self._n_columns))
+        for part, nnz in zip(self._parts_of(matrix), elements, strict=True):
+            if nse > nnz:
+                part.data[nnz:] = 0
+                part.indices[nnz:] = 0
+        return matrix
 
     def _scratch(self, indptr: Ints) -> CSR:
         nnz = int(indptr[-1])
         data, indices = self._slabs.arrays((nnz, self._stored_dtype), (nnz, self._stored_index_dtype))
         return CSR(data, indices, indptr, (len(indptr) - 1, self._n_stored))
 
-    def _select(self, scratch: CSR) -> CSR:
+    def _select(self, scratch: Sequence[CSR], most: int | None, index_dtype: np.dtype[Any] | None) -> CSR:
         selection = self._selection
         assert selection is not None
-        indptr = select_columns(scratch.data, scratch.indices, scratch.indptr, selection.lookup, selection.in_order)
-        nnz = int(indptr[-1])
-        matrix = self._allocate(scratch.shape[0], nnz, self._index_dtype(nnz))
-        matrix.data[:nnz] = scratch.data[:nnz]
-        matrix.indices[:nnz] = scratch.indices[:nnz]
-        matrix.indptr[: len(indptr)] = indptr
-        matrix.indptr[len(indptr) :] = nnz
+        indptrs = [
+            select_columns(part.data, part.indices, part.indptr, selection.lookup, selection.in_order)
+            for part in scratch
+        ]
+        elements = [int(indptr[-1]) for indptr in indptrs]
+        matrix = self._allocate(scratch[0].shape[0], elements, most, index_dtype)
+        for part, kept, indptr, nnz in zip(self._parts_of(matrix), scratch, indptrs, elements, strict=True):
+            part.data[:nnz] = kept.data[:nnz]
+            part.indices[:nnz] = kept.indices[:nnz]
+            part.indptr[: len(indptr)] = indptr
+            part.indptr[len(indptr) :] = nnz
         return matrix
 
     def _dense_bytes(self) -> int:
@@ -184,7 +216,7 @@ class SparsePart:
         n_rows = self._batch_size if self._emit.pad_rows else scratch.shape[0]
         (out,) = self._slabs.arrays((n_rows * self._n_columns, self._dtype))
         out = out.reshape(n_rows, self._n_columns)
-        lookup = _NO_LOOKUP if self._selection is None else self._selection.lookup
+        lookup = NO_LOOKUP if self._selection is None else self._selection.lookup
         fill_dense(scratch.data, scratch.indices, scratch.indptr, lookup, out)
         return out
 
@@ -209,8 +241,8 @@ class DensePart:
         self._slabs = slabs
         self._width = matrices[0].shape[1]
 
-    def plan(self, plan: WindowPlan) -> RowPlan:
-        """Lay the window's rows out."""
+    def plan(self, plan: WindowPlan, others: Sequence[WindowPlan] = ()) -> RowPlan:
+        """Lay the window's rows out; what other consumers have is of the same size."""
         return plan_dense(plan, self._width)
 
     def begin(self, plan: WindowPlan, rows: RowPlan) -> Filling:
@@ -256,43 +288,3 @@ def _size(matrices: Sequence[CSR]) -> int:
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 _MAX_INT32 = 2**31 - 1
-_NO_LOOKUP = np.empty(0, np.int32)
-
-
-@Kernel
-def select_columns(data: Any, indices: Any, indptr: Any, lookup: Any, in_order: Any) -> Any:
-    """Keep wanted columns, in place: rows move to the front of ``data`` and ``indices``; gives the new indptr."""
-    out = np.empty(indptr.size, np.int64)
-    out[0] = 0
-    k = 0
-    for row in range(indptr.size - 1):
-        begin = k
-        for i in range(indptr[row], indptr[row + 1]):
-            column = lookup[indices[i]]
-            if column >= 0:
-                data[k] = data[i]
-                indices[k] = column
-                k += 1
-        if not in_order and k > begin:
-            order = np.argsort(indices[begin:k])
-            indices[begin:k] = indices[begin:k][order]
-            data[begin:k] = data[begin:k][order]
-        out[row + 1] = k
-    return out
-
-
-@Kernel
-def fill_dense(data: Any, indices: Any, indptr: Any, lookup: Any, out: Any) -> None:
-    """Write CSR rows into a dense (n_rows, n_columns) array; an empty ``lookup`` means all columns as they are."""
-    for row in range(out.shape[0]):
-        out[row, :] = 0
-        if row >= indptr.size - 1:
-            continue
-        if lookup.size:
-            for i in range(indptr[row], indptr[row + 1]):
-                column = lookup[indices[i]]
-                if column >= 0:
-                    out[row, column] += data[i]
-        else:
-            for i in range(indptr[row], indptr[row + 1]):
-                out[row, indices[i]] += data[i]

@@ -81,13 +81,19 @@ class Emit:
     """Capacity rule: elements needed -> elements allocated (zeros behind the last row); None means exact."""
     pad_rows: bool = False
     """Whether a short batch is filled up to ``batch_size`` with empty rows whose code and index are -1."""
+    parts: int | None = None
+    """If given, sparse matrices come as so many runs of ``batch_size / parts`` rows, one for each device: their arrays
+    get a first axis, and all parts of a batch have the capacity of the largest. Goes with ``nse`` and ``pad_rows``."""
+    alike: bool = False
+    """Whether that capacity is also the one of all other consumers' batches of the same step."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CSR:
     """A sparse matrix in compressed rows, as three buffers.
 
-    Elements from ``indptr[-1]`` on, if any, are padding and zero.
+    Elements from ``indptr[-1]`` on, if any, are padding and zero. In parts (`Emit.parts`) all three arrays have one
+    more axis, (parts, …), and each part is such a matrix of equally many of the rows.
     """
 
     data: Array
@@ -102,10 +108,10 @@ class CSR:
     @property
     def nnz(self) -> int:
         """Number of stored elements, without padding."""
-        return int(self.indptr[-1])
+        return int(self.indptr[..., -1].sum())
 
     def to_scipy(self) -> sp.csr_matrix:
-        """Give a `scipy.sparse.csr_matrix` on the same memory, without the padding."""
+        """Give a `scipy.sparse.csr_matrix` on the same memory, without the padding; not for a matrix in parts."""
         import scipy.sparse as sp
 
         nnz = self.nnz

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from annbatch.assemble import Selection
+from annbatch.columns import Selection
 from annbatch.errors import InputError
 from annbatch.label_rows import LabelReader
 from annbatch.labels import Column, merge_columns

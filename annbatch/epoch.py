@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 
 from annbatch.batch import Batch
 from annbatch.fetch import Fetcher, PlannedWindow
-from annbatch.order import Segment
+from annbatch.order import Segment, Window
 from annbatch.prefetch import Prefetch
 from annbatch.state import Position
 
@@ -66,6 +67,12 @@ class Epoch(Iterator[Batch]):
         self._position.advance()
         return self._batches.popleft()
 
+    def ahead(self, n: int) -> list[Batch]:
+        """Give up to ``n`` of the batches that come next, as far as they have been read; none of them counts as had."""
+        if len(self._batches) < n and self._windows.is_ready:
+            self._batches.extend(next(self._windows))
+        return list(islice(self._batches, n))
+
     def close(self) -> None:
         """Stop reading and end the threads."""
         self._closed = True
@@ -89,8 +96,13 @@ def _plan_window(
 
     Of the first window only the batches that have not been handed over are read.
     """
-    window = segment.window(first + number, index)
-    return fetcher.plan(window if number else window.behind(n_skipped))
+
+    def window(index: int) -> Window:
+        whole = segment.window(first + number, index)
+        return whole if number else whole.behind(n_skipped)
+
+    others = [window(other) for other in range(segment.count) if other != index] if fetcher.alike else []
+    return fetcher.plan(window(index), others)
 
 
 def _read_window(plans: Iterator[PlannedWindow], fetcher: Fetcher, number: int) -> list[Batch]:

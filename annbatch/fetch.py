@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.assemble import DensePart, Filling, Selection, SparsePart
+from annbatch.assemble import DensePart, Filling, SparsePart
 from annbatch.batch import Batch, Emit
 from annbatch.buffers import SlabPool
+from annbatch.columns import Selection
 from annbatch.elements import TASK_BYTES, Task, Work
 from annbatch.label_rows import Codes, LabelReader, LabelRows, padded
 from annbatch.labels import Column
@@ -86,6 +87,7 @@ class Fetcher:
     ) -> None:
         self._labels = LabelReader(columns)
         self._return_index = return_index
+        self.alike = emit.alike
         self._first_rows = np.cumsum([0, *(store.shape[0] for store in stores)], dtype=np.int64)
         self._slabs = slabs
         self._n_windows = n_windows
@@ -109,13 +111,14 @@ class Fetcher:
         if self._pid == os.getpid():
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def plan(self, window: Window) -> PlannedWindow:
+    def plan(self, window: Window, others: Sequence[Window] = ()) -> PlannedWindow:
         """Say where a window's rows lie and where they go; reads ``indptr``, and takes no memory for batches.
 
-        The next window may be planned while this one is read.
+        The next window may be planned while this one is read. ``others`` are what other consumers get at the same time;
+        they matter if batches are to be alike.
         """
-        plan = plan_readings(window.rows, window.cuts, self._first_rows)
-        return PlannedWindow(window, plan, {element: part.plan(plan) for element, part in self._parts.items()})
+        plan, *theirs = (plan_readings(one.rows, one.cuts, self._first_rows) for one in (window, *others))
+        return PlannedWindow(window, plan, {element: part.plan(plan, theirs) for element, part in self._parts.items()})
 
     def read(self, planned: PlannedWindow) -> list[Batch]:
         """Read, decode and scatter a planned window, and give its batches."""

@@ -40,6 +40,8 @@ class RowPlan:
     """(n_batches + 1,) batch b holds rows [cuts[b], cuts[b + 1]) of the window."""
     starts: Ints
     """(n_rows + n_batches,) the indptr of every batch, one behind the other."""
+    most: Ints | None = None
+    """(n_batches,) elements to make room for in each part of a batch; None where that shows when they are decoded."""
 
     def indptr(self, b: int) -> Ints:
         """Give the indptr of a batch: its number of rows and one more, int64, from 0."""

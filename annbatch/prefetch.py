@@ -52,6 +52,11 @@ class Prefetch(Generic[T]):
         self._submit()
         return result
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next result is there, and no exception."""
+        return bool(self._ahead) and self._ahead[0].done() and self._ahead[0].exception() is None
+
     def close(self) -> None:
         """Give up what is still to come; returns when the thread has ended."""
         self._todo = iter(())

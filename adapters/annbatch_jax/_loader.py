@@ -1,14 +1,19 @@
 """How do the core's batches become JAX arrays?
 
-1. The `Emit` asks for padded rows and a capacity rule, so that a jitted step meets few shapes.
+1. The `Emit` asks for padded rows and a capacity rule, so that a jitted step meets few shapes; with a sharding, for a
+   part of the rows for each of this process's shards.
 2. `jax.device_put` takes over a whole batch at once, never bare ``from_dlpack``: that would commit the arrays to the
    CPU, and on a GPU build everything computed from them would stay there.
+3. `_Ahead` does so with the next batches before they are asked for: copies to a device go on while a step computes.
+4. Processes that share their batches compare what those follow from, before they begin (`annbatch_jax._agreement`).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
@@ -17,8 +22,12 @@ import numpy as np
 
 from annbatch.adapter import Adapter, converted
 from annbatch.batch import CSR, Array, Batch, Capacity, Emit
+from annbatch.check import integer
+from annbatch.epoch import Epoch
 from annbatch.errors import InputError
 from annbatch.order import Partition
+from annbatch_jax._agreement import Agreement
+from annbatch_jax._sharding import Placement
 from annbatch_jax._sparse import PaddedCSR
 
 if TYPE_CHECKING:
@@ -58,6 +67,9 @@ class JaxLoader(Adapter):
     Under ``jax.distributed`` each process gets its own windows, and equally many batches, unless the core loader was
     given a ``partition``.
 
+    With a ``sharding`` that spans processes, ``data``, ``mask`` and ``codes`` are global arrays of ``batch_size`` rows
+    from each process; ``index`` and ``labels`` are those of the rows of this process alone.
+
     Parameters
     ----------
     ds
@@ -68,15 +80,23 @@ class JaxLoader(Adapter):
         Type of the values. A 16-bit float costs one more pass, since JAX narrows float32 to it.
     nse
         Rule that gives the number of elements to make room for, from the number needed: each value that it takes is
-        one compilation of a step. `annbatch.batch.Capacity` says which growth, or which fixed capacity.
+        one compilation of a step. `annbatch.Capacity` says which growth, or which fixed capacity.
     canonical
         Whether in all stores the columns are known to ascend within each row, none of them twice, as they do in what
         `annbatch.create_anndata_collection` writes. `densify` is then faster on a GPU, and undefined if it is not so.
+    sharding
+        How the rows lie on devices, such as ``NamedSharding(mesh, PartitionSpec("data"))``; None means JAX's default
+        device, to which arrays are not committed. `PaddedCSR` says what becomes of ``data``. Processes plan each
+        other's batches as well, so as to make room for equally many elements without talking about it; a fixed capacity
+        spares them that.
+    prefetch_to_device
+        How many batches beyond the one asked for are put on the device ahead, where they have been read already.
 
     Raises
     ------
     annbatch.errors.InputError
-        If ``layout`` or ``dtype`` is not one that can be served here; nothing has been read yet.
+        If ``layout``, ``dtype`` or ``sharding`` is not one that can be served here; nothing has been read yet. While
+        iterating, if processes that share a sharding differ in their data, settings, epoch or position in it.
     """
 
     def __init__(
@@ -87,29 +107,75 @@ class JaxLoader(Adapter):
         dtype: Any = jnp.float32,
         nse: Callable[[int], int] = _BUCKETS,
         canonical: bool = False,
+        sharding: jax.sharding.NamedSharding | None = None,
+        prefetch_to_device: int = 2,
     ) -> None:
         if layout not in ("padded_csr", "dense"):
             raise InputError(f"layout must be 'padded_csr' or 'dense', got {layout!r}")
         self.dtype = _usable_dtype(dtype)
         # The core's kernels know no 16-bit floats: it gives float32, and JAX narrows that.
         emitted = np.dtype(np.float32) if self.dtype in (jnp.float16, jnp.bfloat16) else self.dtype
-        int32 = np.dtype(np.int32)
-        if layout == "dense":
-            emit = Emit(dtype=emitted, layout="dense", pad_rows=True)
-        else:
-            emit = Emit(dtype=emitted, index_dtype=int32, nse=nse, pad_rows=True)
+        emit = Emit(dtype=emitted, layout="dense", pad_rows=True)
+        if layout == "padded_csr":
+            emit = Emit(dtype=emitted, index_dtype=np.dtype(np.int32), nse=nse, pad_rows=True)
         super().__init__(ds, emit)
+        self._is_narrowed = emitted != self.dtype
         self._canonical = canonical
+        self._n_ahead = integer("prefetch_to_device", prefetch_to_device, 0)
+        self._placement = None if sharding is None else Placement.of(sharding, ds.batch_size)
+        self._agreement: Agreement | None = None
+        if self._placement is not None:
+            self._share(self._placement)
+
+    def _share(self, placement: Placement) -> None:
+        own = self.loader.partition
+        if placement.is_shared:
+            if own not in (None, placement.partition):
+                raise InputError(f"partition must be {placement.partition} as the sharding says, got {own}")
+            self._agreement = Agreement(placement.processes)
+        if self._emit.layout == "csr":
+            nse = self._emit.nse
+            is_fixed = isinstance(nse, Capacity) and nse.fixed is not None
+            self._emit = replace(self._emit, parts=placement.n_local, alike=placement.is_shared and not is_fixed)
 
     def __iter__(self) -> Iterator[JaxBatch]:
-        return map(self._hand_over, self.loader.batches(self._emit, self.partition))
+        emit, confirm = self._emit, None
+        if self._agreement is not None:
+            self._agreement.check(f"epoch {self.loader.next_epoch}", self._settings())
+            if emit.alike and emit.nse is not None:
+                rule = _Remembering(emit.nse)
+                emit = replace(emit, nse=rule)
+                confirm = partial(self._confirm, self._agreement, rule)
+        return _Ahead(self.loader.batches(emit, self.partition), self._hand_over, self._n_ahead, confirm)
 
     @property
     def partition(self) -> Partition | None:
         """Which consumer this process is: as the core loader was told, else its number among JAX's processes."""
+        if self._placement is not None and self._placement.is_shared:
+            return self._placement.partition
         if self.loader.partition is not None or jax.process_count() == 1:
             return self.loader.partition
         return Partition(jax.process_index(), jax.process_count())
+
+    def _settings(self) -> dict[str, Any]:
+        """Say what the shapes and rows of the batches follow from."""
+        loader, nse = self.loader, self._emit.nse
+        state = loader.state_dict()
+        return {
+            **{f"data {name}": value for name, value in state["fingerprint"].items()},
+            "order": state["order_version"],
+            "epoch": loader.next_epoch,
+            "batches had": state["parts"] if loader.next_epoch == state["epoch"] else [],
+            "elements": [self._emit.layout, str(self.dtype), loader.n_vars, self._canonical, self._emit.parts],
+            "nse": repr(nse) if isinstance(nse, Capacity) else getattr(nse, "__qualname__", type(nse).__name__),
+            "layers": list(loader.layers),
+            "obsm": list(loader.obsm),
+        }
+
+    @staticmethod
+    def _confirm(agreement: Agreement, rule: _Remembering) -> None:
+        """Compare what the first batches need: other copies of the data would need something else."""
+        agreement.check("the first batches", {"elements": rule.first, "nse": rule.rule(rule.first)})
 
     def _hand_over(self, batch: Batch) -> JaxBatch:
         n_rows = batch.data.shape[0]
@@ -121,9 +187,10 @@ class JaxLoader(Adapter):
             "codes": dict(batch.codes),
             "mask": mask,
         }
-        handed = jax.device_put(on_host)
-        handed["data"] = self._narrowed(handed["data"])
-        handed["layers"] = converted(handed["layers"], self._narrowed)
+        handed = jax.device_put(on_host) if self._placement is None else self._placement.put(on_host)
+        if self._is_narrowed:
+            handed["data"] = self._narrowed(handed["data"])
+            handed["layers"] = converted(handed["layers"], self._narrowed)
         rest = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in handed}
         return JaxBatch(**handed, **rest)
 
@@ -135,7 +202,41 @@ class JaxLoader(Adapter):
     def _host_matrix(self, data: CSR | Array) -> Any:
         if not isinstance(data, CSR):
             return data
-        return PaddedCSR(data.data, data.indices, data.indptr, shape=data.shape, canonical=self._canonical)  # type: ignore[arg-type]
+        n_rows, n_vars = data.shape
+        if self._placement is not None:
+            n_rows *= len(self._placement.processes)
+        return PaddedCSR(data.data, data.indices, data.indptr, (n_rows, n_vars), self._canonical)  # type: ignore[arg-type]
+
+
+class _Ahead(Iterator[JaxBatch]):
+    """Hands batches over before they are asked for; one that the user has let go is kept by nothing here."""
+
+    def __init__(
+        self, epoch: Epoch, hand_over: Callable[[Batch], JaxBatch], n: int, confirm: Callable[[], None] | None
+    ) -> None:
+        self._epoch, self._hand_over, self._n, self._confirm = epoch, hand_over, n, confirm
+        self._handed: deque[JaxBatch] = deque()
+
+    def __next__(self) -> JaxBatch:
+        batch = next(self._epoch)
+        if self._confirm is not None:
+            self._confirm()
+            self._confirm = None
+        handed = self._handed.popleft() if self._handed else self._hand_over(batch)
+        self._handed.extend(map(self._hand_over, self._epoch.ahead(self._n)[len(self._handed) :]))
+        return handed
+
+
+class _Remembering:
+    """A rule for capacities that remembers the first number that it was asked about."""
+
+    def __init__(self, rule: Callable[[int], int]) -> None:
+        self.rule = rule
+        self.first = 0
+
+    def __call__(self, n_elements: int) -> int:
+        self.first = self.first or n_elements
+        return self.rule(n_elements)
 
 
 def _usable_dtype(dtype: Any) -> np.dtype[Any]:

@@ -1,6 +1,7 @@
 """How does one compute with a sparse batch under ``jax.jit``, where every new shape is compiled anew?
 
-1. A `PaddedCSR` has room for more elements than it holds, so that batches of different sizes share one shape.
+1. A `PaddedCSR` has room for more elements than it holds, so that batches of different sizes share one shape. Spread
+   over devices it is cut into parts of equally many rows, each padded to the same size.
 2. `densify` writes its elements into a dense matrix; what is padding falls behind the last row and is dropped.
 3. `matmul` multiplies it with a dense matrix.
 """
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.sparse import BCSR
 
 
 @jax.tree_util.register_dataclass
@@ -19,6 +21,9 @@ class PaddedCSR:
     """A sparse matrix in compressed rows with room for ``nse`` elements; a pytree whose leaves are its three arrays.
 
     Elements from ``indptr[-1]`` on are padding and zero, and no function here lets them reach a result or a gradient.
+
+    Where a loader has a ``sharding``, the arrays have a first axis more, one part for each shard of the rows: (parts,
+    nse), (parts, nse) and (parts, n_rows / parts + 1).
     """
 
     data: jax.Array
@@ -28,15 +33,27 @@ class PaddedCSR:
     indptr: jax.Array
     """(n_rows + 1,) int32: where each row starts in ``data`` and ``indices``."""
     shape: tuple[int, int] = field(metadata={"static": True})
-    """(n_rows, n_vars)."""
+    """(n_rows, n_vars), of all parts together."""
     canonical: bool = field(default=False, metadata={"static": True})
     """Whether the columns are known to ascend within each row, none of them twice."""
+
+    def to_bcsr(self) -> BCSR:
+        """Give a `jax.experimental.sparse.BCSR` on the same arrays, for what that module can do.
+
+        In parts it has a batch axis: its shape is (parts, n_rows / parts, n_vars).
+        """
+        n_rows, n_vars = self.shape
+        parts = self.indptr.shape[:-1]
+        shape = (*parts, n_rows // parts[0], n_vars) if parts else self.shape
+        arrays = (self.data, self.indices, self.indptr)
+        return BCSR(arrays, shape=shape, indices_sorted=self.canonical, unique_indices=self.canonical)
 
 
 def densify(csr: PaddedCSR) -> jax.Array:
     """Give the (n_rows, n_vars) dense matrix; for use inside ``jax.jit``, differentiable with respect to ``csr.data``.
 
-    Elements of one row with the same column are summed, as SciPy does.
+    Elements of one row with the same column are summed, as SciPy does. Parts that lie on several devices are made dense
+    where they lie, without communication.
 
     Parameters
     ----------
@@ -47,6 +64,14 @@ def densify(csr: PaddedCSR) -> jax.Array:
     -------
     Array of the values' dtype.
     """
+    if csr.indptr.ndim == 1:
+        return _densify(csr)
+    shape = (csr.shape[0] // csr.indptr.shape[0], csr.shape[1])
+    parts = PaddedCSR(csr.data, csr.indices, csr.indptr, shape, csr.canonical)
+    return jax.vmap(_densify)(parts).reshape(csr.shape)
+
+
+def _densify(csr: PaddedCSR) -> jax.Array:
     n_rows, n_vars = csr.shape
     nse = csr.data.shape[0]
     # Every row's end raises the number of its successors' row by one; all ends lie before the padding,
