@@ -21,7 +21,7 @@ import numpy as np
 
 from annbatch.assemble import DensePart, Filling, SparsePart
 from annbatch.batch import Batch, Emit
-from annbatch.buffers import SlabPool
+from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
 from annbatch.columns import Selection
 from annbatch.elements import TASK_BYTES, Task, Work
 from annbatch.label_rows import Codes, LabelReader, LabelRows, padded
@@ -130,7 +130,8 @@ class Fetcher:
         for filling in fillings.values():
             work += filling.work
             n_bytes += filling.n_bytes
-        self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * n_bytes)
+        slab_bytes = max(n_bytes, n_batches * MIN_SLAB_BYTES)
+        self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * slab_bytes)
         with running(self._pool, shared_out(work, self._n_threads, n_bytes)):
             labels = self._labels.read(plan, window.rows)
         matrices = {element: self._finished(filling, n_batches) for element, filling in fillings.items()}
