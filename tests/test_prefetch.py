@@ -35,6 +35,33 @@ def test_it_works_ahead_but_no_further_than_asked(depth):
     ahead.close()
 
 
+def test_it_says_whether_a_result_is_there():
+    may_go_on = threading.Event()
+
+    def work(i: int) -> int:
+        may_go_on.wait(20)
+        if i == 1:
+            raise ValueError("the second one")
+        return i
+
+    ahead = Prefetch(work, 3, 1)
+    assert not ahead.is_ready
+    may_go_on.set()
+    deadline = time.monotonic() + 20
+    while not ahead.is_ready and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert ahead.is_ready
+    assert next(ahead) == 0
+    while not ahead._ahead[0].done():
+        time.sleep(0.005)
+    assert not ahead.is_ready, "an error is for who asks for the result"
+    with pytest.raises(ValueError, match="the second one"):
+        next(ahead)
+    ahead.close()
+    assert not ahead.is_ready
+    assert not Prefetch(work, 3, 0).is_ready
+
+
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_an_error_arrives_in_its_place_with_its_traceback(depth):
     def work(i: int) -> int:

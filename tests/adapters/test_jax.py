@@ -5,18 +5,22 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
+import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
+
+from stores import named_stores
 
 jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp  # noqa: E402
-from adapter_truth import N_VARS, STORE_ROWS, Recorded, Truth  # noqa: E402
+from adapter_truth import N_VARS, STORE_ROWS, Truth  # noqa: E402
 
-from annbatch import Loader  # noqa: E402
-from annbatch.batch import Capacity  # noqa: E402
+from annbatch import Batch, Capacity, Loader  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
 from annbatch_jax import JaxBatch, JaxLoader, PaddedCSR, densify, matmul  # noqa: E402
 
@@ -29,6 +33,19 @@ def check(batch: JaxBatch, truth: Truth, categories: Any) -> None:
     data = densify(batch.data) if isinstance(batch.data, PaddedCSR) else batch.data
     codes = {name: np.asarray(array) for name, array in batch.codes.items()}
     truth.check(batch.index, np.asarray(data), codes, categories)
+
+
+def recorded(ds: JaxLoader) -> list[Batch]:
+    """Give a list of the core's batches that grows as they are handed over."""
+    handed: list[Batch] = []
+    hand_over = ds._hand_over
+
+    def record(batch: Batch) -> JaxBatch:
+        handed.append(batch)
+        return hand_over(batch)
+
+    ds._hand_over = record  # type: ignore[method-assign]
+    return handed
 
 
 def padded(dense: np.ndarray, nse: int, *, canonical: bool = True) -> PaddedCSR:
@@ -84,10 +101,10 @@ def test_the_mask_needs_no_index(make_loader: MakeLoader) -> None:
 
 @pytest.mark.parametrize("layout", ["padded_csr", "dense"])
 def test_cpu_arrays_are_the_cores_memory(layout: Layout, make_loader: MakeLoader) -> None:
-    recorded = Recorded(make_loader())
-    for batch in JaxLoader(recorded, layout=layout):
-        assert recorded.last is not None
-        core = recorded.last.data
+    ds = JaxLoader(make_loader(), layout=layout)
+    handed = recorded(ds)
+    for batch in ds:
+        core = handed.pop(0).data
         pairs = [(batch.data, core)]
         if layout == "padded_csr":
             pairs = [(getattr(batch.data, name), getattr(core, name)) for name in ("data", "indices", "indptr")]
@@ -97,35 +114,71 @@ def test_cpu_arrays_are_the_cores_memory(layout: Layout, make_loader: MakeLoader
 
 
 @pytest.mark.parametrize("layout", ["padded_csr", "dense"])
-def test_kept_batches_stay_as_they_are(layout: Layout, make_loader: MakeLoader, truth: Truth) -> None:
-    ds = JaxLoader(make_loader(), layout=layout)
-    kept = [batch for _ in range(3) for batch in ds]
-    random.Random(0).shuffle(kept)
-    for _ in range(2):
-        # Half of the memory becomes free and is taken again, while the other half has to stay.
-        del kept[len(kept) // 2 :]
+@pytest.mark.parametrize("form", ["v3 sharded", "v2"], ids=["direct", "through zarr"])
+def test_kept_batches_stay_as_they_are(form: str, layout: Layout, tmp_path: Path) -> None:
+    adatas, x, _ = named_stores(tmp_path, form)
+    ds = JaxLoader(Loader(batch_size=8, chunk_size=4, preload_nchunks=6).add_anndatas(adatas), layout=layout)
+    rng = random.Random(0)
+    kept: list[JaxBatch] = []
+    addresses: list[int] = []
+    for _ in range(4):
+        for batch in ds:
+            kept.append(batch)
+            addresses.append(jax.tree.leaves(batch.data)[0].unsafe_buffer_pointer())
+            if rng.random() < 0.7:
+                del kept[rng.randrange(len(kept))]
+        del batch
         gc.collect()
-        kept += list(ds)
-    for batch in kept:
-        check(batch, truth, ds.categories)
+    assert len(kept) < len(set(addresses)) < 0.8 * len(addresses)
+    while kept:
+        batch = kept.pop(rng.randrange(len(kept)))
+        dense = np.asarray(densify(batch.data) if layout == "padded_csr" else batch.data)
+        n_real = (batch.index >= 0).sum()
+        np.testing.assert_array_equal(dense[:n_real], x[batch.index[:n_real]].toarray())
+        assert not dense[n_real:].any()
 
 
-def test_few_compilations_in_an_epoch(make_loader: MakeLoader) -> None:
-    shapes = []
+def test_few_compilations_in_an_epoch() -> None:
+    # Without shuffling the batches grow from 200 to 400 elements.
+    x = sp.vstack([sp.random(4, 1000, density=n / 4000, format="csr", dtype=np.float32) for n in range(200, 400)])
+    compiled = []
 
     @jax.jit
     def step(csr: PaddedCSR, mask: jax.Array) -> jax.Array:
-        shapes.append(csr.data.shape)
+        compiled.append(csr.data.shape)
         return jnp.where(mask[:, None], jnp.log1p(densify(csr)), 0).sum()
 
-    # Without shuffling the batches grow from 4 to 7 elements in 10, and the last one is short.
-    ds = JaxLoader(make_loader(batch_size=4, shuffle=False), nse=Capacity(growth=1.25, smallest=32))
-    stored = set()
-    for batch in ds:
+    core = Loader(batch_size=4, shuffle=False).add_anndatas([ad.AnnData(X=x.tocsr())])
+    n_elements = []
+    for batch in JaxLoader(core, nse=Capacity(smallest=64)):
         step(batch.data, batch.mask).block_until_ready()
-        stored.add(int(batch.data.indptr[-1]))
-    assert len(stored) > 20
-    assert len(shapes) == len(set(shapes)) <= 8
+        n_elements.append(int(batch.data.indptr[-1]))
+    assert len(n_elements) == 200
+    assert max(n_elements) > 1.9 * min(n_elements)
+    assert 2 <= len(compiled) <= 8
+
+
+def test_batches_are_handed_over_ahead(make_loader: MakeLoader) -> None:
+    """All batches of a window have been read with its first one; a batch that is ahead does not count as had."""
+    ds = JaxLoader(make_loader(preload_nchunks=20), prefetch_to_device=3)
+    whole = [batch.index for batch in ds]
+    ds.set_epoch(0)
+    handed = recorded(ds)
+    batches = iter(ds)
+    for n_had in range(1, 4):
+        next(batches)
+        # The window has five batches.
+        assert len(handed) == min(n_had + 3, 5)
+    resumed = JaxLoader(make_loader(preload_nchunks=20))
+    resumed.load_state_dict(ds.state_dict())
+    rest = [batch.index for batch in resumed]
+    np.testing.assert_array_equal(np.concatenate(rest), np.concatenate(whole[3:]))
+    with pytest.raises(ValueError, match="prefetch_to_device must be >= 0"):
+        JaxLoader(make_loader(), prefetch_to_device=-1)
+    batches_of_none = JaxLoader(make_loader(), prefetch_to_device=0)
+    handed = recorded(batches_of_none)
+    next(iter(batches_of_none))
+    assert len(handed) == 1
 
 
 def test_fixed_capacity_compiles_once(make_loader: MakeLoader) -> None:
@@ -155,6 +208,46 @@ def test_product_and_gradients_are_those_of_dense(canonical: bool, make_loader: 
         by_cell = jax.grad(loss)(dense, weight)
         np.testing.assert_allclose(by_value[:nnz], by_cell[np.asarray(dense) != 0], rtol=1e-5, atol=1e-7)
         assert not np.asarray(by_value[nnz:]).any()
+
+
+def test_padding_in_used_memory_reaches_no_gradient() -> None:
+    """A product that gathers rows of the weights multiplies the padding, too: what memory held before would show."""
+    first = sp.csr_matrix(np.full((64, 20), np.nan, np.float32))
+    second = sp.random(64, 20, density=0.3, format="csr", dtype=np.float32, random_state=0)
+    core = Loader(batch_size=8, chunk_size=8, preload_nchunks=1, shuffle=False)
+    ds = JaxLoader(core.add_anndatas([ad.AnnData(X=first), ad.AnnData(X=second)]), nse=Capacity(fixed=160))
+
+    @jax.jit
+    @jax.grad
+    def gradient(w: jax.Array, csr: PaddedCSR) -> jax.Array:
+        return (csr.data[:, None] * jnp.square(w)[csr.indices]).sum()
+
+    weight = jax.random.normal(jax.random.key(0), (20, 3))
+    seen: list[set[int]] = [set(), set()]
+    for number, batch in enumerate(ds):
+        # Later the same memory holds less.
+        seen[number // 8].add(batch.data.data.unsafe_buffer_pointer())
+        found = gradient(weight, batch.data)
+        assert np.isnan(found).all() if number < 8 else np.isfinite(found).all()
+        if number >= 8:
+            columns = np.asarray(second[batch.index - 64].sum(axis=0)).ravel()
+            np.testing.assert_allclose(found, 2 * columns[:, None] * weight, rtol=1e-5)
+        del batch, found
+    assert seen[0] & seen[1], "memory was used again"
+
+
+@pytest.mark.parametrize("canonical", [True, False])
+def test_bcsr(canonical: bool, make_loader: MakeLoader, truth: Truth) -> None:
+    weight = jax.random.normal(jax.random.key(0), (N_VARS, 3))
+    batch = next(iter(JaxLoader(make_loader(), nse=Capacity(fixed=1024), canonical=canonical)))
+    assert int(batch.data.indptr[-1]) < 1024
+    bcsr = batch.data.to_bcsr()
+    assert bcsr.data.unsafe_buffer_pointer() == batch.data.data.unsafe_buffer_pointer()
+    expected = truth.x[batch.index].toarray()
+    np.testing.assert_array_equal(bcsr.todense(), expected)
+    np.testing.assert_allclose(bcsr @ weight, expected @ weight, rtol=1e-5, atol=1e-2)
+    gradient = jax.grad(lambda w, m: jnp.square(m @ w / 1e4).sum())
+    np.testing.assert_allclose(gradient(weight, bcsr), gradient(weight, expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("canonical", [True, False])
