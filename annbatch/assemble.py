@@ -23,7 +23,7 @@ from annbatch.batch import CSR, Emit
 from annbatch.buffers import SlabPool, aligned
 from annbatch.columns import NO_LOOKUP, Selection, fill_dense, select_columns
 from annbatch.elements import Elements, Work, plan_work
-from annbatch.errors import CorruptStoreError
+from annbatch.errors import CorruptStoreError, InputError
 from annbatch.layout import RowPlan, plan_dense, plan_sparse
 from annbatch.pieces import cut
 from annbatch.plan import Ints, WindowPlan, address
@@ -63,6 +63,8 @@ class SparsePart:
         self._dtype = dtype
         self._batch_size = batch_size
         self._n_parts = emit.parts or 1
+        if batch_size % self._n_parts:
+            raise InputError(f"parts must divide batch_size, {batch_size}, got {self._n_parts}")
         self._selection = selection
         self._slabs = slabs
         self._n_stored = matrices[0].shape[1]

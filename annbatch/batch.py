@@ -69,7 +69,13 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """What a batch shall look like; an adapter passes one to `Loader.batches`."""
+    """What a batch shall look like; an adapter passes one to `Loader.batches`.
+
+    Raises
+    ------
+    ValueError
+        If there are ``parts`` of something else than sparse matrices of equally many rows.
+    """
 
     dtype: np.dtype[Any] | None = None
     """Type of the values; None gives the type that the data had before they were written."""
@@ -83,9 +89,13 @@ class Emit:
     """Whether a short batch is filled up to ``batch_size`` with empty rows whose code and index are -1."""
     parts: int | None = None
     """If given, sparse matrices come as so many runs of ``batch_size / parts`` rows, one for each device: their arrays
-    get a first axis, and all parts of a batch have the capacity of the largest. Goes with ``nse`` and ``pad_rows``."""
+    get a first axis, and all parts of a batch have the capacity of the largest. Needs ``pad_rows``."""
     alike: bool = False
     """Whether that capacity is also the one of all other consumers' batches of the same step."""
+
+    def __post_init__(self) -> None:
+        if self.parts is not None and (self.parts < 1 or self.layout != "csr" or not self.pad_rows):
+            raise ValueError(f"parts must be >= 1, and of the layout 'csr' with pad_rows, got {self}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from annbatch import CSR, Capacity, Emit, Loader, Partition
+from annbatch import CSR, Capacity, Emit, InputError, Loader, Partition
 from stores import named_stores
 
 BATCH, PARTS = 12, 3
@@ -81,7 +81,7 @@ def test_the_rest_of_a_window_has_the_same_room_on_all(tmp_path):
 
 
 def test_columns_that_stand_twice_are_refused_where_all_need_the_same_room():
-    x = sp.csr_matrix((np.ones(40), np.zeros(40, int), np.arange(0, 41, 10)), shape=(4, 3))
+    x = sp.csr_matrix((np.ones(40, np.float32), np.zeros(40, np.int32), np.arange(0, 41, 10)), shape=(4, 3))
     ds = Loader(batch_size=4, var_names=["0", "2"]).add_anndatas([ad.AnnData(X=x)])
     with pytest.raises(ValueError, match="each column at most once, got 40 elements, not 8"):
         next(ds.batches(Emit(nse=ROOM, pad_rows=True, alike=True)))
@@ -102,3 +102,12 @@ def test_batches_ahead_do_not_count(tmp_path):
     ds.set_epoch(0)
     again = [batch.index for batch in ds]
     np.testing.assert_array_equal(np.concatenate(again), np.concatenate([batch.index for batch in (first, *rest)]))
+
+
+def test_parts_that_cannot_be_are_refused(tmp_path):
+    for wrong in ({"parts": 0, "pad_rows": True}, {"parts": 2}, {"parts": 2, "pad_rows": True, "layout": "dense"}):
+        with pytest.raises(ValueError, match="parts must be >= 1, and of the layout 'csr' with pad_rows"):
+            Emit(**wrong)
+    adatas, _, _ = named_stores(tmp_path, "in memory")
+    with pytest.raises(InputError, match="parts must divide batch_size, 12, got 5"):
+        Loader(batch_size=12).add_anndatas(adatas).batches(Emit(parts=5, pad_rows=True))

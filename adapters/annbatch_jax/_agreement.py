@@ -43,13 +43,16 @@ class Agreement:
         InputError
             If another process has other ones, or none within half an hour; names the process and what differs.
         """
-        service, me = _service(), jax.process_index()
-        keys = [f"{self._name}/{self._n_checks + step}" for step in (-1, 0)]
-        service.key_value_set(f"{keys[1]}/{me}", json.dumps(mine))
+        service, me, number = _service(), jax.process_index(), self._n_checks
+        self._n_checks += 1
+        service.key_value_set(f"{self._name}/{number}/{me}", json.dumps(mine))
         for process in self._processes:
+            key = f"{self._name}/{number}/{process}"
             try:
-                theirs = json.loads(service.blocking_key_value_get(f"{keys[1]}/{process}", int(PATIENCE_S * 1000)))
+                theirs = json.loads(service.blocking_key_value_get(key, int(PATIENCE_S * 1000)))
             except jax.errors.JaxRuntimeError as e:
+                if "DEADLINE_EXCEEDED" not in str(e):
+                    raise
                 raise InputError(f"process {process} has not begun {what} within {PATIENCE_S:g} s of {me}") from e
             differences = [
                 f"{name} is {theirs.get(name)!r} in process {process} and {mine.get(name)!r} in process {me}"
@@ -59,9 +62,8 @@ class Agreement:
             if differences:
                 raise InputError(f"all processes must agree on {what}: {'; '.join(differences)}")
         # Whoever has come this far has read what was put down before.
-        if self._n_checks:
-            service.key_value_delete(f"{keys[0]}/{me}")
-        self._n_checks += 1
+        if number:
+            service.key_value_delete(f"{self._name}/{number - 1}/{me}")
 
 
 def _service() -> Any:

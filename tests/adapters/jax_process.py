@@ -278,6 +278,15 @@ def with_chosen_genes() -> None:
     check_epoch(ds, Truth(TRUTH.x[:, genes], TRUTH.obs), **options)
 
 
+def with_sixteen_bits() -> None:
+    """Processes may narrow batches ahead at different times: nothing waits for the other process there."""
+    ds = JaxLoader(core(), dtype=jnp.bfloat16, nse=Capacity(fixed=512), sharding=by_rows())
+    total = jax.jit(lambda data: densify(data).sum(dtype=jnp.float32))
+    found = [float(total(batch.data)) for batch in ds]
+    assert len(found) == len(ds)
+    np.testing.assert_allclose(sum(found), TRUTH.x.sum(), rtol=1e-2)
+
+
 def with_devices_in_turn() -> None:
     """The order of the devices in the mesh is the user's."""
     devices = np.array(jax.devices())[[0, 2, 1, 3]]
@@ -350,6 +359,7 @@ IN_PROCESSES: list[Callable[[], None]] = [
     with_a_fixed_room,
     with_dense_rows,
     with_chosen_genes,
+    with_sixteen_bits,
     with_devices_in_turn,
     what_is_left_of_an_epoch_is_shared_too,
     differing_settings_are_an_error,
