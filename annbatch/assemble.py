@@ -180,10 +180,10 @@ class SparsePart:
         index_dtype = index_dtype or self._index_dtype(most)
         n_rows = self._batch_size if self._emit.pad_rows else n_rows
         wanted = (n * nse, self._dtype), (n * nse, index_dtype), (n_rows + n, index_dtype)
-        arrays = self._slabs.arrays(*wanted)
+        data, indices, indptr = self._slabs.arrays(*wanted)
         if self._emit.parts is not None:
-            arrays = [array.reshape(n, -1) for array in arrays]
-        matrix = CSR(*arrays, (n_rows, self._n_columns))
+            data, indices, indptr = (array.reshape(n, -1) for array in (data, indices, indptr))
+        matrix = CSR(data, indices, indptr, (n_rows, self._n_columns))
         for part, nnz in zip(self._parts_of(matrix), elements, strict=True):
             if nse > nnz:
                 part.data[nnz:] = 0

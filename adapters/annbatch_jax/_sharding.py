@@ -44,11 +44,12 @@ class Placement:
         rows, *others = (*sharding.spec, None)
         if any(axis is not None for axis in others):
             raise InputError(f"sharding must cut the rows alone, as PartitionSpec('data') does, got {sharding.spec}")
-        by_rows = NamedSharding(sharding.mesh, PartitionSpec(rows))
+        by_rows = NamedSharding(sharding.mesh, PartitionSpec(rows))  # type: ignore[no-untyped-call]
         axes = () if rows is None else rows if isinstance(rows, tuple) else (rows,)
         n_shards = int(np.prod([sharding.mesh.shape[axis] for axis in axes], dtype=np.int64))
         held: dict[int, set[int]] = {}
-        for device, (where,) in by_rows.devices_indices_map((n_shards,)).items():
+        where_is: Any = by_rows.devices_indices_map((n_shards,))
+        for device, (where,) in where_is.items():
             held.setdefault(device.process_index, set()).update(range(*where.indices(n_shards)))
         if sum(map(len, held.values())) > n_shards or len(set(map(len, held.values()))) > 1:
             shown = {process: sorted(shards) for process, shards in sorted(held.items())}
@@ -74,8 +75,8 @@ class Placement:
         """Make global arrays of this process's: (n, …) of each process become (n * number of processes, …)."""
         n = len(self.processes)
 
-        def put(local: Any) -> jax.Array:
+        def put(local: Any) -> Any:
             shape = (n * local.shape[0], *local.shape[1:])
-            return jax.make_array_from_process_local_data(self.sharding, local, shape)
+            return jax.make_array_from_process_local_data(self.sharding, local, shape)  # type: ignore[no-untyped-call]
 
         return jax.tree.map(put, tree)
