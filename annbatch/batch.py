@@ -81,6 +81,9 @@ class Emit:
     """Type of the values; None gives the type that the data had before they were written."""
     index_dtype: np.dtype[Any] | None = None
     """Type of ``indices`` and ``indptr``; None gives int32, and int64 from 2**31 elements."""
+    allocate: Callable[[int], Array] | None = None
+    """Gives so many bytes of host memory, (n_bytes,) uint8: page-locked, say, for copies to a device. None means
+    ordinary memory. What it gives is used again for later batches."""
     layout: Literal["csr", "dense"] = "csr"
     """A `CSR`, or a dense C-ordered (n_rows, n_vars) array."""
     nse: Callable[[int], int] | None = None

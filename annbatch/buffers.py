@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -77,10 +78,13 @@ class SlabPool:
     ----------
     max_idle_bytes
         How much memory may wait for its next use; what is given back beyond that is freed.
+    allocate
+        Gives so many bytes of memory, (n_bytes,) uint8; None means ordinary memory.
     """
 
-    def __init__(self, max_idle_bytes: int = 0) -> None:
+    def __init__(self, max_idle_bytes: int = 0, allocate: Callable[[int], NDArray[np.uint8]] | None = None) -> None:
         self.max_idle_bytes = max_idle_bytes
+        self.allocate = allocate
         self._idle: dict[int, deque[NDArray[np.uint8]]] = {}
 
     @property
@@ -99,7 +103,7 @@ class SlabPool:
             if size <= fitting <= size + size // 4:
                 with suppress(IndexError):
                     return Slab(self._idle[fitting].pop(), self)
-        return Slab(np.empty(size, np.uint8), self)
+        return Slab(np.empty(size, np.uint8) if self.allocate is None else self.allocate(size), self)
 
     def clear(self) -> None:
         """Free what waits for its next use."""

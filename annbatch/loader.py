@@ -297,6 +297,15 @@ class Loader:
         """The epoch that the next ``iter`` gives, or goes on in."""
         return self._position.epoch + self._position.begun
 
+    @property
+    def at_end(self) -> bool:
+        """Whether all batches of the epoch have been handed over; after `load_state_dict`, whether they had been."""
+        position = self._position
+        if not position.parts:
+            return False
+        segment, n_done = self._scheduled().segment(position, position.parts[-1][0])
+        return n_done == segment.n_batches
+
     def state_dict(self) -> dict[str, Any]:
         """Say where the run stands: behind the batch that was handed over last.
 
@@ -342,6 +351,8 @@ class Loader:
         """
         self._stop()
         dataset, schedule = self._opened(), self._scheduled()
+        if self._slabs.allocate != emit.allocate:
+            self._slabs = SlabPool(allocate=emit.allocate)
         partition = partition or self.partition or WHOLE
         position = Position(self.next_epoch) if self._position.begun else replace(self._position)
         segment, n_done = schedule.segment(position, partition.count)

@@ -1,6 +1,7 @@
 """Where do the adapters' tests get their loader from?
 
-`adapter_truth` makes the stores once; each test opens them with the options that it needs.
+1. `adapter_truth` makes stores in memory once; each test opens them with the options that it needs.
+2. `make_disk_loader` opens sharded stores on disk, and comes in two ways: read directly, and through zarr.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ import pytest
 from adapter_truth import Truth, make_stores
 
 from annbatch import Loader
+from annbatch import elements as elements_module
+from stores import named_stores
+
+MakeLoader = Callable[..., Loader]
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +40,39 @@ def make_loader(stores_and_truth: tuple[list[ad.AnnData], Truth]) -> Iterator[Ca
         loader = Loader(**(defaults | options)).add_anndatas(stores_and_truth[0])
         loaders.append(loader)
         return loader
+
+    yield make
+    for loader in loaders:
+        loader.close()
+
+
+@pytest.fixture(scope="session")
+def stores_on_disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[ad.AnnData], Truth]:
+    adatas, x, obs = named_stores(tmp_path_factory.mktemp("stores"), "v3 sharded", sizes=(130, 53))
+    return adatas, Truth(x, obs)
+
+
+@pytest.fixture
+def disk_truth(stores_on_disk: tuple[list[ad.AnnData], Truth]) -> Truth:
+    return stores_on_disk[1]
+
+
+@pytest.fixture(params=["direct", "zarr"])
+def make_disk_loader(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    stores_on_disk: tuple[list[ad.AnnData], Truth],
+) -> Iterator[MakeLoader]:
+    """Give a function that opens the two stores on disk: small windows, and a last batch that is short."""
+    monkeypatch.setattr(elements_module, "DIRECT", request.param == "direct")
+    loaders: list[Loader] = []
+
+    def make(**options: Any) -> Loader:
+        defaults: dict[str, Any] = {"batch_size": 16, "chunk_size": 4, "preload_nchunks": 8}
+        loaders.append(Loader(**(defaults | options)).add_anndatas(stores_on_disk[0]))
+        # As much as the windows take would be too little for a single slab, so small are they.
+        loaders[-1]._slabs.max_idle_bytes = 1 << 24
+        return loaders[-1]
 
     yield make
     for loader in loaders:

@@ -1,0 +1,281 @@
+"""How do the core's batches become torch tensors?
+
+1. The `Emit` asks for what torch takes as it is: int32 indices, and one of torch's types of values. For a GPU it asks
+   for CSR in page-locked memory in any case: a dense matrix is made where it is wanted, of far fewer bytes.
+2. Each buffer becomes a tensor by DLPack. Copies to a GPU are queued, and their sources kept until they are made.
+3. A rank, or a worker process of a ``DataLoader``, says which consumer it is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed
+from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.dlpack import from_dlpack
+
+from annbatch.adapter import Adapter, converted
+from annbatch.batch import CSR, Array, Batch, Emit, Fields
+from annbatch.errors import InputError
+from annbatch.loader import WHOLE, available_cores
+from annbatch.order import Partition
+from annbatch_torch._device import Copies, event_behind_copies, page_locked
+from annbatch_torch._sparse import densify
+from annbatch_torch._workers import SharedEpoch
+
+if TYPE_CHECKING:
+    from annbatch.loader import Loader
+
+# uint16 and wider unsigned types are left out: torch stores them and computes next to nothing with them.
+# The core's kernels know no 16-bit floats: it gives float32, and torch narrows that.
+_EMITTED: dict[torch.dtype, type[np.generic]] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.float32,
+    torch.bfloat16: np.float32,
+    torch.uint8: np.uint8,
+    torch.int8: np.int8,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.int64: np.int64,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TorchBatch(Fields):
+    """A batch in torch tensors, with the keys and attributes of `annbatch.Batch`.
+
+    It reads like a mapping and is none by type: torch's ``DataLoader`` takes mappings apart.
+    """
+
+    keys = Mapping.keys
+    items = Mapping.items
+    values = Mapping.values
+    get = Mapping.get
+    __contains__ = Mapping.__contains__
+
+    def to(self, device: str | torch.device, *, non_blocking: bool = False) -> TorchBatch:
+        """Give the batch with all its tensors on a device."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> TorchBatch:
+        """Give the batch with all its tensors in pinned memory: what ``DataLoader(pin_memory=True)`` calls."""
+        return self._mapped(_pinned)
+
+    def _mapped(self, convert: Callable[[torch.Tensor], torch.Tensor]) -> TorchBatch:
+        return replace(
+            self,
+            data=convert(self.data),
+            codes={name: convert(codes) for name, codes in self.codes.items()},
+            layers=converted(self.layers, convert),
+            obsm=converted(self.obsm, convert),
+            index=None if self.index is None else convert(self.index),
+        )
+
+
+class TorchLoader(Adapter, IterableDataset[TorchBatch]):
+    """Mini-batches of an `annbatch.Loader` as torch tensors; also a dataset for torch's ``DataLoader``.
+
+    Iterating gives the same mappings as the core, with torch tensors in them:
+
+    - ``batch["data"]``: a sparse CSR tensor with int32 ``crow_indices`` and ``col_indices`` (int64 from 2**31
+      elements), or a dense tensor, of shape (n_rows, n_vars);
+    - ``batch["labels"]``: the label columns as a DataFrame, built only when asked for;
+    - ``batch["index"]``: (n_rows,) int64 global row numbers, unless the core loader leaves them out;
+    - ``batch.codes[column]``: (n_rows,) int64 codes into ``categories[column]``, missing -1, as loss functions take
+      them; float32 values, missing NaN, for a numeric column.
+
+    On the CPU ``data`` and ``index`` are the core's own memory. A batch may be kept: its memory, host or device, is not
+    used again before the last tensor on it is gone.
+
+    Under ``torch.distributed`` each rank gets its own windows, and equally many batches, unless the core loader was
+    given a ``partition``. So does each worker of a ``DataLoader(…, batch_size=None, num_workers=n)``: an epoch gives
+    every row once, and the next one is another epoch, whether workers persist or not. `set_epoch` says which. (Workers
+    tell epochs apart by the seeds that torch draws for them: after ``torch.manual_seed`` with the same number before
+    each epoch, call `set_epoch`.) A loader reads on threads of its own, so that it needs no workers to be fast.
+
+    Parameters
+    ----------
+    ds
+        The core loader, its data already added. It stays reachable as ``.loader``.
+    device
+        Where the tensors shall be: the CPU, or a CUDA device. Copies to it come out of page-locked memory, are queued
+        on the stream that is current when a batch is asked for, and are not waited for. Worker processes of a
+        ``DataLoader`` give CPU tensors only: there, use ``batch.to(device)`` in the training process.
+    layout
+        ``"csr"`` or ``"dense"``.
+    dtype
+        Type of the values. A 16-bit float costs one more pass, since torch narrows float32 to it.
+
+    Raises
+    ------
+    annbatch.errors.InputError
+        If ``layout``, ``dtype`` or ``device`` is not one that can be served here; nothing has been read yet.
+    """
+
+    def __init__(
+        self,
+        ds: Loader,
+        *,
+        device: str | torch.device = "cpu",
+        layout: Literal["csr", "dense"] = "csr",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if layout not in ("csr", "dense"):
+            raise InputError(f"layout must be 'csr' or 'dense', got {layout!r}")
+        if dtype not in _EMITTED:
+            raise InputError(f"dtype must be one of {', '.join(map(str, _EMITTED))}, got {dtype!r}")
+        self.device = _usable_device(device)
+        is_remote = self.device.type == "cuda"
+        emit = Emit(
+            dtype=np.dtype(_EMITTED[dtype]),
+            layout="csr" if is_remote else layout,
+            allocate=page_locked if is_remote else None,
+        )
+        super().__init__(ds, emit)
+        self.dtype = dtype
+        self.layout = layout
+        self._copies = Copies() if is_remote else None
+        self._shared_epoch = SharedEpoch()
+        self._rank: Partition | None = None
+        self._is_resumed = False
+        self._n_iterations = 0
+
+    def __iter__(self) -> Iterator[TorchBatch]:
+        if (worker := get_worker_info()) is not None:
+            try:
+                self._enter_worker(worker.id, worker.num_workers, worker.seed - worker.id)
+            except (RuntimeError, InputError) as error:
+                # Raised here, it would end the worker without a word to the parent.
+                return _raising(error)
+        return super().__iter__()
+
+    @property
+    def partition(self) -> Partition | None:
+        """Which consumer this process is: as the core loader was told, else its rank; a worker's part of that."""
+        partition = self.loader.partition or self._rank or _rank()
+        if (worker := get_worker_info()) is not None:
+            partition = (partition or WHOLE).divided(worker.id, worker.num_workers)
+        return partition
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next ``iter`` gives, here and in workers of a ``DataLoader``."""
+        super().set_epoch(epoch)
+        if get_worker_info() is None:
+            self._shared_epoch.set(epoch)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next ``iter`` go on where a state was taken, as `Loader.load_state_dict` does."""
+        super().load_state_dict(state)
+        if get_worker_info() is None:
+            self._shared_epoch.set(self.loader.next_epoch, resumes=True)
+        else:
+            self._is_resumed = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is spawned belongs to no process group, and is one of this rank's workers.
+        return self.__dict__ | {"_rank": self._rank or _rank(), "_copies": None if self._copies is None else Copies()}
+
+    def _enter_worker(self, worker: int, n_workers: int, seed: int) -> None:
+        """Agree with the other workers on the epoch, and share the cores with them."""
+        if self._copies is not None:
+            raise InputError(f"device must be 'cpu' in worker processes of a DataLoader, got {str(self.device)!r}")
+        if self.loader.threads is None:
+            self.loader.threads = max(1, available_cores() // n_workers)
+        iteration = seed * 1000003 + self._n_iterations & 0x7FFFFFFFFFFFFFFF
+        self._n_iterations += 1
+        if self._is_resumed:
+            self._shared_epoch.note(worker, iteration, self.loader.next_epoch)
+        else:
+            if (epoch := self._shared_epoch.heard()) is not None:
+                self.loader.set_epoch(epoch)
+            epoch = self._shared_epoch.claim(worker, iteration, self.loader.next_epoch)
+            if epoch != self.loader.next_epoch:
+                self.loader.set_epoch(epoch)
+        self._is_resumed = False
+
+    def _hand_over(self, batch: Batch) -> TorchBatch:
+        handed = TorchBatch(
+            data=self._matrix(batch.data),
+            codes={name: self._codes(codes) for name, codes in batch.codes.items()},
+            index=None if batch.index is None else self._tensor(batch.index),
+            make_labels=batch.make_labels,
+            layers=converted(batch.layers, self._matrix),
+            obsm=converted(batch.obsm, self._tensor),
+            n_padding=batch.n_padding,
+        )
+        if self._copies is not None:
+            self._copies.keep(batch, event_behind_copies(self.device))
+        return handed
+
+    def _matrix(self, data: CSR | Array) -> torch.Tensor:
+        if not isinstance(data, CSR):
+            return self._tensor(data).to(self.dtype)
+        crow_indices, col_indices = self._tensor(data.indptr), self._tensor(data.indices)
+        values = self._tensor(data.data).to(self.dtype)
+        if self.layout == "dense":
+            return densify(crow_indices, col_indices, values, data.shape[1])
+        _accept_beta_state()
+        # Checking the invariants would cost far more than the rest does, and the core keeps them.
+        return torch.sparse_csr_tensor(crow_indices, col_indices, values, size=data.shape, check_invariants=False)
+
+    def _codes(self, codes: Array) -> torch.Tensor:
+        tensor = self._tensor(codes)
+        return tensor if tensor.is_floating_point() else tensor.to(torch.int64)
+
+    def _tensor(self, array: Array) -> torch.Tensor:
+        # `from_dlpack` takes read-only arrays without the warning that `from_numpy` gives.
+        return from_dlpack(array).to(self.device, non_blocking=True)
+
+
+def _pinned(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.layout != torch.sparse_csr:
+        return tensor.pin_memory()
+    return torch.sparse_csr_tensor(
+        tensor.crow_indices().pin_memory(),
+        tensor.col_indices().pin_memory(),
+        tensor.values().pin_memory(),
+        size=tensor.shape,
+        check_invariants=False,
+    )
+
+
+def _raising(error: Exception) -> Iterator[Any]:
+    yield from ()
+    raise error
+
+
+def _rank() -> Partition | None:
+    """Give this process's place in the process group, if there is one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return Partition(torch.distributed.get_rank(), torch.distributed.get_world_size())
+    return None
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    """Give the device after one allocation on it, so that a wrong one is refused before anything is read."""
+    try:
+        usable = torch.device(device)
+        if usable.type in ("cpu", "cuda"):
+            torch.empty(1, device=usable)
+            return usable
+    # A torch without CUDA says so with an AssertionError.
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"device must be the CPU or a CUDA device, got {str(device)!r}: {reason}") from error
+    raise InputError(f"device must be the CPU or a CUDA device, got {str(device)!r}")
+
+
+@cache
+def _accept_beta_state() -> None:
+    """Let torch say once in each process, unheard, that sparse CSR tensors are in beta state."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
+        zero: Any = torch.zeros(1, dtype=torch.int32)
+        torch.sparse_csr_tensor(zero, zero[:0], zero[:0], size=(0, 0), check_invariants=False)
