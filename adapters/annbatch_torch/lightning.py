@@ -1,0 +1,131 @@
+"""How does a Lightning trainer get its batches?
+
+1. `AnnDataModule` is given a loader for each stage, such as `annbatch.Loader.split` makes them.
+2. The trainer says which device it uses and, by its process group, which rank it is; it gets a `TorchLoader` for that.
+3. Checkpoints hold where the training loader stands: Lightning asks loaders themselves for their state, but forgets it
+   where an epoch has ended, and then begins the order anew; so the module says it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+try:
+    from lightning.pytorch import LightningDataModule
+except ImportError as error:
+    raise ImportError(
+        "annbatch_torch.lightning needs Lightning, which could not be imported: pip install lightning"
+    ) from error
+
+from annbatch.errors import InputError
+from annbatch_torch._loader import TorchBatch, TorchLoader
+
+if TYPE_CHECKING:
+    from annbatch.loader import Loader
+
+__all__ = ["AnnDataModule"]
+
+
+class AnnDataModule(LightningDataModule):
+    """The batches of a Lightning trainer: `TorchBatch` for training, validation, test and prediction.
+
+    They come on the trainer's device. Under ``strategy="ddp"`` each rank gets its own windows, and equally many
+    batches. A trainer that goes on from a checkpoint (``fit(…, ckpt_path=…)``) gets the batches that would have come
+    next. The loader reads on threads of its own, and wants no workers.
+
+    Lightning cannot tell how many cells are in a batch: say ``self.log(…, batch_size=len(batch["index"]))``.
+
+    Parameters
+    ----------
+    train, val, test, predict
+        The loaders of the stages; None for a stage that is not wanted. ``Loader.split`` makes them by fraction and
+        seed, by a column of obs, or by given rows.
+    layout, dtype
+        As in `TorchLoader`.
+
+    Raises
+    ------
+    annbatch.errors.InputError
+        If a trainer asks for a stage (other than validation) that has no loader.
+
+    Examples
+    --------
+    >>> parts = ds.split({"train": 0.8, "val": 0.1, "test": 0.1}, seed=0)  # doctest: +SKIP
+    >>> parts = ds.split({"train": None, "val": ["donor 3"]}, by="donor")  # doctest: +SKIP
+    >>> parts = ds.split({"train": None, "val": np.arange(1000)})  # doctest: +SKIP
+    >>> Trainer(max_epochs=10).fit(model, datamodule=AnnDataModule(**parts))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        train: Loader | None = None,
+        val: Loader | None = None,
+        test: Loader | None = None,
+        predict: Loader | None = None,
+        *,
+        layout: Literal["csr", "dense"] = "csr",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        loaders = {"train": train, "val": val, "test": test, "predict": predict}
+        self.loaders = {stage: loader for stage, loader in loaders.items() if loader is not None}
+        self._layout: Literal["csr", "dense"] = layout
+        self._dtype = dtype
+
+    def train_dataloader(self) -> TorchLoader:
+        """Give the batches to train on."""
+        return self._batches("train")
+
+    def val_dataloader(self) -> TorchLoader | list[Any]:
+        """Give the batches to validate on; none if there is no loader for them."""
+        return self._batches("val") if "val" in self.loaders else []
+
+    def test_dataloader(self) -> TorchLoader:
+        """Give the batches to test on."""
+        return self._batches("test")
+
+    def predict_dataloader(self) -> TorchLoader:
+        """Give the batches to predict from."""
+        return self._batches("predict")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say where training stands; the trainer puts it into checkpoints."""
+        return {"train": self.loaders["train"].state_dict()} if "train" in self.loaders else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let training go on where a state was taken."""
+        if "train" in state_dict:
+            go_on(self.loaders["train"], state_dict["train"])
+
+    def teardown(self, stage: str) -> None:
+        """Stop reading ahead."""
+        for loader in self.loaders.values():
+            loader.close()
+
+    def _batches(self, stage: str) -> TorchLoader:
+        if stage not in self.loaders:
+            raise InputError(f"an AnnDataModule needs a loader for {stage!r} here, and has {sorted(self.loaders)}")
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        # To a device of another kind, the trainer itself moves batches.
+        device = device if device.type == "cuda" else torch.device("cpu")
+        return _Epochs(self.loaders[stage], device=device, layout=self._layout, dtype=self._dtype)
+
+
+class _Epochs(TorchLoader):
+    """A loader whose epochs are those of a trainer, which also asks for iterators that it does not use."""
+
+    def __iter__(self) -> Iterator[TorchBatch]:
+        yield from super().__iter__()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        go_on(self.loader, state)
+
+
+def go_on(loader: Loader, state: Mapping[str, Any]) -> None:
+    """Load a state as a trainer means it: behind the last batch of an epoch the next one begins."""
+    loader.load_state_dict(state)
+    if loader.at_end:
+        loader.set_epoch(loader.next_epoch + 1)
