@@ -131,6 +131,41 @@ def _ours(path: str) -> Callable[[Job], Epoch]:
     return open_ours
 
 
+def _torch(n_workers: int | None = None, method: str | None = None) -> Callable[[Job], Epoch]:
+    """Open with this project's adapter for torch, as it is or inside torch's DataLoader."""
+
+    def open_torch(job: Job) -> Epoch:
+        from torch.utils.data import DataLoader
+
+        import annbatch
+        from annbatch_torch import TorchLoader
+
+        batches: Any = TorchLoader(
+            annbatch.Loader(
+                batch_size=job.setting.batch_size,
+                chunk_size=job.setting.chunk_size,
+                preload_nchunks=job.setting.preload_nchunks,
+            ).use_collection(job.store, labels=job.setting.labels)
+        )
+        if n_workers is not None:
+            batches = DataLoader(
+                batches,
+                batch_size=None,
+                num_workers=n_workers,
+                multiprocessing_context=method,
+                persistent_workers=n_workers > 0,
+            )
+
+        def epoch() -> Iterator[Matrix]:
+            for batch in batches:
+                data = batch.data
+                yield Matrix(data.values().numpy(), data.col_indices().numpy(), data.shape[0])
+
+        return epoch
+
+    return open_torch
+
+
 def _take_path(path: str) -> None:
     """Make this process take the direct path or zarr's API: the one place that knows the switch."""
     from annbatch import elements
@@ -326,6 +361,13 @@ LAMINDB = Environment("lamindb", ("lamindb", "torch"))
 CONTENDERS = {
     "direct": Contender("annbatch-dlpack", _ours("direct"), "ours"),
     "zarr": Contender("annbatch-dlpack, zarr path", _ours("zarr"), "ours"),
+    "torch": Contender("TorchLoader alone", _torch(), "ours"),
+    "torch-0": Contender("in a DataLoader without workers", _torch(0), "ours"),
+    **{
+        f"torch-{n}-{method}": Contender(f"in a DataLoader, {n} workers by {method}", _torch(n, method), "ours")
+        for method in ("fork", "forkserver", "spawn")
+        for n in (2, 4)
+    },
     "direct-peer-store": Contender("annbatch-dlpack on scverse annbatch's store", _ours("direct"), "peer"),
     "peer": Contender("scverse annbatch 0.3.1", open_peer, "peer", PEER),
     "scdataset": Contender("scDataset 0.3.0", open_scdataset, None, TORCH),

@@ -11,6 +11,7 @@ Each command below answers one question with the workers of the main benchmark, 
 7. ``labels``: what do twenty obs columns cost where batches are small?
 8. ``growth``: does speed last as the collection grows ten-fold?
 9. ``whole``: how fast are whole files read into memory?
+10. ``workers``: what does torch's ``DataLoader`` with worker processes make of it?
 
 Usage: ``python benchmarks/measure.py COMMAND [options]``
 """
@@ -280,6 +281,14 @@ def labels(arguments: argparse.Namespace) -> None:
     save("labels", arguments, bench.facts, rows)
 
 
+def workers(arguments: argparse.Namespace) -> None:
+    """Time the loader for torch alone, and inside torch's DataLoader with workers that persist."""
+    bench = prepared(arguments)
+    rows = measure(bench, [one for name in CONTENDERS if name.startswith("torch") for one in job(bench, name, BLOCKS)])
+    print_table(rows, reference=CONTENDERS["torch"].title)
+    save("workers", arguments, bench.facts, rows)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "first-batch": first_batch,
     "wait": wait,
@@ -291,6 +300,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "labels": labels,
     "growth": growth,
     "whole": whole,
+    "workers": workers,
 }
 
 

@@ -64,13 +64,16 @@ def _sum_columns(columns: np.ndarray[Any, Any]) -> int:
 
 
 def peak_rss_bytes() -> int:
-    """Peak memory of this process and of its living children."""
+    """Peak memory of this process and of its living children, and of theirs."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    total = 0
-    for path in [status, *(Path(f"/proc/{child}/status") for child in children)]:
+    pids, total = [str(os.getpid())], 0
+    for pid in pids:
+        children = Path(f"/proc/{pid}/task/{pid}/children")
+        if children.exists():
+            pids += children.read_text().split()
+    for path in (Path(f"/proc/{pid}/status") for pid in pids):
         if path.exists():
             total += next((int(line.split()[1]) for line in path.read_text().splitlines() if "VmHWM" in line), 0)
     return total * 1024

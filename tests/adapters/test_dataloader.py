@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.data import DataLoader  # noqa: E402
 
-from annbatch import Loader  # noqa: E402
+from annbatch import Loader, Partition  # noqa: E402
 from annbatch.samplers import Stratified  # noqa: E402
 from annbatch_torch import TorchLoader  # noqa: E402
 from stores import named_stores  # noqa: E402
@@ -49,21 +49,34 @@ def flat(batches: list[list[int]]) -> list[int]:
     return [row for batch in batches for row in batch]
 
 
+def in_turn(stores: Any, n_workers: int, epoch: int) -> list[list[int]]:
+    """What one process finds if it plays all the workers itself: a batch of each, in their turn."""
+    count = max(1, n_workers)
+    consumers = [torch_loader(stores, partition=Partition(index, count)) for index in range(count)]
+    for ds in consumers:
+        ds.set_epoch(epoch)
+    return [batch for batches in zip(*map(rows_of, consumers), strict=True) for batch in batches]
+
+
 @pytest.mark.parametrize(
     ("method", "persistent", "n_workers"),
     [
+        (None, False, 0),
         ("fork", False, 2),
         ("fork", True, 4),
         ("fork", False, 4),
         ("spawn", True, 2),
         ("forkserver", True, 2),
-        # Interpreters that start anew for each epoch take long.
-        pytest.param("spawn", False, 4, marks=pytest.mark.slow),
-        pytest.param("forkserver", False, 4, marks=pytest.mark.slow),
+        # Interpreters that start anew for each epoch take long, and so do many of them.
+        *(
+            pytest.param(method, persistent, n_workers, marks=pytest.mark.slow)
+            for method in ("spawn", "forkserver")
+            for persistent, n_workers in ((True, 4), (False, 2), (False, 4))
+        ),
     ],
 )
-def test_workers(stores: Any, method: str, persistent: bool, n_workers: int) -> None:
-    """Every row once; other orders each epoch; the same ones again when the epoch is set; data and codes in place."""
+def test_workers(stores: Any, method: str | None, persistent: bool, n_workers: int) -> None:
+    """Every row once, in the turn that the order demands; other orders each epoch; data and codes in their places."""
     _, x, obs = stores
     ds = torch_loader(stores)
     workers = DataLoader(
@@ -81,13 +94,10 @@ def test_workers(stores: Any, method: str, persistent: bool, n_workers: int) -> 
         assert sorted(flat(epoch)) == list(range(x.shape[0]))
         epochs.append(epoch)
     assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs == [in_turn(stores, n_workers, epoch) for epoch in range(3)]
     ds.set_epoch(1)
     assert rows_of(workers) == epochs[1]
     assert rows_of(workers) == epochs[2]
-
-
-def test_without_workers_it_is_the_loader(stores: Any) -> None:
-    assert rows_of(DataLoader(torch_loader(stores), batch_size=None)) == rows_of(torch_loader(stores))
 
 
 def test_an_adapter_resumes(stores: Any) -> None:
@@ -98,13 +108,6 @@ def test_an_adapter_resumes(stores: Any) -> None:
     resumed = torch_loader(stores)
     resumed.load_state_dict(json.loads(json.dumps(ds.state_dict())))
     assert had + rows_of(resumed) == whole
-
-
-def test_workers_of_the_same_number_give_the_same_batches_in_the_same_turn(stores: Any) -> None:
-    def epoch() -> list[list[int]]:
-        return rows_of(DataLoader(torch_loader(stores), batch_size=None, num_workers=3, multiprocessing_context="fork"))
-
-    assert epoch() == epoch()
 
 
 def test_an_epoch_left_early_is_followed_by_a_whole_one(stores: Any) -> None:
