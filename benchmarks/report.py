@@ -176,6 +176,52 @@ def sampling_table(record: Record) -> str:
     return text
 
 
+def workers_table(record: Record) -> str:
+    """Speeds beside the loader alone, with peak memory."""
+    base = median(record["rows"][0])
+    lines = []
+    for row in record["rows"]:
+        note = "" if row["whole_epochs"] else f" ({row['cells_per_round']:,} cells a round)"
+        memory = f"{row['peak_rss_bytes'] / 1e6:,.0f} MB"
+        lines.append((row["contender"] + note, rate(row), f"{median(row) / base:.2f}×", memory))
+    return table(("", "cells/s", "of the loader alone", "peak memory, workers included"), lines)
+
+
+def milliseconds(values: Sequence[float], digits: int = 1) -> str:
+    """Write a median and half the range, in milliseconds."""
+    half = (max(values) - min(values)) / 2 / middle(values) if middle(values) else 0.0
+    return f"{middle(values):,.{digits}f} ms ± {half:.0%}"
+
+
+def handover_table(record: Record) -> str:
+    """Time a batch through each adapter beside the core's, and what of it is the hand-over."""
+    lines = []
+    base = 0.0
+    for row in record["rows"]:
+        batch = milliseconds(row["batch_ms"], 2)
+        if row["contender"] == "core":
+            base = middle(row["batch_ms"])
+            lines.append((row["setting"], row["contender"], batch, "", "", ""))
+            continue
+        handing = middle(row["handing_ms"])
+        ratio = f"{middle(row['batch_ms']) / base - 1:+.1%}"
+        lines.append((row["setting"], row["contender"], batch, ratio, f"{handing:.3f} ms", f"{handing / base:.1%}"))
+    return table(("", "", "a batch", "against the core", "hand-over alone", "of the core's batch"), lines)
+
+
+def layouts_table(record: Record) -> str:
+    """Loading, bytes and a first layer, a line for each layout."""
+    lines = [
+        (
+            row["contender"],
+            f"{row['bytes'] / 1e6:,.0f} MB",
+            *(milliseconds(row[key]) for key in ("load_ms", "forward_ms", "both_ms")),
+        )
+        for row in record["rows"]
+    ]
+    return table(("", "a batch", "until the next batch", "layer forwards", "forwards and backwards"), lines)
+
+
 def randomness_table(record: Record) -> str:
     """Entropies and accuracies, a line for each setting."""
     lines = []
@@ -279,6 +325,24 @@ SECTIONS = {
         "zarrs pipeline; no shuffling, no batches.",
     ),
     "sampling": Section("What samplers cost", sampling_table, "", page="sampling"),
+    "layouts": Section(
+        "Measured",
+        layouts_table,
+        "Batches of 4,096 cells; a layer of 128 units in float32. Loading is timed without any training.",
+        page="layouts",
+    ),
+    "handover": Section(
+        "What the hand-over costs",
+        handover_table,
+        "Batches of 4,096 cells, bare from the core and through the adapters, which ask the core for the same form.",
+        page="layouts",
+    ),
+    "workers": Section(
+        "Worker processes, measured",
+        workers_table,
+        "Blocks of 512 rows, 32 of them shuffled together, batches of 4,096; every value and column number is summed.",
+        page="distributed",
+    ),
     "randomness": Section(
         "Measured",
         randomness_table,

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = {"building.md": 2, "sampling.md": 5, "reproducibility.md": 1, "distributed.md": 3}
+PAGES = {"building.md": 2, "sampling.md": 5, "reproducibility.md": 1, "distributed.md": 4, "layouts.md": 1}
 """Page -> number of its examples."""
 
 
@@ -78,12 +78,13 @@ def test_example_runs(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.filterwarnings("ignore:.*fork.*", "ignore:Sparse")
+@pytest.mark.filterwarnings("ignore:.*fork.*", "ignore:Sparse", "ignore:::lightning", "ignore:::pytorch_lightning")
 def test_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = examples_of(ROOT / "docs" / page)
     assert len(examples) == PAGES[page]
-    if any("import torch" in example for example in examples):
-        pytest.importorskip("torch")
+    for framework in ("torch", "lightning"):
+        if any(f"import {framework}" in example or f"from {framework}" in example for example in examples):
+            pytest.importorskip(framework)
     monkeypatch.chdir(folder)
     names: dict[str, object] = {"__name__": "__main__"}
     for number, example in enumerate(examples, 1):
