@@ -178,6 +178,17 @@ def test_where_an_iterator_leaves_a_loader(stores):
     assert np.array_equal(next(iter(ds)).index, second[0])
 
 
+def test_at_end_says_whether_anything_is_left(stores):
+    ds = loader(stores[0])
+    assert not ds.at_end
+    for n, _ in enumerate(ds, 1):
+        assert ds.at_end == (n == len(ds))
+        resumed = loader(stores[0])
+        resumed.load_state_dict(ds.state_dict())
+        assert resumed.at_end == ds.at_end == (not list(resumed))
+    assert not ds.at_end, "the next epoch is whole"
+
+
 def test_what_was_read_ahead_does_not_count(stores):
     ds = loader(stores[0], prefetch=3)
     iterator = iter(ds)
