@@ -1,6 +1,7 @@
-"""What does the ``zarr.json`` of a local array say, and can our kernels read such an array?
+"""What does the ``zarr.json`` of an array say, and can our kernels read such an array?
 
-`describe` reads that file and nothing else. It gives the array's `Description`, or the reason why zarr has to read it.
+1. `describe` reads that file of a local array, and nothing else.
+2. `parse` gives the array's `Description`, or the reason why zarr has to read it.
 
 Format: https://zarr-specs.readthedocs.io/en/latest/v3/core/
 """
@@ -13,14 +14,14 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from annbatch.codecs import Decoder, parse_codecs
-from annbatch.shard_tables import Layout
+from annbatch.shard_index import Layout
 
 _DTYPES = frozenset(
     ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
@@ -46,19 +47,32 @@ class Description:
     """Which file holds which chunks."""
 
 
-def describe(folder: Path) -> Description | str:
-    """Describe the array in a directory, or give the reason why zarr has to read it."""
+def describe(folder: Path, recorded: frozenset[str] = frozenset()) -> Description | str:
+    """Describe the array in a directory, or give the reason why zarr has to read it; ``recorded`` as in `Layout`."""
     try:
         metadata = json.loads((folder / "zarr.json").read_bytes())
     except (OSError, ValueError) as error:
         return f"{folder} has no zarr.json that can be read ({type(error).__name__})"
+    return parse(metadata, folder.absolute(), "", recorded)
+
+
+def parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: frozenset[str]) -> Description | str:
+    """Describe an array, or give the reason why zarr has to read it.
+
+    Parameters
+    ----------
+    metadata
+        What ``zarr.json`` holds.
+    folder, root, recorded
+        Those of the `Layout`.
+    """
     try:
-        return _parse(folder, metadata)
+        return _parse(metadata, folder, root, recorded)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         return f"the metadata are not understood ({type(error).__name__}: {error})"
 
 
-def _parse(folder: Path, metadata: Mapping[str, Any]) -> Description | str:
+def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: frozenset[str]) -> Description | str:
     if not hasattr(os, "pread") or sys.maxsize < 2**32:
         return "the platform has no 64-bit pread"
     if (metadata["zarr_format"], metadata["node_type"]) != (3, "array"):
@@ -98,13 +112,15 @@ def _parse(folder: Path, metadata: Mapping[str, Any]) -> Description | str:
         return f"the chunk key encoding must be default or v2, got {key['name']!r}"
     separator = (key.get("configuration") or {}).get("separator", separators[key["name"]])
     layout = Layout(
-        folder=folder.absolute(),
+        folder=folder,
         prefix=f"c{separator}" if key["name"] == "default" else "",
         suffix=f"{separator}0" * (len(shape) - 1),
         n_chunks=-(-shape[0] // inner[0]),
         chunks_per_shard=outer[0] // inner[0],
         index_at=index_at,
         stored_nbytes=decoder.stored_nbytes(elements * dtype.itemsize),
+        root=root,
+        recorded=recorded,
     )
     return Description(dtype, shape, elements, decoder, _fill_value(metadata["fill_value"], dtype), layout)
 

@@ -1,7 +1,8 @@
 """How is the memory of the batches of a window laid out, filled and finished?
 
-There is one *part* for each element that batches carry (X, a layer, an element of obsm). ``plan`` lays out the rows of
-a window; ``begin`` takes slabs for its batches, and gives a `Filling`:
+There is one *part* for each element that batches carry (X, a layer, an element of obsm). ``locate`` and ``plan`` lay
+out the rows of a window, ``request`` asks for what is remote; ``begin`` takes slabs for its batches, and gives a
+`Filling`:
 
 1. ``work`` reads, decodes and scatters pieces to their addresses, in any order and thread.
 2. ``finish`` makes the matrix of a batch when all of it is done. Whole CSR rows, and dense ones, are complete then.
@@ -11,7 +12,8 @@ a window; ``begin`` takes slabs for its batches, and gives a `Filling`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,12 +24,17 @@ from numpy.typing import NDArray
 from annbatch.batch import CSR, Emit
 from annbatch.buffers import SlabPool, aligned
 from annbatch.columns import NO_LOOKUP, Selection, fill_dense, select_columns
-from annbatch.elements import Elements, Work, plan_work
+from annbatch.elements import Elements, RemoteElements, Work, plan_work, request_chunks
 from annbatch.errors import CorruptStoreError, InputError
 from annbatch.layout import RowPlan, plan_dense, plan_sparse
 from annbatch.pieces import cut
-from annbatch.plan import Ints, WindowPlan, address
+from annbatch.plan import Found, Ints, WindowPlan, address
+from annbatch.requests import Requests
+from annbatch.shard_index import Located
 from annbatch.store import DenseMatrix, SparseMatrix
+
+Indptrs = Sequence[Callable[[], Found]]
+"""What waits for the ``indptr`` of each store of a window."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,27 +79,28 @@ class SparsePart:
         self._stored_dtype = np.result_type(*(matrix.data.dtype for matrix in matrices))
         self._stored_index_dtype = np.result_type(*(matrix.indices.dtype for matrix in matrices))
 
-    def plan(self, plan: WindowPlan, others: Sequence[WindowPlan] = ()) -> RowPlan:
-        """Read and check ``indptr``, and lay the window's rows out; count what other consumers' windows hold.
+    def locate(self, plan: WindowPlan, requests: Requests) -> list[Callable[[], Found]]:
+        """Begin to read the ``indptr`` of the window's stores."""
+        return [self._matrices[reading.store].indptr.begin(reading.ranges, 1, requests) for reading in plan.readings]
+
+    def plan(self, plan: WindowPlan, indptrs: Indptrs, others: Sequence[tuple[WindowPlan, Indptrs]] = ()) -> RowPlan:
+        """Wait for ``indptr``, check it, lay the window's rows out, and count what other consumers' windows hold.
 
         Raises
         ------
         CorruptStoreError
             If it does not ascend from 0 to the length of data.
         """
-        rows = self._lay_out(plan)
+        rows = self._lay_out(plan, indptrs)
         if self._selection is not None and not self._emit.alike:
             return rows
-        return replace(rows, most=np.max([self._most(one) for one in (rows, *map(self._lay_out, others))], axis=0))
+        all_rows = [rows, *(self._lay_out(*other) for other in others)]
+        return replace(rows, most=np.max([self._most(one) for one in all_rows], axis=0))
 
-    def _lay_out(self, plan: WindowPlan) -> RowPlan:
+    def _lay_out(self, plan: WindowPlan, indptrs: Indptrs) -> RowPlan:
         matrices = [self._matrices[reading.store] for reading in plan.readings]
-        indptrs = [
-            matrix.indptr.locate(reading.ranges, more=1)
-            for matrix, reading in zip(matrices, plan.readings, strict=True)
-        ]
         plan = replace(plan, cuts=self._divided(plan.cuts))
-        rows = plan_sparse(plan, indptrs, [matrix.data.size for matrix in matrices])
+        rows = plan_sparse(plan, [wait() for wait in indptrs], [matrix.data.size for matrix in matrices])
         if isinstance(rows, int):
             reading, nnz = plan.readings[rows], matrices[rows].data.size
             raise CorruptStoreError(
@@ -101,8 +109,12 @@ class SparsePart:
             )
         return rows
 
-    def begin(self, plan: WindowPlan, rows: RowPlan) -> Filling:
-        """Take memory for the window's batches, and say what fills it."""
+    def request(self, plan: WindowPlan, rows: RowPlan, requests: Requests) -> list[Future[Located]]:
+        """Begin to fetch the chunks of remote stores."""
+        return _request(self._arrays(plan), rows, requests)
+
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+        """Take memory for the window's batches, and say what fills it from the chunks that were requested."""
         n_batches, n = len(plan.cuts) - 1, self._n_parts
         most: list[int | None] = [None] * n_batches if rows.most is None else rows.most.tolist()
         # One type for the window: its pieces are scattered together.
@@ -115,9 +127,9 @@ class SparsePart:
             ]
             targets = [part for matrix in filled for part in self._parts_of(matrix)]
             rows.write_indptrs([part.indptr for part in targets])
-            return Filling(self._work(plan, rows, targets), filled.__getitem__, False, _size(filled))
+            return Filling(self._work(plan, rows, targets, located), filled.__getitem__, False, _size(filled))
         scratch = [self._scratch(rows.indptr(part)) for part in range(n_batches * n)]
-        work = self._work(plan, rows, scratch)
+        work = self._work(plan, rows, scratch, located)
         if self._emit.layout == "dense":
             dense_bytes = aligned(self._dense_bytes()) * n_batches
             return Filling(work, lambda b: self._densify(scratch[b]), True, _size(scratch) + dense_bytes)
@@ -127,15 +139,18 @@ class SparsePart:
 
         return Filling(work, select, True, _size(scratch))
 
-    def _work(self, plan: WindowPlan, rows: RowPlan, matrices: list[CSR]) -> Work:
+    def _arrays(self, plan: WindowPlan) -> list[list[Elements]]:
         stores = [self._matrices[reading.store] for reading in plan.readings]
-        arrays: list[list[Elements]] = [[store.data for store in stores], [store.indices for store in stores]]
+        return [[store.data for store in stores], [store.indices for store in stores]]
+
+    def _work(self, plan: WindowPlan, rows: RowPlan, matrices: list[CSR], located: Iterator[Located]) -> Work:
+        arrays = self._arrays(plan)
         targets = [[matrix.data for matrix in matrices], [matrix.indices for matrix in matrices]]
         work = Work()
         for elements, of_batches, limit, pieces in zip(
             arrays, targets, (None, self._n_stored), cut(rows, *_extents(arrays, targets)), strict=True
         ):
-            work += plan_work(elements, pieces, of_batches[0].dtype, limit, matrices)
+            work += plan_work(elements, pieces, of_batches[0].dtype, limit, matrices, located)
         return work
 
     def _divided(self, cuts: Ints) -> Ints:
@@ -243,20 +258,31 @@ class DensePart:
         self._slabs = slabs
         self._width = matrices[0].shape[1]
 
-    def plan(self, plan: WindowPlan, others: Sequence[WindowPlan] = ()) -> RowPlan:
+    def locate(self, plan: WindowPlan, requests: Requests) -> list[Callable[[], Found]]:
+        """Give nothing: rows are found without reading anything."""
+        return []
+
+    def plan(self, plan: WindowPlan, indptrs: Indptrs, others: Sequence[tuple[WindowPlan, Indptrs]] = ()) -> RowPlan:
         """Lay the window's rows out; what other consumers have is of the same size."""
         return plan_dense(plan, self._width)
 
-    def begin(self, plan: WindowPlan, rows: RowPlan) -> Filling:
-        """Take memory for the window's batches, and say what fills it."""
+    def request(self, plan: WindowPlan, rows: RowPlan, requests: Requests) -> list[Future[Located]]:
+        """Begin to fetch the chunks of remote stores."""
+        return _request([self._values(plan)], rows, requests)
+
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+        """Take memory for the window's batches, and say what fills it from the chunks that were requested."""
         arrays = [self._allocate(n_rows, self._width) for n_rows in np.diff(plan.cuts).tolist()]
-        values: list[Elements] = [self._matrices[reading.store].values for reading in plan.readings]
+        values = self._values(plan)
         (pieces,) = cut(rows, *_extents([values], [arrays]))
-        work = plan_work(values, pieces, self._dtype, None, arrays)
+        work = plan_work(values, pieces, self._dtype, None, arrays, located)
         finish: Callable[[int], Any] = arrays.__getitem__
         if self._selection is not None:
             finish = partial(self._select, arrays)
         return Filling(work, finish, self._selection is not None, sum(array.nbytes for array in arrays))
+
+    def _values(self, plan: WindowPlan) -> list[Elements]:
+        return [self._matrices[reading.store].values for reading in plan.readings]
 
     def _allocate(self, n_rows: int, width: int) -> NDArray[Any]:
         """Take memory for a dense matrix of the batch, padding rows zeroed."""
@@ -270,6 +296,18 @@ class DensePart:
         n_rows, columns = len(arrays[b]), self._selection.columns
         (out,) = self._slabs.arrays((n_rows * len(columns), self._dtype))
         return np.take(arrays[b], columns, axis=1, out=out.reshape(n_rows, len(columns)))
+
+
+def _request(parts: Sequence[Sequence[Elements]], rows: RowPlan, requests: Requests) -> list[Future[Located]]:
+    """Begin to fetch the chunks of the parts' remote arrays: in the order in which their work is planned."""
+    if not any(isinstance(elements, RemoteElements) for part in parts for elements in part):
+        return []
+    nowhere = [[np.empty(0, np.uint8)] * (len(rows.cuts) - 1)] * len(parts)
+    return [
+        future
+        for elements, pieces in zip(parts, cut(rows, *_extents(parts, nowhere)), strict=True)
+        for future in request_chunks(elements, pieces, requests)
+    ]
 
 
 def _extents(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from annbatch.errors import CorruptStoreError, StoreError
+from annbatch.folder import Folder, folder_of
 from annbatch.manifest import (
     THEIR_STORE,
     ElementTypes,
@@ -53,8 +54,8 @@ class Collection:
     (700, 'chunk_0.zarr')
     """
 
-    path: Path
-    """The directory."""
+    path: Path | Folder
+    """The directory, or the place in a store."""
     format: str
     """Which program's layout it is: `FORMAT` or `PRESHUFFLED`."""
     n_obs: int
@@ -81,35 +82,57 @@ class Collection:
     """What it was made of, in order; empty where nobody knows."""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Collection:
-        """Open the collection in directory ``path``, ours or one that scverse annbatch wrote.
+    def open(cls, path: Any) -> Collection:
+        """Open the collection at ``path``, ours or one that scverse annbatch wrote.
+
+        Parameters
+        ----------
+        path
+            A directory; the URL of one in an object store (``s3://``, ``gs://``, ``az://``, ``https://``); an obstore
+            store, or a zarr store, whose root it is.
 
         Raises
         ------
         StoreError
-            If there is no complete collection at ``path``.
+            If there is no complete collection at ``path``, or it cannot be read.
+        ImportError
+            If it takes obstore to read it, which is not installed.
         """
-        directory = Path(path)
-        if not directory.is_dir():
-            raise StoreError(f"{directory}: a collection is a directory, and there is none at this path")
-        manifest = directory / MANIFEST
-        if manifest.exists():
-            try:
-                text = manifest.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as e:
-                raise StoreError(f"{manifest}: cannot be read: {e}") from e
-            return cls.from_json(text, directory)
-        if _root_encoding(directory) == PRESHUFFLED:
-            return _open_preshuffled(directory)
+        place = folder_of(path)
+        if isinstance(place, Path) and not place.is_dir():
+            raise StoreError(f"{place}: a collection is a directory, and there is none at this path")
+        try:
+            text = _read(place, MANIFEST).decode()
+        except FileNotFoundError:
+            pass
+        except (OSError, UnicodeDecodeError) as e:
+            raise StoreError(f"{place}/{MANIFEST}: cannot be read: {e}") from e
+        else:
+            return cls.from_json(text, place)
+        if _root_encoding(place) == PRESHUFFLED:
+            return _open_preshuffled(place)
         raise StoreError(
-            f"{directory}: not a collection: no {MANIFEST} (it is written last, so an unfinished build has none), "
+            f"{place}: not a collection: no {MANIFEST} (it is written last, so an unfinished build has none), "
             f"and the root group's encoding-type is not {PRESHUFFLED!r}"
         )
 
     @property
+    def directory(self) -> Path:
+        """The directory.
+
+        Raises
+        ------
+        StoreError
+            If the collection lies in no local directory.
+        """
+        if not isinstance(self.path, Path):
+            raise StoreError(f"{self.path}: must lie in a local directory for this")
+        return self.path
+
+    @property
     def store_paths(self) -> tuple[Path, ...]:
-        """The stores' directories in numeric order."""
-        return tuple(self.path / store.name for store in self.stores)
+        """The stores' directories in numeric order; raises StoreError if the collection lies in no local directory."""
+        return tuple(self.directory / store.name for store in self.stores)
 
     def digest(self) -> str:
         """Give a hash of what the stores hold, in hex: the same wherever the collection lies."""
@@ -142,16 +165,16 @@ class Collection:
         )
 
     @classmethod
-    def from_json(cls, text: str, path: str | os.PathLike[str]) -> Collection:
-        """Read a manifest's text; ``path`` is the directory that it lies in.
+    def from_json(cls, text: str, path: str | os.PathLike[str] | Folder) -> Collection:
+        """Read a manifest's text; ``path`` is the place that it lies in.
 
         Raises
         ------
         StoreError
             If the text is not a manifest that this version can read; names the field, the rule and the value.
         """
-        path = Path(path)
-        where = str(path / MANIFEST)
+        path = path if isinstance(path, Folder) else Path(path)
+        where = f"{path}/{MANIFEST}"
         try:
             root = json.loads(text)
         except ValueError as e:
@@ -209,14 +232,18 @@ class Collection:
         CorruptStoreError
             If a file is missing, or has another size than it was written with; names the file.
         """
-        for store, path in zip(self.stores, self.store_paths, strict=True):
-            for name, wanted in store.files.items():
-                try:
-                    nbytes = (path / name).stat().st_size
-                except OSError as e:
-                    raise CorruptStoreError(f"{path / name}: cannot be read: {e}") from e
-                if nbytes != wanted.nbytes:
-                    raise CorruptStoreError(f"{path / name}: was written with {wanted.nbytes} bytes, has {nbytes}")
+        recorded = {f"{store.name}/{name}": file for store in self.stores for name, file in store.files.items()}
+        remote = self.path if isinstance(self.path, Folder) else None
+        sizes = remote.sizes((store.name for store in self.stores), recorded) if remote and recorded else {}
+        for key, wanted in recorded.items():
+            try:
+                nbytes = (self.directory / key).stat().st_size if remote is None else sizes.get(key)
+            except OSError as e:
+                raise CorruptStoreError(f"{self.path}/{key}: cannot be read: {e}") from e
+            if nbytes is None:
+                raise CorruptStoreError(f"{self.path}/{key}: cannot be read: it is missing")
+            if nbytes != wanted.nbytes:
+                raise CorruptStoreError(f"{self.path}/{key}: was written with {wanted.nbytes} bytes, has {nbytes}")
 
     def verify(self) -> None:
         """Compare every recorded file with its size and checksum; reads all bytes once.
@@ -244,12 +271,16 @@ def digest_names(names: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _open_preshuffled(directory: Path) -> Collection:
+def _read(place: Path | Folder, key: str) -> bytes:
+    return (place / key).read_bytes() if isinstance(place, Path) else place.read(key)
+
+
+def _open_preshuffled(directory: Path | Folder) -> Collection:
     import anndata as ad
     import zarr
 
     try:
-        root = zarr.open_group(str(directory), mode="r")
+        root = zarr.open_group(str(directory), mode="r") if isinstance(directory, Path) else directory.group("")
         names = sorted((name for name in root.group_keys() if THEIR_STORE.fullmatch(name)), key=store_number)
         if not names:
             raise StoreError(f"{directory}: has the encoding-type {PRESHUFFLED!r} but no dataset_{{i}} groups")
@@ -284,8 +315,10 @@ def _open_preshuffled(directory: Path) -> Collection:
     )
 
 
-def _root_encoding(directory: Path) -> object:
+def _root_encoding(place: Path | Folder) -> object:
     try:
-        return json.loads((directory / "zarr.json").read_text(encoding="utf-8"))["attributes"]["encoding-type"]
+        return json.loads(_read(place, "zarr.json"))["attributes"]["encoding-type"]
+    except StoreError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -19,6 +19,7 @@ from annbatch.errors import InputError
 from annbatch.label_rows import LabelReader
 from annbatch.labels import Column, merge_columns
 from annbatch.plan import plan_readings
+from annbatch.requests import Requests
 from annbatch.rows import digest
 from annbatch.samplers.table import Classes
 from annbatch.store import Matrix, SparseMatrix, Store
@@ -116,12 +117,12 @@ class Dataset:
         if column.categories is None:
             raise InputError(f"obs[{name!r}] must have categories to be classes, it is {column.dtype}")
         codes = np.empty(self.n_obs, np.min_scalar_type(-len(column.categories) - 1))
-        reader = LabelReader([column])
+        reader, requests = LabelReader([column]), Requests()
         first_rows = np.cumsum([0, *self.store_rows], dtype=np.int64)
         for start in range(0, self.n_obs, _ROWS_AT_ONCE):
             rows = np.arange(start, min(start + _ROWS_AT_ONCE, self.n_obs))
             plan = plan_readings(rows, np.array([0, len(rows)]), first_rows)
-            codes[rows] = reader.read(plan, rows)[0].codes(name)
+            codes[rows] = reader.read(plan, rows, reader.begin(plan, requests))[0].codes(name)
         return Classes(name, codes, column.categories)
 
     def fingerprint(self) -> dict[str, Any]:

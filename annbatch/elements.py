@@ -5,8 +5,10 @@ arrays of several stores into `Work`: functions without arguments that read chun
 
 1. `DirectElements` are local zarr v3 arrays whose codecs our kernels know: bytes are read, decoded and cast into
    their final places without zarr and without the GIL, those of like arrays in one call.
-2. `ZarrElements` are everything else that zarr, or NumPy, can index.
-3. `elements_of` chooses, and says why.
+2. `RemoteElements` are such arrays in an object store: `request_chunks` begins to fetch bytes long before the work is
+   planned, and the same kernels decode them from memory.
+3. `ZarrElements` are everything else that zarr, or NumPy, can index.
+4. `elements_of` chooses, and says why.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +32,11 @@ from annbatch.codecs import Workspace
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.kernels import Status, copy_types, native_types, scatter_buffer
 from annbatch.pieces import Pieces
+from annbatch.remote_array import RemoteArray
+from annbatch.remote_tables import fetch_chunks
+from annbatch.requests import Requests
 from annbatch.scatter import Form, Scatter
+from annbatch.shard_index import Located
 from annbatch.shard_tables import ShardTables
 from annbatch.shards import MAX_FILES, ShardedArray
 
@@ -67,7 +74,48 @@ class Elements(Protocol):
     chunk_elements: int
 
 
-def plan_work(arrays: Sequence[Elements], pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> Work:
+def request_chunks(arrays: Sequence[Elements], pieces: Pieces, requests: Requests) -> list[Future[Located]]:
+    """Begin to fetch the chunks of those arrays that are remote.
+
+    Parameters
+    ----------
+    arrays
+        The arrays.
+    pieces
+        Planned for their chunks; their destinations do not matter yet.
+    requests
+        What the chunks are requested with.
+
+    Returns
+    -------
+    list of Future
+        What `plan_work` takes, one behind the other.
+    """
+    found = []
+    for alike, part in _alike(arrays, pieces):
+        if isinstance(alike[0], RemoteElements):
+            tables = [array.tables for array in alike if isinstance(array, RemoteElements)]
+            found.append(requests.submit(fetch_chunks(tables, part.edges, part.chunks)))
+    return found
+
+
+def _alike(arrays: Sequence[Elements], pieces: Pieces) -> Iterator[tuple[list[Elements], Pieces]]:
+    """Give runs of arrays that are read together, with their pieces."""
+    first = 0
+    for _, run in groupby(arrays, lambda array: (type(array), getattr(array, "form", None))):
+        alike = list(run)
+        yield alike, pieces.of_arrays(first, first + len(alike))
+        first += len(alike)
+
+
+def plan_work(
+    arrays: Sequence[Elements],
+    pieces: Pieces,
+    dtype: np.dtype[Any],
+    limit: int | None,
+    keep: Any,
+    located: Iterator[Located],
+) -> Work:
     """Say how all pieces get to their places.
 
     Parameters
@@ -82,20 +130,23 @@ def plan_work(arrays: Sequence[Elements], pieces: Pieces, dtype: np.dtype[Any], 
         If given, values must be >= 0 and below it.
     keep
         Whatever owns the memory behind the addresses; every task holds on to it.
+    located
+        The chunks that `request_chunks` had fetched.
     """
     work = Work()
-    first = 0
-    for form, run in groupby(arrays, lambda array: array.form if isinstance(array, DirectElements) else None):
-        alike = list(run)
-        part = pieces.of_arrays(first, first + len(alike))
-        first += len(alike)
-        if form is not None:
+    for alike, part in _alike(arrays, pieces):
+        first = alike[0]
+        if isinstance(first, DirectElements):
             tables = [array.tables for array in alike if isinstance(array, DirectElements)]
-            work += _plan_direct(form, tables, part, dtype, limit, keep)
-            continue
-        for i, array in enumerate(alike):
-            assert isinstance(array, ZarrElements)
-            work.single.extend(array.tasks(part.of_arrays(i, i + 1), dtype, limit, keep))
+            work += _plan_direct(first.form, tables, part, dtype, limit, keep)
+        elif isinstance(first, RemoteElements):
+            layouts = [array.tables.layout for array in alike if isinstance(array, RemoteElements)]
+            scatter = Scatter(first.form, layouts, part, dtype, limit, next(located))
+            work.shared.append(partial(_run, scatter, keep))
+        else:
+            for i, array in enumerate(alike):
+                assert isinstance(array, ZarrElements)
+                work.single.extend(array.tasks(part.of_arrays(i, i + 1), dtype, limit, keep))
     return work
 
 
@@ -119,16 +170,29 @@ def _find_and_run(
     Scatter.of(form, tables, pieces, dtype, limit).run(workspace())
 
 
-def elements_of(name: str, array: Any) -> tuple[Elements, str | None]:
+def elements_of(name: str, array: Any, recorded: Iterable[str] = ()) -> tuple[Elements, str | None]:
     """Choose how an array is read: the elements, and the reason why zarr reads them, if it does."""
-    direct = direct_array(array)
+    direct = own_array(array, recorded)
     if isinstance(direct, str):
         return ZarrElements(name, array), direct
-    return DirectElements(direct), None
+    return RemoteElements(direct) if isinstance(direct, RemoteArray) else DirectElements(direct), None
 
 
-def direct_array(array: Any) -> ShardedArray | str:
-    """Open a zarr array for the direct path, or say why that cannot be."""
+def own_array(array: Any, recorded: Iterable[str] = ()) -> ShardedArray | RemoteArray | str:
+    """Open a zarr array on a disk or in an object store for the kernels, or say why zarr has to read it.
+
+    What is ``recorded``, as keys of the array's store, must exist when it is read.
+    """
+    if not isinstance(array, zarr.Array):
+        return direct_array(array)
+    own = frozenset(key.removeprefix(f"{array.path}/") for key in recorded if key.startswith(f"{array.path}/"))
+    if DIRECT and array.metadata.zarr_format == 3 and isinstance(array.store, zarr.storage.ObjectStore):
+        return RemoteArray.open(array, own)
+    return direct_array(array, own)
+
+
+def direct_array(array: Any, recorded: frozenset[str] = frozenset()) -> ShardedArray | str:
+    """Open a local zarr array for the direct path, or say why that cannot be."""
     if not DIRECT:
         return "the direct path is turned off"
     if not isinstance(array, zarr.Array):
@@ -137,7 +201,7 @@ def direct_array(array: Any) -> ShardedArray | str:
         return f"it is zarr v{array.metadata.zarr_format}, not v3"
     if type(array.store) is not zarr.storage.LocalStore:
         return f"its store is a {type(array.store).__name__}, not a local directory"
-    return ShardedArray.open(Path(array.store.root) / array.path)
+    return ShardedArray.open(Path(array.store.root) / array.path, recorded)
 
 
 ZARR = "zarr.core.codec_pipeline.BatchedCodecPipeline"
@@ -188,6 +252,17 @@ class DirectElements:
         self.dtype = array.dtype
         self.size = math.prod(array.shape)
         self.chunk_elements = array.chunk_elements
+
+
+class RemoteElements:
+    """An array in an object store whose chunks the kernels decode."""
+
+    def __init__(self, array: RemoteArray) -> None:
+        self.form = array.form
+        self.tables = array.tables
+        self.dtype = array.form.dtype
+        self.size = math.prod(array.shape)
+        self.chunk_elements = array.form.chunk_elements
 
 
 class ZarrElements:

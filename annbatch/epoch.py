@@ -1,7 +1,8 @@
 """How do the windows of an epoch become a stream of batches?
 
 1. A window is planned while the one before it is read, so that the threads that decode need not wait for plans.
-2. It is read as a whole, ahead of time; its batches are handed over one by one, and counted as they are.
+2. What lies in remote stores is requested several windows ahead: first where rows are, then the rows.
+3. A window is read as a whole, ahead of time; its batches are handed over one by one, and counted as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import partial
 from itertools import islice
 
 from annbatch.batch import Batch
-from annbatch.fetch import Fetcher, PlannedWindow
+from annbatch.fetch import BegunWindow, Fetcher, PlannedWindow
 from annbatch.order import Segment, Window
 from annbatch.prefetch import Prefetch
 from annbatch.state import Position
@@ -42,11 +43,13 @@ class Epoch(Iterator[Batch]):
     ) -> None:
         first = segment.n_windows if n_done == segment.n_batches else n_done // segment.batches_per_window
         n_windows = segment.n_windows - first
-        plan = partial(_plan_window, segment, index, first, n_done % segment.batches_per_window, fetcher)
+        begin = partial(_begin_window, segment, index, first, n_done % segment.batches_per_window, fetcher)
         self._fetcher = fetcher
         self._position = position
         # Where nothing is read ahead, nothing is planned ahead.
-        self._plans = Prefetch(plan, n_windows, min(prefetch, 1))
+        n_ahead = fetcher.n_ahead(segment.batches_per_window) if prefetch else 0
+        self._begun = Prefetch(begin, n_windows, n_ahead if fetcher.is_remote else 0)
+        self._plans = Prefetch(partial(_plan_window, self._begun, fetcher), n_windows, n_ahead)
         self._windows = Prefetch(partial(_read_window, self._plans, fetcher), n_windows, prefetch)
         self._batches: deque[Batch] = deque()
         self._closed = False
@@ -84,15 +87,18 @@ class Epoch(Iterator[Batch]):
 
     def _stop(self) -> None:
         self._batches.clear()
+        # Threads that wait for requests would otherwise wait on.
+        self._fetcher.cancel()
         self._windows.close()
         self._plans.close()
+        self._begun.close()
         self._fetcher.close()
 
 
-def _plan_window(
+def _begin_window(
     segment: Segment, index: int, first: int, n_skipped: int, fetcher: Fetcher, number: int
-) -> PlannedWindow:
-    """Plan one window; refers to no iterator, so that an abandoned one can be collected.
+) -> BegunWindow:
+    """Begin one window; refers to no iterator, so that an abandoned one can be collected.
 
     Of the first window only the batches that have not been handed over are read.
     """
@@ -102,7 +108,12 @@ def _plan_window(
         return whole if number else whole.behind(n_skipped)
 
     others = [window(other) for other in range(segment.count) if other != index] if fetcher.alike else []
-    return fetcher.plan(window(index), others)
+    return fetcher.begin(window(index), others)
+
+
+def _plan_window(begun: Iterator[BegunWindow], fetcher: Fetcher, number: int) -> PlannedWindow:
+    """Plan the window that was begun next."""
+    return fetcher.plan(next(begun))
 
 
 def _read_window(plans: Iterator[PlannedWindow], fetcher: Fetcher, number: int) -> list[Batch]:

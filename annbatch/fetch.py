@@ -1,16 +1,17 @@
 """How does a window become batches?
 
-1. `Fetcher.plan` sorts the rows, so that each store is read forwards and each chunk once, and lays out the rows of
-   every batch (`annbatch.plan`, `annbatch.layout`).
-2. `Fetcher.read` lets every part of a batch (X, layers, obsm) take its memory and say what has to be read
+1. `Fetcher.begin` sorts the rows, so that each store is read forwards and each chunk once (`annbatch.plan`), and
+   requests what remote stores have to say of them.
+2. `Fetcher.plan` lays out the rows of every batch (`annbatch.layout`), and requests the chunks of remote stores.
+3. `Fetcher.read` lets every part of a batch (X, layers, obsm) take its memory and say what has to be read
    (`annbatch.assemble`).
-3. A pool of threads reads, decodes and scatters; meanwhile labels are gathered (`annbatch.label_rows`).
+4. A pool of threads reads, decodes and scatters; meanwhile labels are gathered (`annbatch.label_rows`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,25 +24,46 @@ from annbatch.assemble import DensePart, Filling, SparsePart
 from annbatch.batch import Batch, Emit
 from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
 from annbatch.columns import Selection
-from annbatch.elements import TASK_BYTES, Task, Work
-from annbatch.label_rows import Codes, LabelReader, LabelRows, padded
+from annbatch.elements import TASK_BYTES, Elements, RemoteElements, Task, Work
+from annbatch.label_rows import Codes, LabelReader, LabelRows, Waiting, padded
 from annbatch.labels import Column
 from annbatch.layout import RowPlan
 from annbatch.order import Window
-from annbatch.plan import WindowPlan, plan_readings
+from annbatch.plan import Found, WindowPlan, plan_readings
+from annbatch.requests import Requests
+from annbatch.shard_index import Located
 from annbatch.store import SparseMatrix, Store
+
+REQUEST_BYTES = 1 << 28
+"""Decoded size of the windows that are requested ahead from remote stores, unless that would be few or many windows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BegunWindow:
+    """A window of which it is known which rows it holds."""
+
+    window: Window
+    """Its rows and batches."""
+    plan: WindowPlan
+    """In which order its rows are read."""
+    indptrs: dict[str, list[Callable[[], Found]]]
+    """Per element: what waits for the ``indptr`` of each store."""
+    of_others: dict[str, list[tuple[WindowPlan, list[Callable[[], Found]]]]]
+    """Per element: the same for what other consumers get at the same time, where batches are to be alike."""
+    labels: list[Waiting]
+    """What waits for the labels."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlannedWindow:
     """A window before it is read."""
 
-    window: Window
-    """Its rows and batches."""
-    plan: WindowPlan
-    """In which order its rows are read."""
+    begun: BegunWindow
+    """Its rows."""
     rows: dict[str, RowPlan]
     """Per element: where the rows lie, and where they go."""
+    requested: dict[str, list[Future[Located]]]
+    """Per element: the chunks of remote stores, on their way."""
 
 
 class Fetcher:
@@ -103,29 +125,69 @@ class Fetcher:
             else:
                 values = dtype if emit.dtype is None or not _same_kind(element, dtype, emit.dtype) else emit.dtype
                 self._parts[element] = DensePart(matrices, emit, values, batch_size, chosen, self._slabs)
+        self.is_remote = any(isinstance(array, RemoteElements) for array in _arrays(stores))
+        nbytes = sum(array.size * array.dtype.itemsize for array in _arrays(stores))
+        self._batch_nbytes = nbytes / max(1, int(self._first_rows[-1])) * batch_size
+        self._requests = Requests()
         self._pid = os.getpid()
         self._pool: Executor = ThreadPoolExecutor(n_threads, thread_name_prefix="annbatch")
+
+    def n_ahead(self, n_batches: int) -> int:
+        """Say how many windows of so many batches are planned, and requested from remote stores, ahead of reading."""
+        if not self.is_remote:
+            return 1
+        return min(16, max(2, int(REQUEST_BYTES // max(1.0, n_batches * self._batch_nbytes))))
+
+    def cancel(self) -> None:
+        """End requests; whoever waits for them fails."""
+        if self._pid == os.getpid():
+            self._requests.cancel()
 
     def close(self) -> None:
         """Stop the threads; waits for tasks under way. A forked child has none of them, and leaves them alone."""
         if self._pid == os.getpid():
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def plan(self, window: Window, others: Sequence[Window] = ()) -> PlannedWindow:
-        """Say where a window's rows lie and where they go; reads ``indptr``, and takes no memory for batches.
+    def begin(self, window: Window, others: Sequence[Window] = ()) -> BegunWindow:
+        """Say in which order a window's rows are read; waits for nothing.
 
-        The next window may be planned while this one is read. ``others`` are what other consumers get at the same time;
-        they matter if batches are to be alike.
+        ``others`` are what other consumers get at the same time; they matter if batches are to be alike.
         """
         plan, *theirs = (plan_readings(one.rows, one.cuts, self._first_rows) for one in (window, *others))
-        return PlannedWindow(window, plan, {element: part.plan(plan, theirs) for element, part in self._parts.items()})
+        indptrs = {element: part.locate(plan, self._requests) for element, part in self._parts.items()}
+        of_others = {
+            element: [(other, part.locate(other, self._requests)) for other in theirs]
+            for element, part in self._parts.items()
+        }
+        return BegunWindow(window, plan, indptrs, of_others, self._labels.begin(plan, self._requests))
+
+    def plan(self, begun: BegunWindow) -> PlannedWindow:
+        """Say where a window's rows lie and where they go; reads ``indptr``, and takes no memory for batches.
+
+        The next window may be planned while this one is read.
+        """
+        plan = begun.plan
+        rows = {
+            element: part.plan(plan, begun.indptrs[element], begun.of_others[element])
+            for element, part in self._parts.items()
+        }
+        requested = {
+            element: part.request(plan, rows[element], self._requests) for element, part in self._parts.items()
+        }
+        return PlannedWindow(begun, rows, requested)
 
     def read(self, planned: PlannedWindow) -> list[Batch]:
         """Read, decode and scatter a planned window, and give its batches."""
-        window, plan, n_batches = planned.window, planned.plan, len(planned.window.cuts) - 1
+        begun = planned.begun
+        window, plan, n_batches = begun.window, begun.plan, len(begun.window.cuts) - 1
         if not n_batches:
             return []
-        fillings = {element: part.begin(plan, planned.rows[element]) for element, part in self._parts.items()}
+        # Memory is taken when all that was requested is there.
+        located = {element: [chunks.result() for chunks in each] for element, each in planned.requested.items()}
+        fillings = {
+            element: part.begin(plan, planned.rows[element], iter(located.pop(element)))
+            for element, part in self._parts.items()
+        }
         work, n_bytes = Work(), 0
         for filling in fillings.values():
             work += filling.work
@@ -133,7 +195,7 @@ class Fetcher:
         slab_bytes = max(n_bytes, n_batches * MIN_SLAB_BYTES)
         self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * slab_bytes)
         with running(self._pool, shared_out(work, self._n_threads, n_bytes)):
-            labels = self._labels.read(plan, window.rows)
+            labels = self._labels.read(plan, window.rows, begun.labels)
         matrices = {element: self._finished(filling, n_batches) for element, filling in fillings.items()}
         return [
             self._batch({element: of_batches[b] for element, of_batches in matrices.items()}, labels[b])
@@ -162,6 +224,13 @@ class Fetcher:
             carried.get("obsm"),
             n_padding,
         )
+
+
+def _arrays(stores: Sequence[Store]) -> Iterator[Elements]:
+    """Give the arrays that hold the elements of the stores' matrices."""
+    for store in stores:
+        for matrix in store.matrices.values():
+            yield from (matrix.data, matrix.indices) if isinstance(matrix, SparseMatrix) else (matrix.values,)
 
 
 def _same_kind(element: str, own: np.dtype[Any], wanted: np.dtype[Any]) -> bool:

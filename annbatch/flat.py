@@ -1,22 +1,28 @@
 """How are slices of a long one-dimensional array read?
 
 ``indptr`` and label columns are as long as the collection has rows; a window needs a few slices of them.
-`Flat.locate` takes `Ranges` and says in which array their rows lie now, and where.
+`Flat.begin` takes `Ranges`; what it gives says, when it is called, in which array their rows lie now, and where.
 
-1. Short arrays are read once, and kept: `Sliced` gives the array itself, and no element is copied.
-2. Long ones in local zarr v3 stores are read directly, and nothing but the slices if uncompressed: `Direct`.
-3. Other long ones are sliced through zarr.
+1. Short arrays are read once, and kept: no element is copied.
+2. Arrays in local zarr v3 stores are read directly, and nothing but the slices if uncompressed: `Direct`.
+3. Those in object stores are requested, many at once: `Remote`.
+4. Others are sliced through zarr, or NumPy: `Sliced`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from annbatch.elements import ThisProcess, direct_array, workspace
-from annbatch.plan import Found, Ranges
+from annbatch.codecs import Workspace
+from annbatch.elements import ThisProcess, own_array, workspace
+from annbatch.plan import Found, Ints, Ranges
+from annbatch.remote_array import RemoteArray
+from annbatch.requests import Requests
 from annbatch.shards import ShardedArray
 
 KEEP_BYTES = 1 << 22
@@ -30,17 +36,28 @@ class Flat(Protocol):
 
     def __len__(self) -> int: ...
 
-    def locate(self, ranges: Ranges, more: int = 0) -> Found:
-        """Have every row's element in memory, and ``more`` elements behind it; say where."""
+    def begin(self, ranges: Ranges, more: int, requests: Requests) -> Callable[[], Found]:
+        """Begin to have every row's element in memory, and ``more`` elements behind it; what is given says where.
+
+        Requests for remote elements are made at once; all else happens when the result is called.
+        """
 
 
-def flat_of(array: Any) -> Flat:
-    """Choose how a NumPy or zarr array is read."""
-    if array.shape[0] * array.dtype.itemsize > KEEP_BYTES:
-        direct = direct_array(array)
-        if not isinstance(direct, str):
-            return Direct(direct)
-    return Sliced(array)
+def flat_of(array: Any, recorded: Iterable[str] = ()) -> Flat:
+    """Choose how a NumPy or zarr array is read; ``recorded`` as in `annbatch.elements.own_array`."""
+    own = own_array(array, recorded)
+    if isinstance(own, str):
+        return Sliced(array)
+    return Remote(own) if isinstance(own, RemoteArray) else Direct(own)
+
+
+def _is_short(flat: Flat) -> bool:
+    return len(flat) * flat.dtype.itemsize <= KEEP_BYTES
+
+
+def _whole(flat: Flat) -> tuple[Ints, Ints]:
+    """Give the one range that is everything."""
+    return np.array([0]), np.array([len(flat)])
 
 
 class Direct:
@@ -48,15 +65,58 @@ class Direct:
 
     def __init__(self, array: ShardedArray) -> None:
         self._array = array
+        self._kept: NDArray[Any] | None = None
         self.dtype = array.dtype
 
     def __len__(self) -> int:
         return self._array.shape[0]
 
-    def locate(self, ranges: Ranges, more: int = 0) -> Found:
-        """Have every row's element in memory, and ``more`` elements behind it; say where."""
+    def begin(self, ranges: Ranges, more: int, requests: Requests) -> Callable[[], Found]:
+        """Begin to have every row's element in memory; see `Flat.begin`."""
+        return partial(self._locate, ranges, more)
+
+    def _locate(self, ranges: Ranges, more: int) -> Found:
+        if self._kept is None and _is_short(self):
+            self._kept = self._array.read_ranges(workspace(), *_whole(self))
+        if self._kept is not None:
+            return Found(self._kept, ranges.rows)
         ranges = ranges.widened(more)
         return Found(self._array.read_ranges(workspace(), ranges.starts, ranges.stops), ranges.places)
+
+
+class Remote:
+    """A `Flat` over a zarr v3 array in an object store."""
+
+    def __init__(self, array: RemoteArray) -> None:
+        self._array = array
+        self._kept: NDArray[Any] | None = None
+        self._under_way: tuple[Requests, Callable[[Workspace], NDArray[Any]]] | None = None
+        self.dtype = array.form.dtype
+
+    def __len__(self) -> int:
+        return self._array.shape[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_under_way": None}
+
+    def begin(self, ranges: Ranges, more: int, requests: Requests) -> Callable[[], Found]:
+        """Begin to have every row's element in memory; see `Flat.begin`."""
+        if self._kept is not None:
+            return partial(Found, self._kept, ranges.rows)
+        if not _is_short(self):
+            ranges = ranges.widened(more)
+            some = self._array.request(requests, ranges.starts, ranges.stops)
+            return lambda: Found(some(workspace()), ranges.places)
+        # The windows of an epoch that come before it is there wait for the same request.
+        if self._under_way is None or self._under_way[0] is not requests:
+            self._under_way = requests, self._array.request(requests, *_whole(self))
+        return partial(self._wait, self._under_way[1], ranges)
+
+    def _wait(self, whole: Callable[[Workspace], NDArray[Any]], ranges: Ranges) -> Found:
+        if self._kept is None:
+            self._kept = whole(workspace())
+            self._under_way = None
+        return Found(self._kept, ranges.rows)
 
 
 class Sliced:
@@ -72,9 +132,12 @@ class Sliced:
     def __len__(self) -> int:
         return self._size
 
-    def locate(self, ranges: Ranges, more: int = 0) -> Found:
-        """Have every row's element in memory, and ``more`` elements behind it; say where."""
-        if self._kept is None and self._size * self.dtype.itemsize <= KEEP_BYTES:
+    def begin(self, ranges: Ranges, more: int, requests: Requests) -> Callable[[], Found]:
+        """Begin to have every row's element in memory; see `Flat.begin`."""
+        return partial(self._locate, ranges, more)
+
+    def _locate(self, ranges: Ranges, more: int) -> Found:
+        if self._kept is None and _is_short(self):
             self._kept = np.ascontiguousarray(self._array.get()[:], self.dtype)
         if self._kept is not None:
             return Found(self._kept, ranges.rows)

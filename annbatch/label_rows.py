@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from annbatch.errors import StoreError
 from annbatch.gather import KINDS, N_FIELDS, gather
 from annbatch.labels import Column
 from annbatch.plan import Found, Ints, Reading, WindowPlan, address
+from annbatch.requests import Requests
 
 _CODE, _NUMBER, _BOOL, _INDEX = (np.dtype(name) for name in ("i4", "f4", "?", "i8"))
 
@@ -103,6 +104,16 @@ class Codes(Mapping[str, NDArray[Any]]):
         return len(self._rows.places)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiting:
+    """One column of one store, on its way into memory."""
+
+    values: Callable[[], Found]
+    """Waits for the values."""
+    mask: Callable[[], Found] | None
+    """Waits for what says which of them are missing."""
+
+
 class LabelReader:
     """Reads label columns over all stores."""
 
@@ -134,8 +145,29 @@ class LabelReader:
             for i, column in enumerate(columns)
         }
 
-    def read(self, plan: WindowPlan, rows: Ints) -> list[LabelRows]:
+    def begin(self, plan: WindowPlan, requests: Requests) -> list[Waiting]:
+        """Begin to have the columns of a window's stores in memory: for each column, for each store."""
+        return [
+            Waiting(
+                part.values.begin(reading.ranges, 0, requests),
+                None if part.mask is None else part.mask.begin(reading.ranges, 0, requests),
+            )
+            for name in self._places
+            for reading in plan.readings
+            for part in [self._columns[name].parts[reading.store]]
+        ]
+
+    def read(self, plan: WindowPlan, rows: Ints, waiting: Sequence[Waiting]) -> list[LabelRows]:
         """Give the row numbers and labels of each batch of a window.
+
+        Parameters
+        ----------
+        plan
+            The window.
+        rows
+            (n_rows,) its row numbers.
+        waiting
+            What `begin` gave.
 
         Raises
         ------
@@ -149,10 +181,11 @@ class LabelReader:
         columns: list[Place] = []
         jobs: list[tuple[int, ...]] = []
         in_use: list[Found] = []
+        each = iter(waiting)
         for name, place in self._places.items():
             for reading in plan.readings:
                 columns.append(place)
-                jobs.append(_job(self._columns[name], place, reading, in_use))
+                jobs.append(_job(self._columns[name], place, reading, next(each), in_use))
         bases = np.array([address(batch.memory) for batch in batches], np.int64)
         table = np.array(jobs, np.int64).reshape(-1, N_FIELDS)
         failed, is_short, code = gather(plan.order, plan.cuts, bases, rows, self._index_at, table)
@@ -169,10 +202,10 @@ class LabelReader:
         return batches
 
 
-def _job(column: Column, place: Place, reading: Reading, in_use: list[Found]) -> tuple[int, ...]:
+def _job(column: Column, place: Place, reading: Reading, waiting: Waiting, in_use: list[Found]) -> tuple[int, ...]:
     """Have one column of one store in memory, held by ``in_use``, and give the row of `gather`'s table."""
     part = column.parts[reading.store]
-    values = part.values.locate(reading.ranges)
+    values = waiting.values()
     recode = column.recodes[reading.store]
     is_coded = part.categories is not None
     if is_coded and values.values.dtype.kind not in "biu":
@@ -181,7 +214,7 @@ def _job(column: Column, place: Place, reading: Reading, in_use: list[Found]) ->
         # Stores of different types: NumPy promotes, and the rows lie in order then.
         promoted = values.values[values.places].astype(place.dtype)
         values = Found(promoted, np.arange(len(promoted)))
-    mask = None if part.mask is None else part.mask.locate(reading.ranges)
+    mask = None if waiting.mask is None else waiting.mask()
     if mask is not None and mask.values.dtype != _BOOL:
         raise StoreError(f"obs[{column.name!r}]: its mask must be boolean, got {mask.values.dtype}")
     in_use += [values] if mask is None else [values, mask]

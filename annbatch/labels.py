@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import anndata as ad
@@ -81,10 +82,18 @@ def columns_of_frame(obs: pd.DataFrame, names: Sequence[str] | None, store: str)
     return {name: _of_series(obs[name]) for name in _chosen(names, [str(c) for c in obs.columns], store)}
 
 
-def columns_of_group(obs: zarr.Group, names: Sequence[str] | None, store: str) -> dict[str, StoreColumn]:
-    """Describe the obs columns of an AnnData store on disk without reading them; None means all."""
+def columns_of_group(
+    obs: zarr.Group, names: Sequence[str] | None, store: str, recorded: Iterable[str] = ()
+) -> dict[str, StoreColumn]:
+    """Describe the obs columns of a stored AnnData without reading them; None means all.
+
+    What is ``recorded``, as keys of the group's store, must exist when it is read.
+    """
     available = [str(name) for name in obs.attrs.get("column-order", ())]  # type: ignore[union-attr]
-    return {name: _of_element(obs[name], f"{store} obs[{name!r}]") for name in _chosen(names, available, store)}
+    return {
+        name: _of_element(obs[name], f"{store} obs[{name!r}]", partial(flat_of, recorded=recorded))
+        for name in _chosen(names, available, store)
+    }
 
 
 def merge_columns(stores: Mapping[str, dict[str, StoreColumn]]) -> tuple[Column, ...]:
@@ -124,7 +133,7 @@ def _of_series(series: pd.Series[Any]) -> StoreColumn:
     return StoreColumn(flat_of(text.codes), None, text.categories, dtype)
 
 
-def _of_element(element: Any, where: str) -> StoreColumn:
+def _of_element(element: Any, where: str, flat_of: Callable[[Any], Flat]) -> StoreColumn:
     encoding = element.attrs.get("encoding-type")
     if encoding == "categorical":
         categories = pd.Index(ad.io.read_elem(element["categories"]))

@@ -37,7 +37,7 @@ from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.schedule import Schedule, Settings
 from annbatch.splits import Part, describe, split
 from annbatch.state import Position, load, save
-from annbatch.store import Store, Wanted, open_anndata, open_path
+from annbatch.store import Store, Wanted, open_anndata, open_stores
 
 WHOLE = Partition(0, 1)
 """The partition of a consumer that is alone."""
@@ -186,13 +186,14 @@ class Loader:
         wanted, hidden = self._wanted(labels)
         return self._add([open_anndata(adata, wanted, f"adatas[{i}]") for i, adata in enumerate(adatas)], hidden)
 
-    def use_collection(self, path: str | os.PathLike[str], labels: Sequence[str] | None = None) -> Self:
+    def use_collection(self, path: Any, labels: Sequence[str] | None = None) -> Self:
         """Read the collection at ``path``, one of ours or one that scverse annbatch wrote.
 
         Parameters
         ----------
         path
-            Directory of the collection.
+            Directory of the collection; or its URL in an object store (``s3://``, ``gs://``, ``az://``, ``https://``);
+            or an obstore store, or a zarr store, whose root it is.
         labels
             Which obs columns batches carry; None means all.
 
@@ -209,11 +210,13 @@ class Loader:
             If a file of the collection is missing, or has another size than it was written with.
         InputError
             If a label is not an obs column.
+        ImportError
+            If it takes obstore to read it, which is not installed.
         """
         collection = Collection.open(path)
         collection.check_sizes()
         wanted, hidden = self._wanted(labels)
-        return self._add([open_path(store, wanted) for store in collection.store_paths], hidden, collection.digest())
+        return self._add(open_stores(collection, wanted), hidden, collection.digest())
 
     def split(self, parts: Mapping[str, Part], *, by: str | None = None, seed: int = 0) -> dict[str, Loader]:
         """Split the rows into parts that do not overlap, each with a loader of its own.

@@ -1,8 +1,8 @@
 """How does compiled code reach memory, files and C functions, and what does a checksum cost?
 
 1. `inline` compiles a part of a kernel, `Kernel` a kernel that is cached on disk.
-2. `view` gives an array at an address, `pread` fills one from a file, `call_decompress` calls a C decoder by address:
-   kernels that hold a ctypes object could not be cached.
+2. `view` gives an array at an address, `pread` fills one from a file or memory, `call_decompress` calls a C decoder by
+   address: kernels that hold a ctypes object could not be cached.
 3. `crc32c` feeds three streams to the processor's instruction, or eight bytes at a time to tables.
 
 Caches are renewed when a kernel's own file changes, not when this one does: remove ``__pycache__`` after a change here.
@@ -194,8 +194,11 @@ def call_decompress(typing: Any, function: Any, context_: Any, source: Any, size
 
 READ_OK, READ_FAILED, READ_SHORT = 0, 1, 2
 """What `pread` returns."""
+IN_MEMORY = -2
+"""In the place of a descriptor: the offset is an address, and its caller knows that so many bytes lie there."""
 
 _c_pread = types.ExternalFunction("pread", types.int64(types.int32, types.int64, types.int64, types.int64))
+_c_memcpy = types.ExternalFunction("memcpy", types.int64(types.int64, types.int64, types.int64))
 _c_errno = types.ExternalFunction("__error" if sys.platform == "darwin" else "__errno_location", types.int64())
 _INT32 = np.empty(0, np.int32)
 _BYTES = np.empty(0, np.uint8)
@@ -204,7 +207,10 @@ _EINTR = 4
 
 @inline
 def pread(fd: int, address: int, size: int, offset: int) -> int:
-    """Read exactly ``size`` bytes of a file to an address; it may come in parts."""
+    """Read exactly ``size`` bytes of a file, or of memory, to an address; a file may give them in parts."""
+    if fd == IN_MEMORY:
+        _c_memcpy(address, offset, size)
+        return READ_OK
     done = 0
     while done < size:
         got = _c_pread(np.int32(fd), address + done, size - done, offset + done)

@@ -22,7 +22,8 @@ from annbatch.codecs import HEAD_NBYTES, Codec, Decoder, Library, Workspace, gun
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.kernels import Status, copy_types, native_types, read_stored, scatter_buffer, scatter_chunks
 from annbatch.pieces import Pieces
-from annbatch.shard_tables import Located, ShardTables, locate_all
+from annbatch.shard_index import Layout, Located
+from annbatch.shard_tables import ShardTables, locate_all
 
 Ints = npt.NDArray[np.int64]
 
@@ -52,7 +53,7 @@ class Scatter:
 
     form: Form
     """Of all arrays."""
-    tables: Sequence[ShardTables]
+    layouts: Sequence[Layout]
     """Those of the arrays."""
     pieces: Pieces
     """What to scatter."""
@@ -68,13 +69,25 @@ class Scatter:
     """The next chunk that Python takes."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "turns", iter(range(len(self.pieces.chunks))))
+        pieces, dtype = self.pieces, self.dtype
+        n_pieces = len(pieces.sources)
+        if not n_pieces == len(pieces.lengths) == len(pieces.targets) or len(pieces.bounds) != len(pieces.chunks) + 1:
+            raise ValueError(
+                f"pieces must have as many sources as lengths and targets, and one bound more than chunks, got "
+                f"{n_pieces}, {len(pieces.lengths)}, {len(pieces.targets)}, {len(pieces.bounds)} and "
+                f"{len(pieces.chunks)}"
+            )
+        if len(self.located.fds) != len(pieces.chunks):
+            raise ValueError(f"{len(pieces.chunks)} chunks must be located, got {len(self.located.fds)}")
+        if self.limit is not None and (self.form.dtype.kind not in "iu" or dtype.kind not in "iu"):
+            raise ValueError(f"limit needs integers, got {self.form.dtype} and {dtype}")
+        object.__setattr__(self, "turns", iter(range(len(pieces.chunks))))
 
     @classmethod
     def of(
         cls, form: Form, tables: Sequence[ShardTables], pieces: Pieces, dtype: np.dtype[Any], limit: int | None
     ) -> Scatter:
-        """Find the chunks.
+        """Find the chunks on the local disk.
 
         Raises
         ------
@@ -83,16 +96,8 @@ class Scatter:
         CorruptStoreError, StoreError
             As `annbatch.shard_tables.locate_all` does.
         """
-        n_pieces = len(pieces.sources)
-        if not n_pieces == len(pieces.lengths) == len(pieces.targets) or len(pieces.bounds) != len(pieces.chunks) + 1:
-            raise ValueError(
-                f"pieces must have as many sources as lengths and targets, and one bound more than chunks, got "
-                f"{n_pieces}, {len(pieces.lengths)}, {len(pieces.targets)}, {len(pieces.bounds)} and "
-                f"{len(pieces.chunks)}"
-            )
-        if limit is not None and (form.dtype.kind not in "iu" or dtype.kind not in "iu"):
-            raise ValueError(f"limit needs integers, got {form.dtype} and {dtype}")
-        return cls(form, tables, pieces, dtype, limit, locate_all(tables, pieces.edges, pieces.chunks))
+        located = locate_all(tables, pieces.edges, pieces.chunks)
+        return cls(form, [table.layout for table in tables], pieces, dtype, limit, located)
 
     def run(self, workspace: Workspace) -> None:
         """Read, decode and scatter chunks until none is left.
@@ -161,7 +166,7 @@ class Scatter:
         if form.decoder.codec is not Codec.GZIP:
             whole = [np.array([n], np.int64) for n in (0, decoded.size, decoded.ctypes.data)]
             pieces = Pieces(self.pieces.chunks[j : j + 1], (0, 1), np.array([0, 1], np.int64), *whole)
-            one = Scatter(form, self.tables[self._array_of(j) :][:1], pieces, form.dtype, None, located)
+            one = Scatter(form, self.layouts[self._array_of(j) :][:1], pieces, form.dtype, None, located)
             one.run(workspace)
             return decoded
         raw = workspace.raw(form.decoder.stored_nbytes(form.nbytes)[1])
@@ -187,4 +192,4 @@ class Scatter:
     def _fail(self, status: int, j: int) -> NoReturn:
         text = Status(status).text + (f" of {self.limit}" if status == Status.LIMIT else "")
         kind = StoreError if status in (Status.READ, Status.PIECE) else CorruptStoreError
-        raise kind(f"{self.tables[self._array_of(j)].layout.describe(int(self.pieces.chunks[j]))}: {text}")
+        raise kind(f"{self.layouts[self._array_of(j)].describe(int(self.pieces.chunks[j]))}: {text}")

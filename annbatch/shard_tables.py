@@ -1,10 +1,7 @@
 """Where in which file is each inner chunk of a local zarr v3 array stored?
 
-1. A `Layout` says which file holds which chunks. Without sharding each chunk file is a shard of one chunk.
-2. `locate_all` reads a shard's index on first touch, checks its crc32c and that it stays within the file, and keeps it.
-3. It opens files, a bounded number of them, and a `Located` keeps those that it names open.
-
-Format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
+1. `locate_all` reads a shard's index on first touch, has it checked (`annbatch.shard_index`), and keeps it.
+2. It opens files, a bounded number of them, and a `Located` keeps those that it names open.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,49 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from annbatch.errors import CorruptStoreError, StoreError
-from annbatch.native import Kernel, crc32c
+from annbatch.errors import StoreError
+from annbatch.native import Kernel
 from annbatch.pieces import shard_starts
+from annbatch.shard_index import Layout, Located, parse_index
 
 Ints = npt.NDArray[np.int64]
-
-_MISSING = 2**64 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which file holds which chunks."""
-
-    folder: Path
-    """The array's directory."""
-    prefix: str
-    """What a chunk key starts with."""
-    suffix: str
-    """What it ends with, behind the number of the chunk along the rows."""
-    n_chunks: int
-    """Inner chunks that hold rows of the array."""
-    chunks_per_shard: int
-    """Inner chunks in a file."""
-    index_at: str | None
-    """``"start"`` or ``"end"`` of the file; None without sharding."""
-    stored_nbytes: tuple[int, int]
-    """Fewest and most bytes that a stored chunk can have."""
-
-    @property
-    def n_shards(self) -> int:
-        """Files, if all exist."""
-        return -(-self.n_chunks // self.chunks_per_shard)
-
-    def file(self, shard: int) -> Path:
-        """Give a shard's path."""
-        return self.folder / f"{self.prefix}{shard}{self.suffix}"
-
-    def describe(self, chunk: int) -> str:
-        """Name an inner chunk for people."""
-        if self.index_at is None:
-            return str(self.file(chunk))
-        shard, within = divmod(chunk, self.chunks_per_shard)
-        return f"{self.file(shard)}: inner chunk {within}"
 
 
 class _File:
@@ -80,24 +39,6 @@ class _File:
     def __del__(self) -> None:
         if self.fd >= 0:
             os.close(self.fd)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Located:
-    """Where chunks are stored; the files stay open as long as this object lives."""
-
-    fds: npt.NDArray[np.int32]
-    """(n,) descriptors; -1 where the shard does not exist."""
-    offsets: Ints
-    """(n,) first byte in the file; -1 where the chunk is missing, which means that it is all fill value."""
-    nbytes: Ints
-    """(n,) stored bytes; -1 where the chunk is missing."""
-    files: Sequence[_File | None]
-    """What keeps the descriptors open."""
-
-    def part(self, j: int) -> Located:
-        """Give the place of one chunk, kept open likewise."""
-        return Located(self.fds[j : j + 1], self.offsets[j : j + 1], self.nbytes[j : j + 1], self.files)
 
 
 def _max_open_files() -> int:
@@ -150,7 +91,7 @@ class ShardTables:
         if shard in self._files:
             file = self._files[shard]
         else:
-            path, n = self.layout.file(shard), self.layout.chunks_per_shard
+            path, n = Path(self.layout.key(shard)), self.layout.chunks_per_shard
             try:
                 file = _File(path)
             except FileNotFoundError:
@@ -172,38 +113,20 @@ class ShardTables:
 
     def _read_index(self, shard: int, file: _File | None) -> None:
         layout = self.layout
-        n, path = layout.chunks_per_shard, layout.file(shard)
+        n, path = layout.chunks_per_shard, layout.key(shard)
         offsets, nbytes = self._offsets[shard * n : (shard + 1) * n], self._nbytes[shard * n : (shard + 1) * n]
         if file is None:
+            layout.check_absent(shard)
             offsets[:] = nbytes[:] = -1
             self._known[shard] = True
             return
         status = os.fstat(file.fd)
         if not stat.S_ISREG(status.st_mode):
             raise StoreError(f"{path}: is not a file")
-        if layout.index_at is None:
-            table = np.array([[0, status.st_size]], np.uint64)
-        else:
-            size = 16 * n + 4
-            start = 0 if layout.index_at == "start" else status.st_size - size
-            stored = np.frombuffer(os.pread(file.fd, size, start) if start >= 0 else b"", np.uint8).copy()
-            if stored.size != size:
-                raise CorruptStoreError(f"{path}: shard index must have {size} bytes, the file has {status.st_size}")
-            if crc32c(stored[:-4]) != int(stored[-4:].view("<u4")[0]):
-                raise CorruptStoreError(f"{path}: shard index does not match its crc32c checksum")
-            table = stored[:-4].view("<u8").reshape(n, 2)
-        at, length = table[:, 0], table[:, 1]
-        missing = (at == _MISSING) & (length == _MISSING)
-        smallest, largest = layout.stored_nbytes
-        end = np.uint64(status.st_size)
-        wrong = (at > end) | (length > end - np.minimum(at, end)) | (length < smallest) | (length > largest)
-        if (wrong & ~missing).any():
-            k = int(np.flatnonzero(wrong & ~missing)[0])
-            raise CorruptStoreError(
-                f"{layout.describe(shard * n + k)}: a chunk of {smallest} to {largest} bytes must lie within the "
-                f"file's {status.st_size}, got {length[k]} bytes at {at[k]}"
-            )
-        offsets[:], nbytes[:] = at.view(np.int64), length.view(np.int64)
+        size = layout.index_nbytes
+        start = 0 if layout.index_at == "start" else status.st_size - size
+        stored = np.frombuffer(os.pread(file.fd, size, start) if start >= 0 else b"", np.uint8).copy()
+        offsets[:], nbytes[:] = parse_index(layout, shard, stored, status.st_size)
         self._known[shard] = True
 
 

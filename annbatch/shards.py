@@ -23,7 +23,8 @@ from annbatch.kernels import Status, read_pieces
 from annbatch.pieces import Pieces, cut_ranges, range_offsets
 from annbatch.plan import Ints, address
 from annbatch.scatter import Form, Scatter
-from annbatch.shard_tables import Located, ShardTables
+from annbatch.shard_index import Located
+from annbatch.shard_tables import ShardTables
 
 MAX_FILES = 64
 """Files that one call keeps open."""
@@ -46,16 +47,17 @@ class ShardedArray:
     """Where the chunks are stored."""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> ShardedArray | str:
+    def open(cls, path: str | os.PathLike[str], recorded: frozenset[str] = frozenset()) -> ShardedArray | str:
         """Open the array in a directory, or give the reason why zarr has to read it.
 
-        Nothing but ``zarr.json`` is read.
+        Nothing but ``zarr.json`` is read. The keys ``recorded``, relative to the directory, must exist when they are
+        read.
         """
-        found = describe(Path(path))
+        found = describe(Path(path), recorded)
         if isinstance(found, str):
             return found
         form = Form(found.dtype, found.chunk_elements, found.decoder, found.fill.tobytes())
-        return cls(found.layout.folder, found.shape, form, ShardTables(found.layout))
+        return cls(Path(found.layout.folder), found.shape, form, ShardTables(found.layout))
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -1,7 +1,7 @@
 """What is in an AnnData store, and how is it opened for reading?
 
 1. `open_anndata` takes what users pass to ``add_anndatas``: an AnnData whose X is a `sparse_dataset` (or in memory).
-2. `open_path` opens one AnnData store of a collection.
+2. `open_stores` opens the AnnData stores of a collection.
 3. Both give a `Store`: the matrices asked for as arrays that are read by ranges, obs columns, var.
 
 Arrays with checksums are opened with zarr's own codec pipeline, others with that of zarrs. zarr chooses it when an
@@ -11,7 +11,8 @@ back (`codec_pipeline`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,13 +25,19 @@ import scipy.sparse as sp
 import zarr
 from anndata.abc import CSCDataset, CSRDataset
 
+from annbatch.collection import Collection
 from annbatch.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
 from annbatch.errors import InputError, StoreError
 from annbatch.flat import Flat, flat_of
 from annbatch.labels import StoreColumn, columns_of_frame, columns_of_group
+from annbatch.manifest import StoreEntry
+from annbatch.objects import redacting
 
 ORIGINAL_DTYPE = "original-dtype"
 """Attribute of a matrix: the dtype that its values had before they were written."""
+
+_OPENERS = 32
+"""Stores that are opened at a time where each step costs a round trip."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,32 +120,55 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str) -> Store:
     return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, adata.var))
 
 
-def open_path(path: Path, wanted: Wanted) -> Store:
-    """Open one AnnData store of a collection.
+def open_stores(collection: Collection, wanted: Wanted) -> list[Store]:
+    """Open the AnnData stores of a collection; those that are not on a disk many at a time.
 
     Raises
     ------
     StoreError
-        If there is no readable AnnData store at ``path``, or a matrix is neither CSR nor dense.
+        If there is no readable AnnData store, or a matrix is neither CSR nor dense.
     InputError
         If a label column, a layer or an element of obsm is not there.
     """
+    place = collection.path
+    if isinstance(place, Path):
+        return [_open_path(place / store.name, store.files, wanted) for store in collection.stores]
+
+    def open_one(store: StoreEntry) -> Store:
+        found = f"{place}/{store.name}"
+        recorded = [f"{store.name}/{key}" for key in store.files]
+        with redacting(found):
+            return _opened(found, place.group(store.name), recorded, wanted, reopen=False)
+
+    # Opening takes many small requests, one after the other; the setting is made once for all threads.
+    with codec_pipeline(ZARR), ThreadPoolExecutor(_OPENERS, thread_name_prefix="annbatch-open") as pool:
+        return list(pool.map(open_one, collection.stores))
+
+
+def _open_path(path: Path, recorded: Iterable[str], wanted: Wanted) -> Store:
     try:
         root = zarr.open_group(str(path), mode="r")
-        obs, var = root["obs"], root["var"]
     except (OSError, KeyError, ValueError) as e:
         raise StoreError(f"{path}: cannot be opened as an AnnData store: {e}") from e
+    return _opened(str(path), root, recorded, wanted, reopen=True)
+
+
+def _opened(name: str, root: zarr.Group, recorded: Iterable[str], wanted: Wanted, *, reopen: bool) -> Store:
+    try:
+        obs, var = root["obs"], root["var"]
+    except (OSError, KeyError, ValueError) as e:
+        raise StoreError(f"{name}: cannot be opened as an AnnData store: {e}") from e
     if not isinstance(obs, zarr.Group):
-        raise StoreError(f"{path} obs: must be a group of columns, got an array")
+        raise StoreError(f"{name} obs: must be a group of columns, got an array")
     matrices = {}
     for element in wanted.elements:
         try:
             found = root[element]
         except KeyError as e:
-            raise InputError(f"{path}: there is no {element}") from e
-        matrices[element] = _stored(found, f"{path} {element}")
-    columns = columns_of_group(obs, wanted.labels, str(path))
-    return _checked(Store(str(path), matrices["X"].shape, matrices, columns, ad.io.read_elem(var)))
+            raise InputError(f"{name}: there is no {element}") from e
+        matrices[element] = _stored(found, f"{name} {element}", recorded, reopen=reopen)
+    columns = columns_of_group(obs, wanted.labels, name, recorded)
+    return _checked(Store(name, matrices["X"].shape, matrices, columns, ad.io.read_elem(var)))
 
 
 def _checked(store: Store) -> Store:
@@ -170,15 +200,19 @@ def _given(found: Any, name: str) -> Matrix:
     raise InputError(f"{name}: must be a CSR sparse_dataset on a zarr store, a zarr array or in memory, got {kind}")
 
 
-def _stored(found: Any, name: str) -> Matrix:
+def _stored(found: Any, name: str, recorded: Iterable[str] = (), *, reopen: bool = True) -> Matrix:
     """Reopen a CSR group or a dense array of a zarr store with fast codecs, and check that its parts fit together."""
+
+    def part(path: str) -> zarr.Array[Any]:
+        return _reopened(found, path, name) if reopen else _part(found, path, name)
+
     if isinstance(found, zarr.Array):
         if found.ndim != 2 or found.dtype.kind not in "biuf":
             raise StoreError(f"{name}: must have two dimensions of numbers, got {found.ndim} of {found.dtype}")
-        return _dense(name, _reopened(found, "", name))
+        return _dense(name, part(""), recorded)
     if found.attrs.get("encoding-type") != "csr_matrix":
         raise StoreError(f"{name}: must be dense or a csr_matrix, got {found.attrs.get('encoding-type')}")
-    arrays = SimpleNamespace(**{key: _reopened(found, f"/{key}", name) for key in ("data", "indices", "indptr")})
+    arrays = SimpleNamespace(**{key: part(f"/{key}") for key in ("data", "indices", "indptr")})
     shape = tuple(int(n) for n in found.attrs["shape"])
     if arrays.indptr.shape != (shape[0] + 1,):
         raise StoreError(f"{name}/indptr: must have n_obs + 1 = {shape[0] + 1} elements, got {arrays.indptr.shape}")
@@ -187,7 +221,7 @@ def _stored(found: Any, name: str) -> Matrix:
             f"{name}: data and indices must be of one length, got {arrays.data.shape} and {arrays.indices.shape}"
         )
     dtype = np.dtype(str(found.attrs.get(ORIGINAL_DTYPE, arrays.data.dtype)))
-    return _sparse(name, (shape[0], shape[1]), dtype, arrays)
+    return _sparse(name, (shape[0], shape[1]), dtype, arrays, recorded)
 
 
 def _reopened(parent: Any, path: str, name: str) -> zarr.Array[Any]:
@@ -195,12 +229,23 @@ def _reopened(parent: Any, path: str, name: str) -> zarr.Array[Any]:
     try:
         with codec_pipeline(ZARR):
             array: zarr.Array[Any] = zarr.open_array(**where)
-        if not _has_checksums(array):
+        # Object stores are no business of zarrs, which would make clients of its own.
+        if not _has_checksums(array) and not isinstance(parent.store, zarr.storage.ObjectStore):
             with codec_pipeline(ZARRS):
                 array = zarr.open_array(**where)
     except (OSError, KeyError, ValueError) as e:
         raise StoreError(f"{name}{path}: cannot be opened: {e}") from e
     return array
+
+
+def _part(parent: Any, path: str, name: str) -> zarr.Array[Any]:
+    try:
+        found = parent[path[1:]] if path else parent
+    except (OSError, KeyError, ValueError) as e:
+        raise StoreError(f"{name}{path}: cannot be opened: {e}") from e
+    if not isinstance(found, zarr.Array):
+        raise StoreError(f"{name}{path}: must be an array, got a group")
+    return found
 
 
 def _has_checksums(array: zarr.Array[Any]) -> bool:
@@ -210,13 +255,15 @@ def _has_checksums(array: zarr.Array[Any]) -> bool:
     return any(codec["name"] == "crc32c" for chain in chains for codec in chain)
 
 
-def _sparse(name: str, shape: tuple[int, int], dtype: np.dtype[Any], arrays: Any) -> SparseMatrix:
-    data, why_data = elements_of(f"{name}/data", arrays.data)
-    indices, why_indices = elements_of(f"{name}/indices", arrays.indices)
-    return SparseMatrix(shape, dtype, flat_of(arrays.indptr), data, indices, why_data or why_indices)
+def _sparse(
+    name: str, shape: tuple[int, int], dtype: np.dtype[Any], arrays: Any, recorded: Iterable[str] = ()
+) -> SparseMatrix:
+    data, why_data = elements_of(f"{name}/data", arrays.data, recorded)
+    indices, why_indices = elements_of(f"{name}/indices", arrays.indices, recorded)
+    return SparseMatrix(shape, dtype, flat_of(arrays.indptr, recorded), data, indices, why_data or why_indices)
 
 
-def _dense(name: str, array: Any) -> DenseMatrix:
-    values, why = elements_of(name, array)
+def _dense(name: str, array: Any, recorded: Iterable[str] = ()) -> DenseMatrix:
+    values, why = elements_of(name, array, recorded)
     dtype = np.dtype(str(getattr(array, "attrs", {}).get(ORIGINAL_DTYPE, array.dtype)))
     return DenseMatrix(array.shape, dtype, values, why)

@@ -38,7 +38,7 @@ def verify_store(
         If it cannot be opened.
     """
     replace(collection, stores=(store,), n_obs=store.n_obs).verify()
-    path = collection.path / store.name
+    path = collection.directory / store.name
     try:
         root: Any = zarr.open_group(path, mode="r")
         keys = ["X", *(f"layers/{name}" for name in root.get("layers", ()))]

@@ -13,11 +13,16 @@ from hypothesis import strategies as st
 
 from annbatch.errors import StoreError
 from annbatch.flat import flat_of
-from annbatch.label_rows import LabelReader
+from annbatch.label_rows import LabelReader, LabelRows
 from annbatch.labels import columns_of_frame, merge_columns
-from annbatch.plan import plan_readings
+from annbatch.plan import WindowPlan, plan_readings
+from annbatch.requests import Requests
 
 SIZES = (40, 1, 25)
+
+
+def read(reader: LabelReader, plan: WindowPlan, rows: np.ndarray) -> list[LabelRows]:
+    return reader.read(plan, rows, reader.begin(plan, Requests()))
 
 
 def frame(n: int, seed: int) -> pd.DataFrame:
@@ -47,7 +52,7 @@ FIRST_ROWS = np.cumsum([0, *SIZES])
 def test_labels_are_those_of_the_rows(rows, ends):
     rows = np.array(rows, np.int64)
     cuts = np.array([0, *sorted(min(end, len(rows)) for end in ends), len(rows)])
-    batches = LabelReader(COLUMNS).read(plan_readings(rows, cuts, FIRST_ROWS, 2), rows)
+    batches = read(LabelReader(COLUMNS), plan_readings(rows, cuts, FIRST_ROWS, 2), rows)
     whole = {column.name: pd.concat([obs[column.name].astype(object) for obs in FRAMES]) for column in COLUMNS}
     assert len(batches) == len(cuts) - 1
     for labels, (a, b) in zip(batches, pairwise(cuts), strict=True):
@@ -96,4 +101,4 @@ def broken(values: np.ndarray, mask: np.ndarray | None = None) -> LabelReader:
 def test_codes_that_cannot_be_are_an_error(values, mask, message):
     rows = np.array([40, 3, 41])
     with pytest.raises(StoreError, match=f"obs\\['category'\\].*{message}"):
-        broken(values, mask).read(plan_readings(rows, np.array([0, 3]), FIRST_ROWS), rows)
+        read(broken(values, mask), plan_readings(rows, np.array([0, 3]), FIRST_ROWS), rows)
