@@ -26,6 +26,8 @@ from annbatch.shard_index import Layout
 _DTYPES = frozenset(
     ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
 )
+_MAX_CHUNKS = 2**27
+"""Chunks of an array whose places can be kept in memory."""
 _INDEX_CODECS = [("bytes", {"endian": "little"}), ("crc32c", {})]
 
 
@@ -47,16 +49,16 @@ class Description:
     """Which file holds which chunks."""
 
 
-def describe(folder: Path, recorded: frozenset[str] = frozenset()) -> Description | str:
+def describe(folder: Path, recorded: Mapping[str, int] | None = None) -> Description | str:
     """Describe the array in a directory, or give the reason why zarr has to read it; ``recorded`` as in `Layout`."""
     try:
         metadata = json.loads((folder / "zarr.json").read_bytes())
     except (OSError, ValueError) as error:
         return f"{folder} has no zarr.json that can be read ({type(error).__name__})"
-    return parse(metadata, folder.absolute(), "", recorded)
+    return parse(metadata, folder.absolute(), "", recorded or {})
 
 
-def parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: frozenset[str]) -> Description | str:
+def parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: Mapping[str, int]) -> Description | str:
     """Describe an array, or give the reason why zarr has to read it.
 
     Parameters
@@ -72,7 +74,7 @@ def parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: fr
         return f"the metadata are not understood ({type(error).__name__}: {error})"
 
 
-def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: frozenset[str]) -> Description | str:
+def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: Mapping[str, int]) -> Description | str:
     if not hasattr(os, "pread") or sys.maxsize < 2**32:
         return "the platform has no 64-bit pread"
     if (metadata["zarr_format"], metadata["node_type"]) != (3, "array"):
@@ -103,6 +105,9 @@ def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: f
         return f"chunks must span whole rows of one or two dimensions, got shape {shape} in chunks {inner}"
     if min(inner) < 1 or outer[0] < 1 or outer[0] % inner[0]:
         return f"shards must be whole multiples of chunks, got {outer} and {inner}"
+    n_chunks = -(-shape[0] // outer[0]) * (outer[0] // inner[0])
+    if min(shape) < 0 or math.prod(shape) >= 2**62 or n_chunks > _MAX_CHUNKS:
+        return f"there must be at most {_MAX_CHUNKS} chunks, got shape {shape} in chunks {inner} and shards {outer}"
     elements = math.prod(inner)
     decoder = parse_codecs(codecs, dtype, elements * dtype.itemsize)
     if isinstance(decoder, str):
@@ -121,6 +126,7 @@ def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: f
         stored_nbytes=decoder.stored_nbytes(elements * dtype.itemsize),
         root=root,
         recorded=recorded,
+        is_compared=index_at is None and not decoder.crc32c,
     )
     return Description(dtype, shape, elements, decoder, _fill_value(metadata["fill_value"], dtype), layout)
 

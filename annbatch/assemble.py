@@ -107,6 +107,14 @@ class SparsePart:
                 f"{self._names[reading.store]}/indptr: must ascend from 0 to {nnz}, the length of data, and does not "
                 f"between rows {reading.ranges.starts[0]} and {reading.ranges.stops[-1]}"
             )
+        # Before memory is taken for them: a row has each column at most once.
+        lengths = rows.hi - rows.lo
+        if lengths.max(initial=0) > self._n_stored:
+            store = next(r.store for r in plan.readings if lengths[r.first : r.stop].max() > self._n_stored)
+            raise CorruptStoreError(
+                f"{self._names[store]}/indptr: a row must have at most {self._n_stored} elements, one has "
+                f"{lengths.max()}"
+            )
         return rows
 
     def request(self, plan: WindowPlan, rows: RowPlan, requests: Requests) -> list[Future[Located]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -170,7 +170,7 @@ def _find_and_run(
     Scatter.of(form, tables, pieces, dtype, limit).run(workspace())
 
 
-def elements_of(name: str, array: Any, recorded: Iterable[str] = ()) -> tuple[Elements, str | None]:
+def elements_of(name: str, array: Any, recorded: Mapping[str, int]) -> tuple[Elements, str | None]:
     """Choose how an array is read: the elements, and the reason why zarr reads them, if it does."""
     direct = own_array(array, recorded)
     if isinstance(direct, str):
@@ -178,20 +178,21 @@ def elements_of(name: str, array: Any, recorded: Iterable[str] = ()) -> tuple[El
     return RemoteElements(direct) if isinstance(direct, RemoteArray) else DirectElements(direct), None
 
 
-def own_array(array: Any, recorded: Iterable[str] = ()) -> ShardedArray | RemoteArray | str:
+def own_array(array: Any, recorded: Mapping[str, int]) -> ShardedArray | RemoteArray | str:
     """Open a zarr array on a disk or in an object store for the kernels, or say why zarr has to read it.
 
-    What is ``recorded``, as keys of the array's store, must exist when it is read.
+    What is ``recorded`` (keys of the array's store, and checksums) must be there, and as it was, when it is read.
     """
     if not isinstance(array, zarr.Array):
         return direct_array(array)
-    own = frozenset(key.removeprefix(f"{array.path}/") for key in recorded if key.startswith(f"{array.path}/"))
+    within = f"{array.path}/"
+    own = {key.removeprefix(within): crc for key, crc in recorded.items() if key.startswith(within)}
     if DIRECT and array.metadata.zarr_format == 3 and isinstance(array.store, zarr.storage.ObjectStore):
         return RemoteArray.open(array, own)
     return direct_array(array, own)
 
 
-def direct_array(array: Any, recorded: frozenset[str] = frozenset()) -> ShardedArray | str:
+def direct_array(array: Any, recorded: Mapping[str, int] | None = None) -> ShardedArray | str:
     """Open a local zarr array for the direct path, or say why that cannot be."""
     if not DIRECT:
         return "the direct path is turned off"
@@ -274,7 +275,9 @@ class ZarrElements:
         self.dtype: np.dtype[Any] = np.dtype(array.dtype)
         self.size = math.prod(array.shape)
         self._width = max(1, math.prod(array.shape[1:]))
-        rows = int(array.chunks[0]) if isinstance(array, zarr.Array) else array.shape[0]
+        # What is in memory is cut for the threads alone.
+        of_task = max(1, TASK_BYTES // (self._width * self.dtype.itemsize))
+        rows = int(array.chunks[0]) if isinstance(array, zarr.Array) else of_task
         self.chunk_elements = max(1, rows * self._width)
 
     def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> list[Task]:

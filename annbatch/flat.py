@@ -11,8 +11,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,7 +44,7 @@ class Flat(Protocol):
         """
 
 
-def flat_of(array: Any, recorded: Iterable[str] = ()) -> Flat:
+def flat_of(array: Any, recorded: Mapping[str, int] = MappingProxyType({})) -> Flat:
     """Choose how a NumPy or zarr array is read; ``recorded`` as in `annbatch.elements.own_array`."""
     own = own_array(array, recorded)
     if isinstance(own, str):

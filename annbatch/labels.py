@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -83,11 +83,11 @@ def columns_of_frame(obs: pd.DataFrame, names: Sequence[str] | None, store: str)
 
 
 def columns_of_group(
-    obs: zarr.Group, names: Sequence[str] | None, store: str, recorded: Iterable[str] = ()
+    obs: zarr.Group, names: Sequence[str] | None, store: str, recorded: Mapping[str, int]
 ) -> dict[str, StoreColumn]:
     """Describe the obs columns of a stored AnnData without reading them; None means all.
 
-    What is ``recorded``, as keys of the group's store, must exist when it is read.
+    What is ``recorded`` (keys of the group's store, and checksums) must be there, and as it was, when it is read.
     """
     available = [str(name) for name in obs.attrs.get("column-order", ())]  # type: ignore[union-attr]
     return {

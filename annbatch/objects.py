@@ -206,6 +206,14 @@ class Objects:
                 found = await together(of_prefix(prefix) for prefix in prefixes)
         return {key: size for part in found for key, size in part.items()}
 
+    async def whole(self, key: str) -> NDArray[np.uint8] | None:
+        """Give a whole object; None if there is none."""
+        try:
+            async with _slots:
+                return _array(await self._whole(key))
+        except FileNotFoundError:
+            return None
+
     async def size(self, key: str) -> int | None:
         """Give the size of an object; None if there is none."""
         import obstore

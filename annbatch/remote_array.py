@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -46,10 +46,11 @@ class RemoteArray:
     """Where the chunks are stored."""
 
     @classmethod
-    def open(cls, array: zarr.Array[Any], recorded: frozenset[str] = frozenset()) -> RemoteArray | str:
+    def open(cls, array: zarr.Array[Any], recorded: Mapping[str, int]) -> RemoteArray | str:
         """Describe an array on a `zarr.storage.ObjectStore`, or give the reason why zarr has to read it.
 
-        Nothing is read. The keys ``recorded``, relative to the array, must exist when they are read.
+        Nothing is read. What is ``recorded`` (keys relative to the array, and checksums) must be there, and as it was,
+        when it is read.
         """
         store: Any = array.store
         objects = Objects(store.store)

@@ -67,7 +67,12 @@ class RemoteTables:
     async def _load(self, shard: int) -> None:
         layout, key = self.layout, str(self.layout.key(shard))
         n = layout.chunks_per_shard
-        if layout.index_at is None:
+        if layout.recorded_crc(shard) is not None:
+            whole = await self.objects.whole(key)
+            if whole is not None:
+                layout.check_whole(shard, whole)
+            found = None if whole is None else (np.empty(0, np.uint8), whole.size)
+        elif layout.index_at is None:
             size = await self.objects.size(key)
             found = None if size is None else (np.empty(0, np.uint8), size)
         else:

@@ -11,8 +11,8 @@ Format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 import numpy as np
@@ -46,8 +46,12 @@ class Layout:
     """Fewest and most bytes that a stored chunk can have."""
     root: str = ""
     """What people know the folder's own root by; empty where it is the file system's."""
-    recorded: frozenset[str] = frozenset()
-    """Keys, relative to the folder, of objects that exist unless something was lost; others may be all fill value."""
+    recorded: Mapping[str, int] = field(default_factory=dict)
+    """Keys, relative to the folder, of objects that exist unless something was lost, and their crc32c; others may be
+    all fill value."""
+    is_compared: bool = False
+    """Whether objects carry no checksums of their own, so that each is compared with what is recorded when it is first
+    read."""
 
     @property
     def n_shards(self) -> int:
@@ -67,6 +71,15 @@ class Layout:
         """Raise CorruptStoreError if a shard that does not exist was there when the array was written."""
         if self._name(shard) in self.recorded:
             raise CorruptStoreError(f"{self.describe_shard(shard)}: is missing")
+
+    def recorded_crc(self, shard: int) -> int | None:
+        """Give the checksum that a shard must have as a whole; None if nobody knows, or its chunks have their own."""
+        return self.recorded.get(self._name(shard)) if self.is_compared else None
+
+    def check_whole(self, shard: int, stored: npt.NDArray[np.uint8]) -> None:
+        """Raise CorruptStoreError if a whole shard is not what was written."""
+        if crc32c(stored) != self.recorded_crc(shard):
+            raise CorruptStoreError(f"{self.describe_shard(shard)}: does not match its recorded crc32c checksum")
 
     def _name(self, shard: int) -> str:
         return f"{self.prefix}{shard}{self.suffix}"

@@ -123,9 +123,13 @@ class ShardTables:
         status = os.fstat(file.fd)
         if not stat.S_ISREG(status.st_mode):
             raise StoreError(f"{path}: is not a file")
+        if layout.recorded_crc(shard) is not None:
+            layout.check_whole(shard, np.fromfile(path, np.uint8))
         size = layout.index_nbytes
         start = 0 if layout.index_at == "start" else status.st_size - size
-        stored = np.frombuffer(os.pread(file.fd, size, start) if start >= 0 else b"", np.uint8).copy()
+        stored = np.frombuffer(
+            os.pread(file.fd, min(size, status.st_size), start) if start >= 0 else b"", np.uint8
+        ).copy()
         offsets[:], nbytes[:] = parse_index(layout, shard, stored, status.st_size)
         self._known[shard] = True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,11 @@ class ShardedArray:
     """Where the chunks are stored."""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], recorded: frozenset[str] = frozenset()) -> ShardedArray | str:
+    def open(cls, path: str | os.PathLike[str], recorded: Mapping[str, int] | None = None) -> ShardedArray | str:
         """Open the array in a directory, or give the reason why zarr has to read it.
 
-        Nothing but ``zarr.json`` is read. The keys ``recorded``, relative to the directory, must exist when they are
-        read.
+        Nothing but ``zarr.json`` is read. What is ``recorded`` (keys relative to the directory, and checksums) must be
+        there, and as it was, when it is read.
         """
         found = describe(Path(path), recorded)
         if isinstance(found, str):

@@ -11,11 +11,11 @@ back (`codec_pipeline`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -29,6 +29,7 @@ from annbatch.collection import Collection
 from annbatch.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
 from annbatch.errors import InputError, StoreError
 from annbatch.flat import Flat, flat_of
+from annbatch.foreign import refuse_executable
 from annbatch.labels import StoreColumn, columns_of_frame, columns_of_group
 from annbatch.manifest import StoreEntry
 from annbatch.objects import redacting
@@ -132,20 +133,31 @@ def open_stores(collection: Collection, wanted: Wanted) -> list[Store]:
     """
     place = collection.path
     if isinstance(place, Path):
-        return [_open_path(place / store.name, store.files, wanted) for store in collection.stores]
+        return [
+            _open_path(place / store.name, {key: file.crc32c for key, file in store.files.items()}, wanted)
+            for store in collection.stores
+        ]
 
     def open_one(store: StoreEntry) -> Store:
         found = f"{place}/{store.name}"
-        recorded = [f"{store.name}/{key}" for key in store.files]
+        recorded = {f"{store.name}/{key}": file.crc32c for key, file in store.files.items()}
         with redacting(found):
             return _opened(found, place.group(store.name), recorded, wanted, reopen=False)
 
     # Opening takes many small requests, one after the other; the setting is made once for all threads.
-    with codec_pipeline(ZARR), ThreadPoolExecutor(_OPENERS, thread_name_prefix="annbatch-open") as pool:
-        return list(pool.map(open_one, collection.stores))
+    with codec_pipeline(ZARR):
+        pool = ThreadPoolExecutor(_OPENERS, thread_name_prefix="annbatch-open")
+        try:
+            stores = list(pool.map(open_one, collection.stores))
+        except BaseException:
+            # An interrupt does not wait for requests of zarr's.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+        return stores
 
 
-def _open_path(path: Path, recorded: Iterable[str], wanted: Wanted) -> Store:
+def _open_path(path: Path, recorded: Mapping[str, int], wanted: Wanted) -> Store:
     try:
         root = zarr.open_group(str(path), mode="r")
     except (OSError, KeyError, ValueError) as e:
@@ -153,13 +165,15 @@ def _open_path(path: Path, recorded: Iterable[str], wanted: Wanted) -> Store:
     return _opened(str(path), root, recorded, wanted, reopen=True)
 
 
-def _opened(name: str, root: zarr.Group, recorded: Iterable[str], wanted: Wanted, *, reopen: bool) -> Store:
+def _opened(name: str, root: zarr.Group, recorded: Mapping[str, int], wanted: Wanted, *, reopen: bool) -> Store:
     try:
         obs, var = root["obs"], root["var"]
     except (OSError, KeyError, ValueError) as e:
         raise StoreError(f"{name}: cannot be opened as an AnnData store: {e}") from e
     if not isinstance(obs, zarr.Group):
         raise StoreError(f"{name} obs: must be a group of columns, got an array")
+    refuse_executable(obs, f"{name} obs")
+    refuse_executable(var, f"{name} var")
     matrices = {}
     for element in wanted.elements:
         try:
@@ -200,12 +214,15 @@ def _given(found: Any, name: str) -> Matrix:
     raise InputError(f"{name}: must be a CSR sparse_dataset on a zarr store, a zarr array or in memory, got {kind}")
 
 
-def _stored(found: Any, name: str, recorded: Iterable[str] = (), *, reopen: bool = True) -> Matrix:
+def _stored(
+    found: Any, name: str, recorded: Mapping[str, int] = MappingProxyType({}), *, reopen: bool = True
+) -> Matrix:
     """Reopen a CSR group or a dense array of a zarr store with fast codecs, and check that its parts fit together."""
 
     def part(path: str) -> zarr.Array[Any]:
         return _reopened(found, path, name) if reopen else _part(found, path, name)
 
+    refuse_executable(found, name)
     if isinstance(found, zarr.Array):
         if found.ndim != 2 or found.dtype.kind not in "biuf":
             raise StoreError(f"{name}: must have two dimensions of numbers, got {found.ndim} of {found.dtype}")
@@ -256,14 +273,18 @@ def _has_checksums(array: zarr.Array[Any]) -> bool:
 
 
 def _sparse(
-    name: str, shape: tuple[int, int], dtype: np.dtype[Any], arrays: Any, recorded: Iterable[str] = ()
+    name: str,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    arrays: Any,
+    recorded: Mapping[str, int] = MappingProxyType({}),
 ) -> SparseMatrix:
     data, why_data = elements_of(f"{name}/data", arrays.data, recorded)
     indices, why_indices = elements_of(f"{name}/indices", arrays.indices, recorded)
     return SparseMatrix(shape, dtype, flat_of(arrays.indptr, recorded), data, indices, why_data or why_indices)
 
 
-def _dense(name: str, array: Any, recorded: Iterable[str] = ()) -> DenseMatrix:
+def _dense(name: str, array: Any, recorded: Mapping[str, int] = MappingProxyType({})) -> DenseMatrix:
     values, why = elements_of(name, array, recorded)
     dtype = np.dtype(str(getattr(array, "attrs", {}).get(ORIGINAL_DTYPE, array.dtype)))
     return DenseMatrix(array.shape, dtype, values, why)

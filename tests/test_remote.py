@@ -257,7 +257,7 @@ CHUNKS = ["X/data/c", "X/indices/c", "X/indptr/c", "codes/c"]
     [
         *((fault, "") for fault in PASSING),
         # What is read whole, and says itself how long it is, cannot be known to be short.
-        *(("short", match) for match in CHUNKS),
+        *(("short", match) for match in CHUNKS[:2]),
         *(
             pytest.param(fault, match, marks=pytest.mark.slow)
             for fault in PASSING
@@ -393,8 +393,9 @@ batches = iter(ds)
 if sys.argv[2] == "exit":
     import time
     time.sleep(0.5)
-    sys.exit(0)
 print("reading", flush=True)
+if sys.argv[2] == "exit":
+    sys.exit(0)
 for batch in batches:
     pass
 """
@@ -413,8 +414,8 @@ def test_a_process_ends_at_once_while_the_server_is_silent(proxy, ending, prefet
     command = [sys.executable, "-c", SCRIPT, str(prefetch), ending]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     assert process.stdout is not None
+    assert process.stdout.readline() == "reading\n"
     if ending != "exit":
-        assert process.stdout.readline() == "reading\n"
         time.sleep(0.5)
         process.send_signal(signal.SIGINT if ending == "interrupt" else signal.SIGTERM)
     began = time.monotonic()
