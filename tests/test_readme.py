@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import anndata as ad
@@ -16,6 +18,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+
+from object_servers import s3_environment, s3_server
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -50,6 +54,9 @@ def write_file(path: Path, genes: list[str], cell_types: list[str]) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with the files that the pages name, and the collection that the README's first example makes."""
     folder = tmp_path_factory.mktemp("readme")
+    """Give a folder with the README's two files, and the collection that its first example makes of them."""
+    folder = tmp_path_factory.mktemp("readme") / "bucket"
+    folder.mkdir()
     write_file(folder / "first.h5ad", ["A", "B", "C", "D"], ["T", "B"])
     write_file(folder / "second.h5ad", ["B", "C", "D", "E", "F"], ["T", "NK"])
     write_file(folder / "third.h5ad", ["A", "B"], ["B", "NK"])
@@ -73,8 +80,20 @@ def test_example_runs(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
             pytest.importorskip(framework)
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
-    exec(compile(example, f"{README.name}, example {number + 1}", "exec"), names)
+    with _bucket(folder, monkeypatch) if "s3://" in example else nullcontext():
+        exec(compile(example, f"{README.name}, example {number + 1}", "exec"), names)
     assert getattr(names["ds"], "n_obs", 0) == 120
+
+
+@contextmanager
+def _bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Serve the folder as the bucket of its name."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("hadro")
+    with s3_server(folder.parent) as port:
+        for name, value in s3_environment(port).items():
+            monkeypatch.setenv(name, value)
+        yield
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -92,4 +111,4 @@ def test_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_examples_are_found() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
