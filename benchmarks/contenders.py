@@ -208,6 +208,99 @@ def open_peer(job: Job) -> Epoch:
     return epoch
 
 
+def _remote_groups(url: str, fused: bool) -> list[Any]:
+    """Open the stores of a collection that scverse annbatch wrote, through obstore and zarr."""
+    import urllib.error
+    import urllib.request
+
+    import zarr
+    from obstore.store import HTTPStore
+
+    name = "FusedCodecPipeline" if fused else "BatchedCodecPipeline"
+    zarr.config.set({"codec_pipeline.path": f"zarr.core.codec_pipeline.{name}", "async.concurrency": 64})
+    store = zarr.storage.ObjectStore(HTTPStore(url, client_options={"allow_http": True}), read_only=True)
+    groups: list[Any] = []
+    while True:
+        # A plain web server lists nothing.
+        try:
+            urllib.request.urlopen(f"{url}/dataset_{len(groups)}/zarr.json").close()
+        except urllib.error.HTTPError:
+            return groups
+        groups.append(zarr.open_group(store, path=f"dataset_{len(groups)}", mode="r"))
+
+
+def _peer_remote(fused: bool) -> Callable[[Job], Epoch]:
+    """Open with scverse annbatch on zarr's ObjectStore, which zarrs does not read, with one of zarr's pipelines."""
+
+    def open_it(job: Job) -> Epoch:
+        import anndata as ad
+
+        import annbatch
+
+        loader = annbatch.Loader(
+            batch_size=job.setting.batch_size,
+            chunk_size=job.setting.chunk_size,
+            preload_nchunks=job.setting.preload_nchunks,
+            shuffle=True,
+        ).add_adatas(
+            [
+                ad.AnnData(X=ad.io.sparse_dataset(group["X"]), obs=ad.io.read_elem(group["obs"])[job.setting.labels])
+                for group in _remote_groups(job.store, fused)
+            ]
+        )
+
+        def epoch() -> Iterator[Matrix]:
+            for batch in loader:
+                x = batch["X"]
+                yield Matrix(x.data, x.indices, x.shape[0])
+
+        return epoch
+
+    return open_it
+
+
+def _objectstore(fused: bool) -> Callable[[Job], Epoch]:
+    """Read the blocks of a window through zarr's ObjectStore, all at once, and put them nowhere."""
+
+    def open_it(job: Job) -> Epoch:
+        import asyncio
+
+        from zarr.core.sync import sync
+
+        parts = []
+        for group in _remote_groups(job.store, fused):
+            x = group["X"]
+            parts.append((x["data"].async_array, x["indices"].async_array, x["indptr"][:]))
+        size, window = job.setting.chunk_size, job.setting.preload_nchunks
+        blocks = [(i, first) for i, part in enumerate(parts) for first in range(0, len(part[2]) - 1, size)]
+
+        async def read(chosen: list[tuple[int, int]]) -> list[Matrix]:
+            # Both arrays of all blocks are asked for together, as many requests at a time as zarr is set to.
+            slots = asyncio.Semaphore(64)
+
+            async def one(array: Any, start: int, stop: int) -> Any:
+                async with slots:
+                    return await array.getitem(slice(start, stop))
+
+            wanted, n_rows = [], []
+            for i, first in chosen:
+                data, indices, indptr = parts[i]
+                last = min(first + size, len(indptr) - 1)
+                n_rows.append(last - first)
+                wanted += [one(array, int(indptr[first]), int(indptr[last])) for array in (data, indices)]
+            found = await asyncio.gather(*wanted)
+            return [Matrix(found[2 * i], found[2 * i + 1], n) for i, n in enumerate(n_rows)]
+
+        def epoch() -> Iterator[Matrix]:
+            order = np.random.default_rng(0).permutation(len(blocks))
+            for start in range(0, len(order), window):
+                yield from sync(read([blocks[i] for i in order[start : start + window]]))
+
+        return epoch
+
+    return open_it
+
+
 def open_scdataset(job: Job) -> Epoch:
     """Open with scDataset: blocks of the setting's size, CSR kept sparse, no worker processes (they were slower)."""
     import anndata as ad
@@ -355,6 +448,7 @@ WRITERS = {"ours": write_ours, "peer": write_peer, "peer-1GB": write_peer_1gb}
 """Whose store, or how it is written -> the function that writes it."""
 
 PEER = Environment("peer", ("annbatch==0.3.1", "zarrs>=0.2.3"))
+PEER_REMOTE = Environment("peer-remote", ("annbatch==0.3.1", "obstore==0.12.1", "zarrs>=0.2.3", "zarr==3.4.2"))
 TORCH = Environment("torch", ("scDataset==0.3.0", "anndata", "torch"))
 LAMINDB = Environment("lamindb", ("lamindb", "torch"))
 
@@ -370,6 +464,10 @@ CONTENDERS = {
     },
     "direct-peer-store": Contender("annbatch-dlpack on scverse annbatch's store", _ours("direct"), "peer"),
     "peer": Contender("scverse annbatch 0.3.1", open_peer, "peer", PEER),
+    "peer-remote": Contender("scverse annbatch 0.3.1, zarr 3.4", _peer_remote(False), "peer", PEER_REMOTE),
+    "peer-remote-fused": Contender("scverse annbatch 0.3.1, zarr 3.4 fused", _peer_remote(True), "peer", PEER_REMOTE),
+    "objectstore": Contender("zarr ObjectStore, blocks alone", _objectstore(False), "peer"),
+    "objectstore-fused": Contender("zarr 3.4 ObjectStore fused, blocks alone", _objectstore(True), "peer", PEER_REMOTE),
     "scdataset": Contender("scDataset 0.3.0", open_scdataset, None, TORCH),
     "mapped": Contender("MappedCollection", open_mapped_collection, None, LAMINDB),
     "annloader": Contender("AnnLoader", open_annloader, None, TORCH),

@@ -72,6 +72,26 @@ def main_table(record: Record) -> str:
     return text
 
 
+def remote_table(record: Record) -> str:
+    """Speeds by distance, beside the faster of the peer's pipelines."""
+    text = ""
+    for setting in dict.fromkeys(row["setting"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["setting"] == setting]
+        base = max((median(row) for row in rows if row["contender"].startswith(PEER)), default=None)
+        lines = [
+            (
+                row["contender"],
+                rate(row),
+                f"{median(row) / base:.1f}×" if base else "",
+                f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
+            )
+            for row in sorted(rows, key=median, reverse=True)
+        ]
+        head = ("", "cells/s", f"against the faster {PEER}" if base else "", "peak memory")
+        text += f"\n**Blocks × blocks a window, delay: {setting}**\n\n{table(head, lines)}"
+    return text
+
+
 def speeds_table(record: Record) -> str:
     """One line a contender and setting."""
     head = ("", "setting", "cells/s", "peak memory")
@@ -342,6 +362,13 @@ SECTIONS = {
         workers_table,
         "Blocks of 512 rows, 32 of them shuffled together, batches of 4,096; every value and column number is summed.",
         page="distributed",
+    ),
+    "remote": Section(
+        "Measured",
+        remote_table,
+        "Stores on a web server on the same machine, which shares its cores, and waits before each answer. zarr's "
+        "ObjectStore only reads the blocks; it neither shuffles nor collects their rows.",
+        page="remote",
     ),
     "randomness": Section(
         "Measured",
