@@ -16,6 +16,8 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count as count_up
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +283,10 @@ def _open_preshuffled(directory: Path | Folder) -> Collection:
 
     try:
         root = zarr.open_group(str(directory), mode="r") if isinstance(directory, Path) else directory.group("")
-        names = sorted((name for name in root.group_keys() if THEIR_STORE.fullmatch(name)), key=store_number)
+        if isinstance(directory, Path) or directory.can_list:
+            names = sorted((name for name in root.group_keys() if THEIR_STORE.fullmatch(name)), key=store_number)
+        else:
+            names = list(takewhile(root.__contains__, (f"dataset_{i}" for i in count_up())))
         if not names:
             raise StoreError(f"{directory}: has the encoding-type {PRESHUFFLED!r} but no dataset_{{i}} groups")
         stores, n_vars = [], set()

@@ -16,6 +16,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import StorePath
 
 from annbatch.errors import StoreError
 from annbatch.objects import Objects, is_url, open_url, redacting
@@ -37,6 +38,11 @@ class Folder:
     def objects(self) -> Objects | None:
         """The object store behind the zarr store, if it is one."""
         return Objects(self.store.store) if isinstance(self.store, zarr.storage.ObjectStore) else None
+
+    @property
+    def can_list(self) -> bool:
+        """Whether the store says what is in it; plain web servers do not."""
+        return not isinstance(self.store, zarr.storage.ObjectStore) or type(self.store.store).__name__ != "HTTPStore"
 
     def read(self, key: str) -> bytes:
         """Give a whole object.
@@ -95,4 +101,5 @@ def folder_of(source: Any) -> Path | Folder:
         raise StoreError(f"a collection must be a path, a URL or a store, got {type(source).__name__}")
     if isinstance(source, zarr.storage.ObjectStore):
         return Folder(source, Objects(source.store).name)
-    return Folder(source, str(source))
+    # Some stores, zip files among them, are not open before somebody asks for it.
+    return Folder(sync(StorePath.open(source, "", "r")).store, str(source))

@@ -18,8 +18,10 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
+import zarr
 
 from annbatch import Collection, Loader, create_anndata_collection
+from object_servers import s3_server
 
 HERE = Path(__file__).parent
 PEER = os.environ.get("ANNBATCH_PEER_PYTHON")
@@ -104,3 +106,23 @@ def test_the_peer_reads_what_we_write(shuffle: bool, tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.endswith(f"{N_OBS} rows\n")
+
+
+def contents(place: Any) -> list[tuple[bytes, ...]]:
+    ds = Loader(batch_size=16, chunk_size=4, preload_nchunks=5).use_collection(place, labels=["cell_type"])
+    arrays = ((b.index, b.data.data, b.data.indices, b.data.indptr, b.codes["cell_type"]) for b in ds)
+    return [tuple(array.tobytes() for array in each) for each in arrays]
+
+
+def test_a_peers_collection_in_a_zip_file(peer_collection: Path) -> None:
+    with zarr.storage.ZipStore(MAKE["ARCHIVE"], mode="r") as store:
+        assert contents(store) == contents(peer_collection)
+
+
+def test_a_peers_collection_on_a_web_server(peer_collection: Path) -> None:
+    """Which lists nothing, so that its stores have to be looked for."""
+    pytest.importorskip("obstore")
+    pytest.importorskip("hadro")
+    with s3_server(peer_collection.parents[1], keys=False) as port:
+        url = f"http://127.0.0.1:{port}/{peer_collection.parent.name}/{peer_collection.name}"
+        assert contents(url) == contents(peer_collection)
