@@ -23,7 +23,14 @@ from object_servers import s3_environment, s3_server
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = {"building.md": 2, "sampling.md": 5, "reproducibility.md": 1, "distributed.md": 4, "layouts.md": 1}
+PAGES = {
+    "building.md": 2,
+    "sampling.md": 5,
+    "reproducibility.md": 1,
+    "distributed.md": 5,
+    "layouts.md": 1,
+    "remote.md": 1,
+}
 """Page -> number of its examples."""
 
 
@@ -53,8 +60,6 @@ def write_file(path: Path, genes: list[str], cell_types: list[str]) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a folder with the files that the pages name, and the collection that the README's first example makes."""
-    folder = tmp_path_factory.mktemp("readme")
-    """Give a folder with the README's two files, and the collection that its first example makes of them."""
     folder = tmp_path_factory.mktemp("readme") / "bucket"
     folder.mkdir()
     write_file(folder / "first.h5ad", ["A", "B", "C", "D"], ["T", "B"])
@@ -106,8 +111,9 @@ def test_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
             pytest.importorskip(framework)
     monkeypatch.chdir(folder)
     names: dict[str, object] = {"__name__": "__main__"}
-    for number, example in enumerate(examples, 1):
-        exec(compile(example, f"{page}, example {number}", "exec"), names)
+    with _bucket(folder, monkeypatch) if any("s3://" in example for example in examples) else nullcontext():
+        for number, example in enumerate(examples, 1):
+            exec(compile(example, f"{page}, example {number}", "exec"), names)
 
 
 def test_examples_are_found() -> None:
