@@ -138,22 +138,23 @@ def damages(file: Path, rng: np.random.Generator) -> dict[str, Callable[[], obje
 FILES = ("X/data/c/1", "X/indices/c/0", "X/indptr/c/0", "obs/cell_type/codes/c/0")
 
 
-def on_disk(collection: Path, wanted: Batches, rng: np.random.Generator, times: int) -> Iterator[tuple[str, str, str]]:
-    """Damage each file in each way at each moment; gives kind, moment and outcome."""
+def on_disk(
+    collection: Path, wanted: Batches, rng: np.random.Generator, times: int, every: int = 1
+) -> Iterator[tuple[str, str, str]]:
+    """Damage each file in each way at each moment, or every so many of them; gives kind, moment and outcome."""
+    kinds = list(damages(collection / "chunk_1.zarr" / FILES[0], rng))
+    faults = [(name, kind, moment) for name in FILES for kind in kinds for moment in MOMENTS] * times
     with tempfile.TemporaryDirectory() as folder:
-        for _ in range(times):
-            for name in FILES:
-                for kind in damages(collection / "chunk_1.zarr" / name, rng):
-                    for moment in MOMENTS:
-                        copy = Path(shutil.copytree(collection, Path(folder, "cells")))
-                        damage = damages(copy / "chunk_1.zarr" / name, rng)[kind]
+        for name, kind, moment in faults[::every]:
+            copy = Path(shutil.copytree(collection, Path(folder, "cells")))
+            damage = damages(copy / "chunk_1.zarr" / name, rng)[kind]
 
-                        def inject(now: str, moment: str = moment, damage: Callable[[], object] = damage) -> None:
-                            if now == moment:
-                                damage()
+            def inject(now: str, moment: str = moment, damage: Callable[[], object] = damage) -> None:
+                if now == moment:
+                    damage()
 
-                        yield kind, moment, outcome(lambda: two_epochs(copy, inject), wanted, name)  # noqa: B023
-                        shutil.rmtree(copy)
+            yield kind, moment, outcome(lambda: two_epochs(copy, inject), wanted, name)  # noqa: B023
+            shutil.rmtree(copy)
 
 
 # --- faults on the way ------------------------------------------------------------------------------------------------
@@ -289,11 +290,11 @@ def in_a_kernel_thread(place: Any, wanted: Batches, times: int) -> Iterator[tupl
                 scatter.scatter_chunks = real
 
 
-def few_descriptors(place: Any, wanted: Batches) -> Iterator[tuple[str, str, str]]:
+def few_descriptors(place: Any, wanted: Batches, every: int = 1) -> Iterator[tuple[str, str, str]]:
     """Lower the limit of open files once the loader is open."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
-    for more in range(40):
+    for more in range(0, 40, every):
 
         def inject(now: str, more: int = more) -> None:
             if now == "after opening":

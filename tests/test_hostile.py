@@ -75,7 +75,7 @@ def test_a_shard_index_beyond_all_memory_is_refused(tmp_path):
     assert isinstance(describe(path / "X/data"), str)
 
 
-@pytest.mark.parametrize("inputs", [400, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [150, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_mutated_stores(inputs):
     command = [sys.executable, str(HERE / "fuzz_stores.py"), "--seed", str(inputs), "--inputs", str(inputs)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
