@@ -19,6 +19,7 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import zarr
 
 from annbatch import Collection, CorruptStoreError, Loader, StoreError, create_anndata_collection, flat, objects, ranges
@@ -352,6 +353,35 @@ def test_early_exits_leave_nothing_behind(proxy):
     gc.collect()
     assert own_threads() == []
     assert n_descriptors() <= before + objects.max_groups * ranges.MAX_GROUP
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_early_exits_keep_no_memory(tmp_path):
+    """What was requested ahead is let go: a window holds 2 MB here, and each exit leaves several of them."""
+    x = sp.random(8192, 1000, density=0.1, format="csr", dtype=np.float32, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ad.AnnData(X=x).write_h5ad(tmp_path / "a.h5ad")
+    create_anndata_collection(tmp_path / "a.h5ad", tmp_path / "cells", progress=False)
+    ds = Loader(batch_size=512, chunk_size=256, preload_nchunks=8, prefetch=2).use_collection(
+        obstore.store.LocalStore(tmp_path / "cells")
+    )
+
+    def leave(times: int) -> None:
+        for i in range(times):
+            batches = iter(ds)
+            for _ in range(i % 4):
+                next(batches)
+
+    leave(12)
+    gc.collect()
+    before = resident_bytes()
+    leave(60)
+    gc.collect()
+    assert resident_bytes() - before < 60e6
 
 
 def read_in_child(ds: Loader, results: multiprocessing.SimpleQueue) -> None:
