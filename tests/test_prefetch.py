@@ -13,7 +13,9 @@ from annbatch.prefetch import Prefetch
 
 
 def background_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("annbatch")]
+    """Threads that read; the one that requests run in, if any test needed it, stays for the process."""
+    found = [thread for thread in threading.enumerate() if thread.name.startswith("annbatch")]
+    return [thread for thread in found if thread.name != "annbatch-requests"]
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3, 100])

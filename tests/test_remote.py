@@ -10,7 +10,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -25,6 +24,7 @@ import zarr
 from annbatch import Collection, CorruptStoreError, Loader, StoreError, create_anndata_collection, flat, objects, ranges
 from datagen import named_adata
 from stores import FORMS, named_stores
+from test_prefetch import background_threads
 
 obstore = pytest.importorskip("obstore")
 pytest.importorskip("hadro")
@@ -332,11 +332,6 @@ def test_an_object_that_changes_while_it_is_read(copied, change, name, moment, m
 # --- endings ----------------------------------------------------------------------------------------------------------
 
 
-def own_threads() -> list[str]:
-    """Threads that a reader may leave behind; the one that runs requests stays, as zarr's does."""
-    return [t.name for t in threading.enumerate() if t.name.startswith("annbatch") and t.name != "annbatch-requests"]
-
-
 def test_early_exits_leave_nothing_behind(proxy):
     proxy.set(latency_s=0.005)
     ds = loader(URL, prefetch=2)
@@ -351,7 +346,7 @@ def test_early_exits_leave_nothing_behind(proxy):
     del batches
     ds.close()
     gc.collect()
-    assert own_threads() == []
+    assert background_threads() == []
     assert n_descriptors() <= before + objects.max_groups * ranges.MAX_GROUP
 
 
