@@ -412,7 +412,8 @@ def test_processes(proxy, wanted, method):
 
 
 SCRIPT = """
-import sys, annbatch
+import signal, sys, annbatch
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been ignored where the tests were started
 ds = annbatch.Loader(batch_size=16, chunk_size=8, preload_nchunks=4, prefetch=int(sys.argv[1])).use_collection("s3://bucket/cells")
 batches = iter(ds)
 if sys.argv[2] == "exit":
