@@ -123,15 +123,24 @@ class ShardTables:
         status = os.fstat(file.fd)
         if not stat.S_ISREG(status.st_mode):
             raise StoreError(f"{path}: is not a file")
-        if layout.recorded_crc(shard) is not None:
-            layout.check_whole(shard, np.fromfile(path, np.uint8))
-        size = layout.index_nbytes
+        size = min(layout.index_nbytes, status.st_size)
         start = 0 if layout.index_at == "start" else status.st_size - size
-        stored = np.frombuffer(
-            os.pread(file.fd, min(size, status.st_size), start) if start >= 0 else b"", np.uint8
-        ).copy()
+        try:
+            if layout.recorded_crc(shard) is not None:
+                layout.check_whole(shard, _read(file.fd, status.st_size, 0))
+            stored = _read(file.fd, size, start)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read: {error}") from error
         offsets[:], nbytes[:] = parse_index(layout, shard, stored, status.st_size)
         self._known[shard] = True
+
+
+def _read(fd: int, nbytes: int, offset: int) -> npt.NDArray[np.uint8]:
+    """Read bytes of a file through its one descriptor; fewer if it ends before."""
+    found, done = np.empty(nbytes, np.uint8), 0
+    while got := os.preadv(fd, [found[done:]], offset + done):
+        done += got
+    return found[:done]
 
 
 def locate_all(tables: Sequence[ShardTables], edges: Sequence[int], chunks: Ints) -> Located:
