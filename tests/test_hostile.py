@@ -30,11 +30,13 @@ def test_codecs_that_unpickle_are_refused_unread(tmp_path):
     """Of numbers zarr refuses them itself; of text it does not."""
     named_stores(tmp_path, "v2", sizes=(10,))
     column = tmp_path / "0.zarr/obs/donor"
+    if not (column / ".zarray").exists():  # pandas 3 knows text that may be missing, and anndata writes that as a group
+        column /= "values"
     fields = json.loads((column / ".zarray").read_text())
     fields["filters"] += [{"id": "pickle", "protocol": 5}]
     (column / ".zarray").write_text(json.dumps(fields | {"compressor": None}))
     (column / "0").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(StoreError, match=r"obs/donor: the codec 'pickle' may run what is stored"):
+    with pytest.raises(StoreError, match=r"obs/donor(/values)?: the codec 'pickle' may run what is stored"):
         _open_path(tmp_path / "0.zarr", {}, Wanted(("donor",), ("X",)))
 
 
