@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 
@@ -86,13 +87,13 @@ class Epoch(Iterator[Batch]):
             self._stop()
 
     def _stop(self) -> None:
-        self._batches.clear()
-        # Threads that wait for requests would otherwise wait on.
-        self._fetcher.cancel()
-        self._windows.close()
-        self._plans.close()
-        self._begun.close()
-        self._fetcher.close()
+        # All of it, from the last one up, even if an interrupt comes while one of them is waited for.
+        with ExitStack() as steps:
+            for close in (self._fetcher.close, self._begun.close, self._plans.close, self._windows.close):
+                steps.callback(close)
+            # Threads that wait for requests would otherwise wait on.
+            steps.callback(self._fetcher.cancel)
+            steps.callback(self._batches.clear)
 
 
 def _begin_window(

@@ -42,7 +42,9 @@ def test_damage_on_disk(collection, wanted):
     check(on_disk(collection, wanted, np.random.default_rng(0), 1, every=7))
 
 
-# An interrupt that falls into a finaliser is told on standard error, as Python does, and goes no further.
+# An interrupt that falls into a finaliser is told on standard error, as Python does, and goes no further. One that
+# falls into Python's own lock code may surface as its RuntimeError, about once in a thousand: no test for every run.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts(collection, wanted):
     check(interrupted(collection, wanted, np.random.default_rng(0), 20))
