@@ -138,7 +138,7 @@ class ShardTables:
 def _read(fd: int, nbytes: int, offset: int) -> npt.NDArray[np.uint8]:
     """Read bytes of a file through its one descriptor; fewer if it ends before."""
     found, done = np.empty(nbytes, np.uint8), 0
-    while got := os.preadv(fd, [found[done:]], offset + done):
+    while got := os.preadv(fd, [found[done:].data], offset + done):
         done += got
     return found[:done]
 
