@@ -43,7 +43,7 @@ def test_damage_on_disk(collection, wanted):
 
 
 # An interrupt that falls into a finaliser is told on standard error, as Python does, and goes no further. One that
-# falls into Python's own lock code may surface as its RuntimeError, about once in a thousand: no test for every run.
+# falls into Python's own lock code may surface as its RuntimeError, which is rare: no test for every run.
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts(collection, wanted):
