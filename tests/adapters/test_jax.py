@@ -167,8 +167,8 @@ def test_batches_are_handed_over_ahead(make_loader: MakeLoader) -> None:
     batches = iter(ds)
     for n_had in range(1, 4):
         next(batches)
-        # The window has five batches.
-        assert len(handed) == min(n_had + 3, 5)
+        # The window has five batches; those of the next one are there as soon as it has been read.
+        assert min(n_had + 3, 5) <= len(handed) <= n_had + 3
     resumed = JaxLoader(make_loader(preload_nchunks=20))
     resumed.load_state_dict(ds.state_dict())
     rest = [batch.index for batch in resumed]
