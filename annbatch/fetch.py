@@ -136,7 +136,7 @@ class Fetcher:
         """Say how many windows of so many batches are planned, and requested from remote stores, ahead of reading."""
         if not self.is_remote:
             return 1
-        return min(16, max(2, int(REQUEST_BYTES // max(1.0, n_batches * self._batch_nbytes))))
+        return min(16, max(3, int(REQUEST_BYTES // max(1.0, n_batches * self._batch_nbytes))))
 
     def cancel(self) -> None:
         """End requests; whoever waits for them fails."""

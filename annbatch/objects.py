@@ -4,7 +4,7 @@ obstore does the requests (https://developmentseed.org/obstore). `Objects` adds 
 
 1. Answers that are short, or break off, are asked for again, with growing pauses, until `RETRY_S` have passed since the
    first failure; a smaller object than it should be is an error at once.
-2. At most `max_groups` calls of ten ranges each are under way in the process.
+2. At most `max_requests` are under way in the process.
 3. Errors name the object. Nothing that might be a secret is in them: no query of a URL, no configuration.
 """
 
@@ -15,8 +15,8 @@ import os
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -113,19 +113,36 @@ def name_of(store: Any) -> str:
     return f"file://{place}" if kind == "LocalStore" else "memory://"
 
 
-def _max_groups() -> int:
-    """Give how many groups may be under way: each request may need a connection, and so a descriptor."""
+def _max_requests() -> int:
+    """Give how many requests may be under way: each may need a connection, and so a descriptor."""
     try:
         import resource
 
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     except ImportError:
-        return 25
-    return 25 if soft == resource.RLIM_INFINITY else max(1, min(25, soft // (4 * MAX_GROUP)))
+        return 250
+    return 250 if soft == resource.RLIM_INFINITY else max(MAX_GROUP, min(250, soft // 4))
 
 
-max_groups = _max_groups()
-_slots = asyncio.Semaphore(max_groups)
+max_requests = _max_requests()
+_free = asyncio.Semaphore(max_requests)
+_turn = asyncio.Lock()
+
+
+@asynccontextmanager
+async def _slots(n: int = 1) -> AsyncIterator[None]:
+    """Wait until so many more requests may be under way."""
+    n_taken = 0
+    try:
+        # One after the other: two that have taken some might wait for each other.
+        async with _turn:
+            for _ in range(n):
+                await _free.acquire()
+                n_taken += 1
+        yield
+    finally:
+        for _ in range(n_taken):
+            _free.release()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,7 +206,7 @@ class Objects:
         import obstore
 
         async def of_prefix(prefix: str) -> dict[str, int]:
-            async with _slots:
+            async with _slots():
                 found: dict[str, int] = {}
                 async for part in obstore.list(self.store, prefix, chunk_size=1000):
                     found.update((str(entry["path"]), int(entry["size"])) for entry in part)
@@ -209,7 +226,7 @@ class Objects:
     async def whole(self, key: str) -> NDArray[np.uint8] | None:
         """Give a whole object; None if there is none."""
         try:
-            async with _slots:
+            async with _slots():
                 return _array(await self._whole(key))
         except FileNotFoundError:
             return None
@@ -222,7 +239,7 @@ class Objects:
             return int((await obstore.head_async(self.store, key))["size"])
 
         try:
-            async with _slots:
+            async with _slots():
                 return await self._until_whole(key, 0, attempt)
         except FileNotFoundError:
             return None
@@ -247,7 +264,7 @@ class Objects:
             return _array(found), size
 
         try:
-            async with _slots:
+            async with _slots():
                 return await self._until_whole(key, nbytes, attempt)
         except FileNotFoundError:
             return None
@@ -272,7 +289,7 @@ class Objects:
             return [_array(one) for one in found]
 
         try:
-            async with _slots:
+            async with _slots(len(starts)):
                 return await self._until_whole(key, max(stops), attempt)
         except FileNotFoundError:
             raise StoreError(f"{self.name}/{key}: has been removed since it was first read") from None

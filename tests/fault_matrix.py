@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from annbatch import Loader, StoreError, create_anndata_collection, objects, ranges, scatter
+from annbatch import Loader, StoreError, create_anndata_collection, objects, scatter
 from datagen import named_adata
 
 N_OBS, N_VARS, DEADLINE_S = 200, 30, 60
@@ -101,7 +101,7 @@ def outcome(run: Callable[[], Batches], wanted: Batches, names: str = "", *, is_
         result = "right" if found == wanted else "WRONG BATCH"
     if time.monotonic() - began > DEADLINE_S:
         return "HANG"
-    left = left_behind(before, objects.max_groups * ranges.MAX_GROUP if is_remote else 0)
+    left = left_behind(before, objects.max_requests if is_remote else 0)
     return f"LEAK of {left}" if left else result
 
 

@@ -197,7 +197,7 @@ def test_requests_under_way_are_bounded(proxy, wanted, monkeypatch):
     proxy.set(latency_s=0.02)
     assert epoch(URL) == wanted
     counts = proxy.calm()
-    assert 20 < counts["most_under_way"] <= objects.max_groups * ranges.MAX_GROUP
+    assert 20 < counts["most_under_way"] <= objects.max_requests
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ def test_early_exits_leave_nothing_behind(proxy):
     ds.close()
     gc.collect()
     assert background_threads() == []
-    assert n_descriptors() <= before + objects.max_groups * ranges.MAX_GROUP
+    assert n_descriptors() <= before + objects.max_requests
 
 
 def resident_bytes() -> int:
