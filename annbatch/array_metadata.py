@@ -53,7 +53,7 @@ def describe(folder: Path, recorded: Mapping[str, int] | None = None) -> Descrip
     """Describe the array in a directory, or give the reason why zarr has to read it; ``recorded`` as in `Layout`."""
     try:
         metadata = json.loads((folder / "zarr.json").read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"{folder} has no zarr.json that can be read ({type(error).__name__})"
     return parse(metadata, folder.absolute(), "", recorded or {})
 
@@ -70,7 +70,7 @@ def parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: Ma
     """
     try:
         return _parse(metadata, folder, root, recorded)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         return f"the metadata are not understood ({type(error).__name__}: {error})"
 
 

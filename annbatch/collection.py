@@ -21,14 +21,19 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
+import zarr
+
 from annbatch.errors import CorruptStoreError, StoreError
-from annbatch.folder import Folder, folder_of
+from annbatch.folder import Folder, folder_of, open_group
 from annbatch.manifest import (
     THEIR_STORE,
     ElementTypes,
+    FileEntry,
     InputEntry,
     StoreEntry,
     checksum,
+    checksum_of,
     count,
     element_types,
     field,
@@ -37,6 +42,7 @@ from annbatch.manifest import (
     store_number,
     write_whole,
 )
+from annbatch.objects import naming
 
 MANIFEST = "collection.json"
 FORMAT = "annbatch-dlpack-collection"
@@ -103,14 +109,13 @@ class Collection:
         place = folder_of(path)
         if isinstance(place, Path) and not place.is_dir():
             raise StoreError(f"{place}: a collection is a directory, and there is none at this path")
-        try:
-            text = _read(place, MANIFEST).decode()
-        except FileNotFoundError:
-            pass
-        except (OSError, UnicodeDecodeError) as e:
-            raise StoreError(f"{place}/{MANIFEST}: cannot be read: {e}") from e
-        else:
-            return cls.from_json(text, place)
+        with naming(f"{place}/{MANIFEST}"):
+            try:
+                text = _read(place, MANIFEST).decode()
+            except FileNotFoundError:
+                pass
+            else:
+                return cls.from_json(text, place)
         if _root_encoding(place) == PRESHUFFLED:
             return _open_preshuffled(place)
         raise StoreError(
@@ -135,6 +140,10 @@ class Collection:
     def store_paths(self) -> tuple[Path, ...]:
         """The stores' directories in numeric order; raises StoreError if the collection lies in no local directory."""
         return tuple(self.directory / store.name for store in self.stores)
+
+    def group(self, store: StoreEntry) -> zarr.Group:
+        """Open one of the stores; raises StoreError if it cannot be read."""
+        return open_group(self.path / store.name) if isinstance(self.path, Path) else self.path.group(store.name)
 
     def digest(self) -> str:
         """Give a hash of what the stores hold, in hex: the same wherever the collection lies."""
@@ -179,7 +188,7 @@ class Collection:
         where = f"{path}/{MANIFEST}"
         try:
             root = json.loads(text)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise StoreError(f"{where}: not JSON: {e}") from e
         if not isinstance(root, dict) or root.get("format") != FORMAT:
             found = root.get("format") if isinstance(root, dict) else root
@@ -234,7 +243,7 @@ class Collection:
         CorruptStoreError
             If a file is missing, or has another size than it was written with; names the file.
         """
-        recorded = {f"{store.name}/{name}": file for store in self.stores for name, file in store.files.items()}
+        recorded = self._files()
         remote = self.path if isinstance(self.path, Folder) else None
         sizes = remote.sizes((store.name for store in self.stores), recorded) if remote and recorded else {}
         for key, wanted in recorded.items():
@@ -254,15 +263,19 @@ class Collection:
         ------
         CorruptStoreError
             If a file is missing, or differs from what was written; names the file.
+        StoreError
+            If the object store that the collection lies in cannot be read.
         """
-        for store, path in zip(self.stores, self.store_paths, strict=True):
-            for name, wanted in store.files.items():
-                try:
-                    found = checksum(path / name)
-                except OSError as e:
-                    raise CorruptStoreError(f"{path / name}: cannot be read: {e}") from e
-                if found != wanted:
-                    raise CorruptStoreError(f"{path / name}: was written as {wanted}, is now {found}")
+        for key, wanted in self._files().items():
+            try:
+                found = checksum(self.path / key) if isinstance(self.path, Path) else checksum_of(self.path.read(key))
+            except OSError as e:
+                raise CorruptStoreError(f"{self.path}/{key}: cannot be read: {e}") from e
+            if found != wanted:
+                raise CorruptStoreError(f"{self.path}/{key}: was written as {wanted}, is now {found}")
+
+    def _files(self) -> dict[str, FileEntry]:
+        return {f"{store.name}/{name}": file for store in self.stores for name, file in store.files.items()}
 
 
 def digest_names(names: Iterable[str]) -> str:
@@ -278,11 +291,8 @@ def _read(place: Path | Folder, key: str) -> bytes:
 
 
 def _open_preshuffled(directory: Path | Folder) -> Collection:
-    import anndata as ad
-    import zarr
-
     try:
-        root = zarr.open_group(str(directory), mode="r") if isinstance(directory, Path) else directory.group("")
+        root = open_group(directory) if isinstance(directory, Path) else directory.group("")
         if isinstance(directory, Path) or directory.can_list:
             names = sorted((name for name in root.group_keys() if THEIR_STORE.fullmatch(name)), key=store_number)
         else:

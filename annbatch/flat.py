@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from annbatch.codecs import Workspace
 from annbatch.elements import ThisProcess, own_array, workspace
+from annbatch.errors import StoreError
+from annbatch.objects import naming
 from annbatch.plan import Found, Ints, Ranges
 from annbatch.remote_array import RemoteArray
 from annbatch.requests import Requests
@@ -44,11 +46,13 @@ class Flat(Protocol):
         """
 
 
-def flat_of(array: Any, recorded: Mapping[str, int] = MappingProxyType({})) -> Flat:
+def flat_of(name: str, array: Any, recorded: Mapping[str, int] = MappingProxyType({})) -> Flat:
     """Choose how a NumPy or zarr array is read; ``recorded`` as in `annbatch.elements.own_array`."""
+    if len(array.shape) != 1:
+        raise StoreError(f"{name}: must have one dimension, got {len(array.shape)}")
     own = own_array(array, recorded)
     if isinstance(own, str):
-        return Sliced(array)
+        return Sliced(name, array)
     return Remote(own) if isinstance(own, RemoteArray) else Direct(own)
 
 
@@ -123,7 +127,8 @@ class Remote:
 class Sliced:
     """A `Flat` over anything that has a dtype and gives arrays for slices: NumPy or zarr."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, name: str, array: Any) -> None:
+        self._name = name
         self._array = ThisProcess(array)
         in_memory = isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype.isnative
         self._kept: NDArray[Any] | None = array if in_memory else None
@@ -139,9 +144,13 @@ class Sliced:
 
     def _locate(self, ranges: Ranges, more: int) -> Found:
         if self._kept is None and _is_short(self):
-            self._kept = np.ascontiguousarray(self._array.get()[:], self.dtype)
+            with naming(self._name):
+                self._kept = np.ascontiguousarray(self._array.get()[:], self.dtype)
         if self._kept is not None:
             return Found(self._kept, ranges.rows)
-        ranges, array = ranges.widened(more), self._array.get()
-        parts = [array[start:stop] for start, stop in zip(ranges.starts.tolist(), ranges.stops.tolist(), strict=True)]
+        ranges = ranges.widened(more)
+        bounds = zip(ranges.starts.tolist(), ranges.stops.tolist(), strict=True)
+        with naming(self._name):
+            array = self._array.get()
+            parts = [array[start:stop] for start, stop in bounds]
         return Found(np.concatenate([np.empty(0, self.dtype), *parts]), ranges.places)

@@ -19,7 +19,7 @@ from zarr.core.sync import sync
 from zarr.storage import StorePath
 
 from annbatch.errors import StoreError
-from annbatch.objects import Objects, is_url, open_url, redacting
+from annbatch.objects import Objects, is_url, naming, open_url
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,8 @@ class Folder:
         """
         if (objects := self.objects) is not None:
             return objects.read(key)
-        found = sync(self.store.get(key, default_buffer_prototype()))
+        with naming(f"{self.name}/{key}"):
+            found = sync(self.store.get(key, default_buffer_prototype()))
         if found is None:
             raise FileNotFoundError(f"{self.name}: there is no {key}")
         return bytes(found.to_bytes())
@@ -72,11 +73,17 @@ class Folder:
 
         Raises
         ------
-        OSError, KeyError, ValueError
-            As zarr does; StoreError, which is a ValueError, if the object store cannot be read.
+        StoreError
+            If there is none, or it cannot be read.
         """
-        with redacting(f"{self.name}/{path}".rstrip("/")):
+        with naming(f"{self.name}/{path}".rstrip("/")):
             return zarr.open_group(self.store, path=path, mode="r")
+
+
+def open_group(path: Path) -> zarr.Group:
+    """Open a group in a local directory; raises StoreError if there is none, or it cannot be read."""
+    with naming(str(path)):
+        return zarr.open_group(path, mode="r")
 
 
 def folder_of(source: Any) -> Path | Folder:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from annbatch.errors import InputError, StoreError
 from annbatch.flat import Flat, flat_of
+from annbatch.objects import naming
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +80,8 @@ class Column:
 
 def columns_of_frame(obs: pd.DataFrame, names: Sequence[str] | None, store: str) -> dict[str, StoreColumn]:
     """Describe the obs columns of an AnnData in memory; None means all."""
-    return {name: _of_series(obs[name]) for name in _chosen(names, [str(c) for c in obs.columns], store)}
+    available = [str(name) for name in obs.columns]
+    return {name: _of_series(obs[name], f"{store} obs[{name!r}]") for name in _chosen(names, available, store)}
 
 
 def columns_of_group(
@@ -90,10 +92,12 @@ def columns_of_group(
     What is ``recorded`` (keys of the group's store, and checksums) must be there, and as it was, when it is read.
     """
     available = [str(name) for name in obs.attrs.get("column-order", ())]  # type: ignore[union-attr]
-    return {
-        name: _of_element(obs[name], f"{store} obs[{name!r}]", partial(flat_of, recorded=recorded))
-        for name in _chosen(names, available, store)
-    }
+    columns = {}
+    for name in _chosen(names, available, store):
+        where = f"{store} obs[{name!r}]"
+        with naming(where):
+            columns[name] = _of_element(obs[name], where, partial(flat_of, where, recorded=recorded))
+    return columns
 
 
 def merge_columns(stores: Mapping[str, dict[str, StoreColumn]]) -> tuple[Column, ...]:
@@ -116,21 +120,21 @@ def _chosen(names: Sequence[str] | None, available: list[str], store: str) -> li
     return available if names is None else list(names)
 
 
-def _of_series(series: pd.Series[Any]) -> StoreColumn:
-    dtype = series.dtype
+def _of_series(series: pd.Series[Any], where: str) -> StoreColumn:
+    dtype, flat = series.dtype, partial(flat_of, where)
     if isinstance(dtype, pd.CategoricalDtype):
-        return StoreColumn(flat_of(series.cat.codes.to_numpy()), None, dtype.categories, dtype)
+        return StoreColumn(flat(series.cat.codes.to_numpy()), None, dtype.categories, dtype)
     if pd.api.types.is_bool_dtype(dtype):
         missing = series.isna().to_numpy()
         codes = np.where(missing, -1, series.fillna(False).to_numpy(np.int8)).astype(np.int8)
-        return StoreColumn(flat_of(codes), None, pd.Index([False, True]), dtype)
+        return StoreColumn(flat(codes), None, pd.Index([False, True]), dtype)
     if pd.api.types.is_numeric_dtype(dtype):
         if pd.api.types.is_extension_array_dtype(dtype):
             filled = series.fillna(0).to_numpy(dtype.numpy_dtype)  # type: ignore[union-attr]
-            return StoreColumn(flat_of(filled), flat_of(series.isna().to_numpy()), None, dtype)
-        return StoreColumn(flat_of(series.to_numpy()), None, None, dtype)
+            return StoreColumn(flat(filled), flat(series.isna().to_numpy()), None, dtype)
+        return StoreColumn(flat(series.to_numpy()), None, None, dtype)
     text = pd.Categorical(series)
-    return StoreColumn(flat_of(text.codes), None, text.categories, dtype)
+    return StoreColumn(flat(text.codes), None, text.categories, dtype)
 
 
 def _of_element(element: Any, where: str, flat_of: Callable[[Any], Flat]) -> StoreColumn:
@@ -150,7 +154,7 @@ def _of_element(element: Any, where: str, flat_of: Callable[[Any], Flat]) -> Sto
     if encoding == "array" and element.dtype.kind in "iuf":
         return StoreColumn(flat_of(element), None, None, element.dtype)
     if encoding in ("string-array", "nullable-string-array"):
-        return _of_series(pd.Series(ad.io.read_elem(element)))
+        return _of_series(pd.Series(ad.io.read_elem(element)), where)
     raise StoreError(f"{where}: encoding {encoding!r} is not one that a label column can have")
 
 

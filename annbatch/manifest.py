@@ -113,6 +113,11 @@ def checksum(path: Path, *, sync: bool = False) -> FileEntry:
     return FileEntry(nbytes, crc)
 
 
+def checksum_of(stored: bytes) -> FileEntry:
+    """Size and CRC-32C of what a file holds."""
+    return FileEntry(len(stored), google_crc32c.value(stored))
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that it is either there in full, on the disk, or as it was before."""
     temporary = path.with_name(f".{path.name}.writing")
@@ -167,7 +172,7 @@ def store_entry(entry: object, where: str) -> StoreEntry:
     files = {}
     for key, value in field(entry, "files", dict, where).items():
         # A manifest must not make anyone read outside its own directory.
-        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
+        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or "\0" in key:
             raise StoreError(f"{where}: files must lie inside the store, got {key!r}")
         if not isinstance(value, dict):
             raise StoreError(f"{where}: files[{key!r}] must be an object, got {value!r}")

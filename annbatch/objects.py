@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from annbatch.errors import CorruptStoreError, StoreError
+from annbatch.errors import AnnbatchError, CorruptStoreError, StoreError
 from annbatch.ranges import MAX_GROUP, merge
 from annbatch.requests import Requests, check_process, together
 
@@ -87,17 +87,21 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def redacting(name: str) -> Iterator[None]:
-    """Turn obstore's errors into a StoreError that names what was read and holds no secret."""
+def naming(name: str) -> Iterator[None]:
+    """Turn whatever libraries raise of what a store holds into a StoreError that names it, and holds no secret.
+
+    zarr and anndata raise whatever their code trips over where metadata make no sense: no list of types is complete.
+    """
     try:
         yield
-    except FileNotFoundError:
+    except AnnbatchError:
         raise
     except Exception as e:
-        if not type(e).__module__.startswith("obstore"):
-            raise
-        # What obstore says of the error may hold secrets, so that it is not chained.
-        raise StoreError(f"{name}: cannot be read: {_reason(e)}") from None
+        found = StoreError(f"{name}: cannot be read: {type(e).__name__}: {_reason(e)}")
+        # What obstore says of an error may hold secrets, so that it is not chained.
+        if type(e).__module__.startswith("obstore"):
+            raise found from None
+        raise found from e
 
 
 def name_of(store: Any) -> str:
@@ -216,7 +220,7 @@ class Objects:
             size = await self.size(key)
             return {} if size is None else {key: size}
 
-        with redacting(self.name):
+        with naming(self.name):
             if type(self.store).__name__ == "HTTPStore":
                 found = await together(of_key(key) for key in keys)
             else:

@@ -29,10 +29,11 @@ from annbatch.collection import Collection
 from annbatch.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
 from annbatch.errors import InputError, StoreError
 from annbatch.flat import Flat, flat_of
+from annbatch.folder import open_group
 from annbatch.foreign import refuse_executable
 from annbatch.labels import StoreColumn, columns_of_frame, columns_of_group
 from annbatch.manifest import StoreEntry
-from annbatch.objects import redacting
+from annbatch.objects import naming
 
 ORIGINAL_DTYPE = "original-dtype"
 """Attribute of a matrix: the dtype that its values had before they were written."""
@@ -139,10 +140,8 @@ def open_stores(collection: Collection, wanted: Wanted) -> list[Store]:
         ]
 
     def open_one(store: StoreEntry) -> Store:
-        found = f"{place}/{store.name}"
         recorded = {f"{store.name}/{key}": file.crc32c for key, file in store.files.items()}
-        with redacting(found):
-            return _opened(found, place.group(store.name), recorded, wanted, reopen=False)
+        return _opened(f"{place}/{store.name}", collection.group(store), recorded, wanted, reopen=False)
 
     # Opening takes many small requests, one after the other; the setting is made once for all threads.
     with codec_pipeline(ZARR):
@@ -158,31 +157,28 @@ def open_stores(collection: Collection, wanted: Wanted) -> list[Store]:
 
 
 def _open_path(path: Path, recorded: Mapping[str, int], wanted: Wanted) -> Store:
-    try:
-        root = zarr.open_group(str(path), mode="r")
-    except (OSError, KeyError, ValueError) as e:
-        raise StoreError(f"{path}: cannot be opened as an AnnData store: {e}") from e
-    return _opened(str(path), root, recorded, wanted, reopen=True)
+    return _opened(str(path), open_group(path), recorded, wanted, reopen=True)
 
 
 def _opened(name: str, root: zarr.Group, recorded: Mapping[str, int], wanted: Wanted, *, reopen: bool) -> Store:
-    try:
-        obs, var = root["obs"], root["var"]
-    except (OSError, KeyError, ValueError) as e:
-        raise StoreError(f"{name}: cannot be opened as an AnnData store: {e}") from e
-    if not isinstance(obs, zarr.Group):
-        raise StoreError(f"{name} obs: must be a group of columns, got an array")
-    refuse_executable(obs, f"{name} obs")
-    refuse_executable(var, f"{name} var")
     matrices = {}
     for element in wanted.elements:
-        try:
-            found = root[element]
-        except KeyError as e:
-            raise InputError(f"{name}: there is no {element}") from e
-        matrices[element] = _stored(found, f"{name} {element}", recorded, reopen=reopen)
-    columns = columns_of_group(obs, wanted.labels, name, recorded)
-    return _checked(Store(name, matrices["X"].shape, matrices, columns, ad.io.read_elem(var)))
+        with naming(f"{name} {element}"):
+            try:
+                found = root[element]
+            except KeyError as e:
+                raise InputError(f"{name}: there is no {element}") from e
+            matrices[element] = _stored(found, f"{name} {element}", recorded, reopen=reopen)
+    with naming(f"{name} obs"):
+        obs = root["obs"]
+        if not isinstance(obs, zarr.Group):
+            raise StoreError(f"{name} obs: must be a group of columns, got an array")
+        refuse_executable(obs, f"{name} obs")
+        columns = columns_of_group(obs, wanted.labels, name, recorded)
+    with naming(f"{name} var"):
+        refuse_executable(root["var"], f"{name} var")
+        var = ad.io.read_elem(root["var"])
+    return _checked(Store(name, matrices["X"].shape, matrices, columns, var))
 
 
 def _checked(store: Store) -> Store:
@@ -191,6 +187,13 @@ def _checked(store: Store) -> Store:
         columns = matrix.shape[1] if element.startswith("obsm/") else n_vars
         if matrix.shape != (n_obs, columns):
             raise StoreError(f"{store.name} {element}: must have the shape {(n_obs, columns)}, got {matrix.shape}")
+    for name, column in store.columns.items():
+        for part in (column.values, column.mask):
+            if part is not None and len(part) != n_obs:
+                raise StoreError(f"{store.name} obs[{name!r}]: must have n_obs = {n_obs} values, got {len(part)}")
+    if not isinstance(store.var, pd.DataFrame) or len(store.var) != n_vars:
+        found = f"{len(store.var)} rows" if isinstance(store.var, pd.DataFrame) else type(store.var).__name__
+        raise StoreError(f"{store.name} var: must be a table of n_vars = {n_vars} rows, got {found}")
     return store
 
 
@@ -224,8 +227,9 @@ def _stored(
 
     refuse_executable(found, name)
     if isinstance(found, zarr.Array):
-        if found.ndim != 2 or found.dtype.kind not in "biuf":
-            raise StoreError(f"{name}: must have two dimensions of numbers, got {found.ndim} of {found.dtype}")
+        if found.ndim != 2:
+            raise StoreError(f"{name}: must have two dimensions, got {found.ndim}")
+        _check_numbers(found.dtype, name)
         return _dense(name, part(""), recorded)
     if found.attrs.get("encoding-type") != "csr_matrix":
         raise StoreError(f"{name}: must be dense or a csr_matrix, got {found.attrs.get('encoding-type')}")
@@ -237,29 +241,39 @@ def _stored(
         raise StoreError(
             f"{name}: data and indices must be of one length, got {arrays.data.shape} and {arrays.indices.shape}"
         )
-    dtype = np.dtype(str(found.attrs.get(ORIGINAL_DTYPE, arrays.data.dtype)))
+    for key, kinds in (("data", "biuf"), ("indices", "iu"), ("indptr", "iu")):
+        _check_numbers(getattr(arrays, key).dtype, f"{name}/{key}", kinds)
+    dtype = _original_dtype(found, arrays.data.dtype, name)
     return _sparse(name, (shape[0], shape[1]), dtype, arrays, recorded)
+
+
+def _original_dtype(element: Any, stored: np.dtype[Any], name: str) -> np.dtype[Any]:
+    """Give the type that the values of an element had before they were written."""
+    dtype = np.dtype(str(getattr(element, "attrs", {}).get(ORIGINAL_DTYPE, stored)))
+    _check_numbers(dtype, f"{name} {ORIGINAL_DTYPE}")
+    return dtype
+
+
+def _check_numbers(dtype: np.dtype[Any], name: str, kinds: str = "biuf") -> None:
+    if dtype.kind not in kinds or dtype.itemsize > 8:
+        raise StoreError(f"{name}: must be {'numbers' if 'f' in kinds else 'integers'} of at most 64 bits, got {dtype}")
 
 
 def _reopened(parent: Any, path: str, name: str) -> zarr.Array[Any]:
     where = {"store": parent.store, "path": f"{parent.path}{path}".lstrip("/"), "mode": "r"}
-    try:
+    with naming(f"{name}{path}"):
         with codec_pipeline(ZARR):
             array: zarr.Array[Any] = zarr.open_array(**where)
         # Object stores are no business of zarrs, which would make clients of its own.
         if not _has_checksums(array) and not isinstance(parent.store, zarr.storage.ObjectStore):
             with codec_pipeline(ZARRS):
                 array = zarr.open_array(**where)
-    except (OSError, KeyError, ValueError) as e:
-        raise StoreError(f"{name}{path}: cannot be opened: {e}") from e
     return array
 
 
 def _part(parent: Any, path: str, name: str) -> zarr.Array[Any]:
-    try:
+    with naming(f"{name}{path}"):
         found = parent[path[1:]] if path else parent
-    except (OSError, KeyError, ValueError) as e:
-        raise StoreError(f"{name}{path}: cannot be opened: {e}") from e
     if not isinstance(found, zarr.Array):
         raise StoreError(f"{name}{path}: must be an array, got a group")
     return found
@@ -281,10 +295,11 @@ def _sparse(
 ) -> SparseMatrix:
     data, why_data = elements_of(f"{name}/data", arrays.data, recorded)
     indices, why_indices = elements_of(f"{name}/indices", arrays.indices, recorded)
-    return SparseMatrix(shape, dtype, flat_of(arrays.indptr, recorded), data, indices, why_data or why_indices)
+    indptr = flat_of(f"{name}/indptr", arrays.indptr, recorded)
+    return SparseMatrix(shape, dtype, indptr, data, indices, why_data or why_indices)
 
 
 def _dense(name: str, array: Any, recorded: Mapping[str, int] = MappingProxyType({})) -> DenseMatrix:
     values, why = elements_of(name, array, recorded)
-    dtype = np.dtype(str(getattr(array, "attrs", {}).get(ORIGINAL_DTYPE, array.dtype)))
+    dtype = _original_dtype(array, array.dtype, name)
     return DenseMatrix(array.shape, dtype, values, why)

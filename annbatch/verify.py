@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import zarr
 
 from annbatch.collection import Collection
-from annbatch.errors import CorruptStoreError, InputError, StoreError
+from annbatch.errors import CorruptStoreError, InputError
+from annbatch.foreign import refuse_executable
 from annbatch.manifest import StoreEntry
+from annbatch.objects import naming
 from annbatch.write.kernels import first_bad_row
 from annbatch.write.matrices import Matrix, cut_rows, matrix_of
 
@@ -38,29 +39,29 @@ def verify_store(
         If it cannot be opened.
     """
     replace(collection, stores=(store,), n_obs=store.n_obs).verify()
-    path = collection.directory / store.name
-    try:
-        root: Any = zarr.open_group(path, mode="r")
+    path = f"{collection.path}/{store.name}"
+    root: Any = collection.group(store)
+    with naming(path):
+        refuse_executable(root, path)
         keys = ["X", *(f"layers/{name}" for name in root.get("layers", ()))]
         found = {key: root[key] for key in keys}
         obs: Any = root["obs"]
         n_names = int(obs[obs.attrs["_index"]].shape[0])
-    except (OSError, KeyError, ValueError) as e:
-        raise StoreError(f"{path}: cannot be opened as an AnnData store: {e}") from e
     if n_names != store.n_obs:
         raise CorruptStoreError(f"{path}/obs: must have the {store.n_obs} rows of the manifest, got {n_names}")
     for key, element in found.items():
         where = f"{path}/{key}"
-        try:
-            matrix = matrix_of(element, where)
-            if matrix.shape != (store.n_obs, collection.n_vars):
-                wanted = (store.n_obs, collection.n_vars)
-                raise CorruptStoreError(f"{where}: must have the shape {wanted}, got {matrix.shape}")
-            if key == "X" and store.nnz is not None and matrix.nnz != store.nnz:
-                raise CorruptStoreError(f"{where}: must have {store.nnz} elements, got {matrix.nnz}")
-            _verify_matrix(matrix, where, report if key == "X" else lambda rows: None)
-        except InputError as e:
-            raise CorruptStoreError(str(e)) from e
+        with naming(where):
+            try:
+                matrix = matrix_of(element, where)
+                if matrix.shape != (store.n_obs, collection.n_vars):
+                    wanted = (store.n_obs, collection.n_vars)
+                    raise CorruptStoreError(f"{where}: must have the shape {wanted}, got {matrix.shape}")
+                if key == "X" and store.nnz is not None and matrix.nnz != store.nnz:
+                    raise CorruptStoreError(f"{where}: must have {store.nnz} elements, got {matrix.nnz}")
+                _verify_matrix(matrix, where, report if key == "X" else lambda rows: None)
+            except InputError as e:
+                raise CorruptStoreError(str(e)) from e
 
 
 def _verify_matrix(matrix: Matrix, where: str, report: Callable[[int], object]) -> None:

@@ -282,6 +282,29 @@ def mixing_table(record: Record) -> str:
     return table(("collection", "batches of the loader", "batches drawn at random"), lines)
 
 
+def soak_table(record: Record) -> str:
+    """What each process did, and what its memory, descriptors and threads did meanwhile."""
+    lines = []
+    for row in record["rows"]:
+        memory, *others = (row["growth"][key] for key in ("rss_bytes", "descriptors", "threads"))
+        lines.append(
+            (
+                row["process"],
+                f"{row['whole']:,}",
+                f"{row['left_early']:,}",
+                f"{memory['median'] / 2**20:,.0f} MiB, at most {memory['largest'] / 2**20:,.0f}",
+                f"{memory['per_hour'] / 2**20:+,.1f} MiB",
+                *(
+                    f"{one['median']:,.0f}, at most {one['largest']:,} ({one['per_hour']:+.1f} an hour)"
+                    for one in others
+                ),
+                "yes" if row["ended"] == 0 and all(one["flat"] for one in (memory, *others)) else "no",
+            )
+        )
+    head = ("", "whole epochs, or builds", "left early", "resident memory", "an hour", "descriptors", "threads", "flat")
+    return table(head, lines)
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """How results of one kind are shown."""
@@ -369,6 +392,15 @@ SECTIONS = {
         "Stores on a web server on the same machine, which shares its cores, and waits before each answer. zarr's "
         "ObjectStore only reads the blocks; it neither shuffles nor collects their rows.",
         page="remote",
+    ),
+    "soak": Section(
+        "Measured",
+        soak_table,
+        "Medians and slopes are those after the first minutes (grey), of the largest samples of equal spans of time. "
+        "Flat means that the fitted growth over that time is at most 5 % of the median, and that the process ended "
+        "without an error.",
+        "own",
+        "soak",
     ),
     "randomness": Section(
         "Measured",

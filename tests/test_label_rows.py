@@ -81,7 +81,9 @@ def test_labels_are_those_of_the_rows(rows, ends):
 def broken(values: np.ndarray, mask: np.ndarray | None = None) -> LabelReader:
     """Give a reader whose categorical column has other codes in its second store."""
     column = next(column for column in COLUMNS if column.name == "category")
-    part = replace(column.parts[1], values=flat_of(values), mask=None if mask is None else flat_of(mask))
+    part = replace(
+        column.parts[1], values=flat_of("values", values), mask=None if mask is None else flat_of("mask", mask)
+    )
     return LabelReader([replace(column, parts=(column.parts[0], part, column.parts[2]))])
 
 
