@@ -294,14 +294,15 @@ def soak_table(record: Record) -> str:
                 f"{row['left_early']:,}",
                 f"{memory['median'] / 2**20:,.0f} MiB, at most {memory['largest'] / 2**20:,.0f}",
                 f"{memory['per_hour'] / 2**20:+,.1f} MiB",
-                *(
-                    f"{one['median']:,.0f}, at most {one['largest']:,} ({one['per_hour']:+.1f} an hour)"
-                    for one in others
-                ),
+                *(f"{one['median']:,.0f}, at most {one['largest']:,} ({one['per_hour']:+.1f})" for one in others),
                 "yes" if row["ended"] == 0 and all(one["flat"] for one in (memory, *others)) else "no",
             )
         )
-    head = ("", "whole epochs, or builds", "left early", "resident memory", "an hour", "descriptors", "threads", "flat")
+    growing = "(and an hour)"
+    head = (
+        *("", "whole epochs, or builds", "left early", "resident memory", "an hour"),
+        *(f"descriptors {growing}", f"threads {growing}", "flat"),
+    )
     return table(head, lines)
 
 
