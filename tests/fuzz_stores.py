@@ -1,12 +1,15 @@
-"""Does a hostile store crash the reader, or get a column number out of bounds into a batch?
+"""Does a hostile store crash or hang the reader, or get something wrong out of it?
 
-Each input is a small AnnData store with something changed, structure-aware: a field of a ``zarr.json`` (removed, of
-another type, extreme, another field's value), a shard's index or a chunk with its checksum forged to fit, values of
-``indptr`` or ``indices``, or raw bytes of any file. It is read through the loader, or its arrays one by one, and every
-batch is checked.
+Each input is a small collection, AnnData store or ``.h5ad`` file with something changed (`mutations`): fields of the
+metadata, a shard's index or chunks with checksums forged to fit, values of ``indptr``, ``indices`` or codes, raw bytes.
+It is read on one of the `WAYS`: by the kernels alone, by loaders directly, through zarr or from an object store, as an
+input of a build, or by a whole build.
 
-Only `AnnbatchError` and what Python raises for it may come out. A crash ends the process, and its input is known by
-seed and number; memory is limited, so that what takes too much of it shows.
+1. Children read inputs by the thousand (`read_inputs`), and say what came of each. A child that dies, or is silent for
+   a minute, is a finding that names the input; another child goes on behind it. Memory is limited.
+2. Only an `AnnbatchError` that names the store may come out, or what is right: column numbers, ``indptr`` and codes in
+   their bounds, and the batches of the unchanged collection where checksums were not forged.
+3. What came out is counted by kind, way and outcome, and added to a file of results.
 
 Usage: ``python tests/fuzz_stores.py [--seed 0] [--inputs 1000] [--results FILE]``
 """
@@ -14,207 +17,282 @@ Usage: ``python tests/fuzz_stores.py [--seed 0] [--inputs 1000] [--results FILE]
 from __future__ import annotations
 
 import argparse
-import copy
 import json
+import multiprocessing
 import resource
-import shutil
 import sys
 import tempfile
+import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
-import zarr
+import scipy.sparse as sp
 
-from annbatch import Loader
+from annbatch import Loader, create_anndata_collection, elements, objects
 from annbatch.codecs import Workspace
 from annbatch.errors import AnnbatchError
-from annbatch.native import crc32c
 from annbatch.shards import ShardedArray
 from annbatch.store import Wanted, _open_path
+from annbatch.write.inputs import as_origins
+from annbatch.write.matrices import matrix_of, read_dense, read_rows
+from annbatch.write.sources import describe
 from datagen import named_matrix
+from mutations import Base, Mutation, mutate, write
 
-N_OBS, N_VARS, CHUNK, SHARD = 40, 12, 16, 64
-EXTREMES: list[Any] = [
-    *(0, 1, -1, 2, 3, 7, 8, 255, 2**16, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64),
-    *(-(2**63), None, True, "", "x", "\x00", "uint8", "int64", "float64", "NaN", "0x7fc00000", "../../x", 0.5, 1e308),
-    *([], {}, [0], [2**40], [-1]),
-    *(["bytes"], {"name": "blosc"}, {"name": "pickle"}, {"name": "numcodecs.zstd", "configuration": {"level": 1}}),
-]  # fmt: skip
+N_OBS, N_VARS, CHUNK, SHARD = 48, 12, 16, 64
+LABELS = ("kind", "n")
+SILENT_S = 60
+PER_PROCESS = 4000
+"""Inputs that one child reads."""
 
 
-def write(folder: Path) -> None:
-    """Write the store that all inputs are made from."""
+# --- what is mutated --------------------------------------------------------------------------------------------------
+
+
+def write_bases(folder: Path) -> None:
+    """Write what all inputs are made from, each in a directory of its own."""
     x = named_matrix(np.random.default_rng(1), range(N_OBS), range(N_VARS), density=0.4)
-    root = zarr.create_group(str(folder), overwrite=True)
-    root.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-    group = root.create_group("X")
-    group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": list(x.shape)})
-    compressors = [zarr.codecs.BloscCodec(cname="lz4", shuffle="shuffle"), zarr.codecs.Crc32cCodec()]
-    for name, values in (("data", x.data), ("indices", x.indices.astype(np.int32))):
-        array = group.create_array(
-            name, shape=values.shape, dtype=values.dtype, chunks=(CHUNK,), shards=(SHARD,), compressors=compressors
-        )
-        array[:] = values
-    indptr = group.create_array("indptr", shape=x.indptr.shape, dtype=np.int64, chunks=(16,), compressors=None)
-    indptr[:] = x.indptr
-    obs = pd.DataFrame({"kind": pd.Categorical(["a", "b"] * (N_OBS // 2))}, index=[f"cell{i}" for i in range(N_OBS)])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ad.io.write_elem(root, "obs", obs)
-        ad.io.write_elem(root, "var", pd.DataFrame(index=[f"g{i}" for i in range(N_VARS)]))
+    obs = pd.DataFrame(
+        {
+            "kind": pd.Categorical(["a", "b"] * (N_OBS // 2)),
+            "n": np.arange(N_OBS),
+            "word": [f"w{i % 3}" for i in range(N_OBS)],
+            "some": pd.arrays.IntegerArray(np.arange(N_OBS), np.arange(N_OBS) % 3 == 0),
+        },
+        index=[f"cell{i}" for i in range(N_OBS)],
+    )
+    adata = ad.AnnData(x, obs, pd.DataFrame(index=[f"g{i}" for i in range(N_VARS)]))
+    adata.layers["dense"] = x.toarray()
+    adata.obsm["pca"] = np.ones((N_OBS, 2), np.float32)
+    create_anndata_collection(
+        adata, folder / "collection", rows_per_store=30, chunk_elements=CHUNK, shard_elements=SHARD, progress=False
+    )
+    for name, zarr_format in (("v2", 2), ("v3", 3)):
+        ad.settings.zarr_write_format = zarr_format
+        adata.write_zarr(folder / name / "a.zarr")
+    adata.layers["columns"] = sp.csc_matrix(x)
+    (folder / "h5ad").mkdir()
+    adata.write_h5ad(folder / "h5ad/a.h5ad")
 
 
-# --- mutations --------------------------------------------------------------------------------------------------------
+# --- ways to read -----------------------------------------------------------------------------------------------------
 
 
-def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Give the paths to all fields of a JSON value."""
-    found = [at] if at else []
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        found += places(inner, (*at, key))
-    return found
-
-
-def look_up(value: Any, at: tuple[Any, ...]) -> Any:
-    for key in at:
-        value = value[key]
-    return value
-
-
-def mutate_metadata(file: Path, rng: np.random.Generator) -> None:
-    """Change one to three fields."""
-    root = json.loads(file.read_text())
-    for _ in range(int(rng.integers(1, 4))):
-        all_places = places(root)
-        if not all_places:
-            break
-        *parents, key = all_places[rng.integers(len(all_places))]
-        parent = look_up(root, tuple(parents))
-        kind = rng.integers(4)
-        if kind == 0:
-            del parent[key]
-        elif kind == 1:
-            parent[key] = copy.deepcopy(EXTREMES[rng.integers(len(EXTREMES))])
-        elif kind == 2:
-            parent[key] = copy.deepcopy(look_up(root, all_places[rng.integers(len(all_places))]))
-        elif isinstance(parent[key], int) and not isinstance(parent[key], bool):
-            parent[key] += int(rng.integers(-3, 4))
-        elif isinstance(parent[key], list):
-            parent[key] = parent[key] * 2
-    file.write_text(json.dumps(root))
-
-
-def mutate_bytes(raw: bytearray, rng: np.random.Generator, first: int = 0, stop: int | None = None) -> None:
-    """Change some bytes in place."""
-    stop = len(raw) if stop is None else stop
-    if stop <= first:
-        return
-    for _ in range(int(rng.integers(1, 6))):
-        raw[int(rng.integers(first, stop))] = int(rng.choice([0, 1, 0x7F, 0x80, 0xFF, int(rng.integers(256))]))
-
-
-def mutate_shard(file: Path, rng: np.random.Generator) -> None:
-    """Change a shard's index, or a chunk, and forge the checksums."""
-    raw = bytearray(file.read_bytes())
-    n = SHARD // CHUNK
-    start = len(raw) - (16 * n + 4)
-    index = np.frombuffer(bytes(raw[start:-4]), "<u8").copy()
-    k = int(rng.integers(n))
-    at, size = int(index[2 * k]), int(index[2 * k + 1])
-    if rng.random() < 0.4:
-        extremes = [0, 1, 4, 5, 16, at, size, len(raw), len(raw) - at, start, 2**31, 2**63, 2**64 - 1]
-        index[int(rng.integers(2 * n))] = int(rng.choice(np.array(extremes, np.uint64)))
-    elif at + size <= start and size > 4:
-        # The header of a blosc chunk is where a forger would begin.
-        mutate_bytes(raw, rng, at, at + (size - 4 if rng.random() < 0.5 else min(16, size - 4)))
-        crc = crc32c(np.frombuffer(bytes(raw[at : at + size - 4]), np.uint8))
-        raw[at + size - 4 : at + size] = int(crc).to_bytes(4, "little")
-    raw[start:-4] = index.tobytes()
-    raw[-4:] = int(crc32c(np.frombuffer(bytes(raw[start:-4]), np.uint8))).to_bytes(4, "little")
-    file.write_bytes(raw)
-
-
-def mutate_values(store: Path, rng: np.random.Generator) -> None:
-    """Write other numbers into ``indptr``, ``indices`` or codes, by zarr."""
-    name = str(rng.choice(["X/indptr", "X/indices", "obs/kind/codes"]))
-    array: Any = zarr.open_array(str(store / name), mode="r+")
-    values = array[:]
-    info = np.iinfo(values.dtype)
-    extremes = np.array([info.min, -1, 0, 1, N_VARS - 1, N_VARS, 2**7 - 1, info.max, info.max - 1], object)
-    for _ in range(int(rng.integers(1, 4))):
-        values[int(rng.integers(len(values)))] = extremes[rng.integers(len(extremes))]
-    array[:] = values
-
-
-def mutate_file(file: Path, rng: np.random.Generator) -> None:
-    """Change raw bytes of a file, or its length."""
-    raw = bytearray(file.read_bytes())
-    kind = rng.integers(4)
-    if kind == 0:
-        raw = raw[: int(rng.integers(0, len(raw) + 1))]
-    elif kind == 1:
-        raw += rng.bytes(int(rng.integers(1, 64)))
-    elif kind == 2 and len(raw) > 1:
-        a, b = sorted(rng.integers(0, len(raw), 2).tolist())
-        raw[a:b] = b""
-    else:
-        mutate_bytes(raw, rng)
-    file.write_bytes(raw)
-
-
-def mutate(store: Path, rng: np.random.Generator) -> tuple[str, Path]:
-    """Change something; give what kind of change it was, and the file that it was made in."""
-    kind = str(rng.choice(["metadata", "metadata of X", "shard", "values", "bytes"], p=[0.15, 0.35, 0.25, 0.1, 0.15]))
-    if kind == "values":
-        mutate_values(store, rng)
-        return kind, store
-    if kind == "shard":
-        file = store / f"X/{rng.choice(['data', 'indices'])}/c/{rng.integers(2)}"
-        mutate_shard(file, rng)
-        return kind, file
-    below = store / "X" if kind == "metadata of X" else store
-    files = sorted(below.rglob("zarr.json" if "metadata" in kind else "*"))
-    files = [file for file in files if file.is_file()]
-    file = files[rng.integers(len(files))]
-    (mutate_metadata if "metadata" in kind else mutate_file)(file, rng)
-    return kind, file
-
-
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-
-def read_arrays(store: Path, workspace: Workspace) -> None:
+def read_arrays(folder: Path, workspace: Workspace) -> None:
     """Read the arrays of X by the kernels alone."""
     for name in ("data", "indices", "indptr"):
-        array = ShardedArray.open(store / "X" / name)
+        array = ShardedArray.open(folder / "chunk_0.zarr/X" / name)
         if isinstance(array, str):
             continue
         n = min(int(np.prod(array.shape)), 2**16)
         array.read_ranges(workspace, np.array([0, n // 2]), np.array([n // 3, n]))
 
 
-def read_batches(store: Path, rng: np.random.Generator) -> None:
+def loader(rng: np.random.Generator) -> Loader:
+    """Make one of a few loaders, whose right batches are known."""
+    return Loader(batch_size=int(rng.choice([3, 8])), chunk_size=4, preload_nchunks=4, threads=1, prefetch=0)
+
+
+def batches_of(ds: Loader) -> list[tuple[bytes, ...]]:
     """Read batches, and check what a consumer relies on."""
-    opened = _open_path(store, {}, Wanted(("kind",), ("X",)))
-    ds = Loader(batch_size=int(rng.integers(1, 9)), chunk_size=4, preload_nchunks=4, threads=1, prefetch=0)
-    ds._add([opened], [])
+    found = []
     for i, batch in enumerate(ds):
         x = batch.data
         assert x.indptr[0] == 0
-        assert (np.diff(x.indptr) >= 0).all()
-        assert x.indptr[-1] == len(x.data) == len(x.indices)
-        assert len(x.indices) == 0 or (x.indices.min() >= 0 and x.indices.max() < ds.n_vars), "OUT OF BOUNDS"
-        codes = batch.codes["kind"]
-        if codes.dtype == np.int32:
-            assert len(codes) == 0 or (codes.min() >= -1 and codes.max() < len(ds.categories["kind"])), "OUT OF BOUNDS"
-        if i > 20:
+        assert (np.diff(x.indptr) >= 0).all(), "indptr falls"
+        assert x.indptr[-1] == len(x.data) == len(x.indices), "indptr does not fit"
+        assert len(x.indices) == 0 or (x.indices.min() >= 0 and x.indices.max() < ds.n_vars), "column out of bounds"
+        for name, categories in ds.categories.items():
+            codes = batch.codes[name]
+            assert len(codes) == 0 or (codes.min() >= -1 and codes.max() < len(categories)), "code out of bounds"
+        arrays = (x.data, x.indices, x.indptr, batch.index, *batch.codes.values())
+        found.append(tuple(array.tobytes() for array in arrays))
+        if i == 20:
             break
+    return found
+
+
+def read_collection(folder: Path, rng: np.random.Generator, *, direct: bool = True) -> tuple[Any, ...]:
+    """Read a collection in a directory, directly or through zarr."""
+    elements.DIRECT = direct
+    try:
+        ds = loader(rng).use_collection(folder, labels=LABELS)
+        return ds.batch_size, batches_of(ds)
+    finally:
+        elements.DIRECT = True
+
+
+def read_remote(folder: Path, rng: np.random.Generator) -> tuple[Any, ...]:
+    """Read a collection as from an object store."""
+    from obstore.store import LocalStore
+
+    ds = loader(rng).use_collection(LocalStore(prefix=str(folder)), labels=LABELS)
+    return ds.batch_size, batches_of(ds)
+
+
+def read_store(folder: Path, rng: np.random.Generator) -> None:
+    """Read the AnnData store of another program."""
+    opened = _open_path(folder / "a.zarr", {}, Wanted(None, ("X", "layers/dense", "obsm/pca")))
+    ds = Loader(
+        batch_size=8, chunk_size=4, preload_nchunks=4, threads=1, prefetch=0, layers=["dense"], obsm=["pca"]
+    )._add([opened], [])
+    batches_of(ds)
+
+
+def read_input(path: Path) -> None:
+    """Read an input of a build, as the build does."""
+    (origin,) = as_origins([path], None)
+    source = describe(origin)
+    with origin.open() as root:
+        root.obs_names()
+        for name in source.column_names:
+            root.column(name)
+        for key, info in source.matrices.items():
+            matrix, rows, columns = matrix_of(root.element(key), key), slice(0, source.n_obs), np.arange(info.shape[1])
+            if matrix.format == "dense":
+                read_dense(matrix, rows, None, info.shape[1], key)
+            elif matrix.row_starts(key) is not None and matrix.format == "csr":
+                for piece in read_rows(matrix, rows, columns, info.shape[1], key):
+                    indices = piece.rows.indices
+                    assert len(indices) == 0 or (indices.min() >= 0 and indices.max() < info.shape[1]), "out of bounds"
+
+
+def build(path: Path, rng: np.random.Generator) -> None:
+    """Build a collection of an input, and read it."""
+    with tempfile.TemporaryDirectory(dir=path.parents[1]) as folder:
+        create_anndata_collection(path, Path(folder, "built"), progress=False, threads=1, memory_limit="64MB")
+        batches_of(loader(rng).use_collection(Path(folder, "built"), labels=[]))
+
+
+Way = tuple[str, str, float, Callable[..., Any]]
+WAYS: tuple[Way, ...] = (
+    ("arrays", "collection", 0.15, lambda folder, rng, workspace: read_arrays(folder, workspace)),
+    ("direct", "collection", 0.34, lambda folder, rng, workspace: read_collection(folder, rng)),
+    ("through zarr", "collection", 0.13, lambda folder, rng, workspace: read_collection(folder, rng, direct=False)),
+    ("remote", "collection", 0.1, lambda folder, rng, workspace: read_remote(folder, rng)),
+    ("foreign v3", "v3", 0.06, lambda folder, rng, workspace: read_store(folder, rng)),
+    ("foreign v2", "v2", 0.06, lambda folder, rng, workspace: read_store(folder, rng)),
+    ("input v3", "v3", 0.04, lambda folder, rng, workspace: read_input(folder / "a.zarr")),
+    ("input v2", "v2", 0.04, lambda folder, rng, workspace: read_input(folder / "a.zarr")),
+    ("input h5ad", "h5ad", 0.06, lambda folder, rng, workspace: read_input(folder / "a.h5ad")),
+    ("build of v2", "v2", 0.01, lambda folder, rng, workspace: build(folder / "a.zarr", rng)),
+    ("build of h5ad", "h5ad", 0.01, lambda folder, rng, workspace: build(folder / "a.h5ad", rng)),
+)
+"""Name, what is read, how often, and how."""
+
+
+# --- inputs -----------------------------------------------------------------------------------------------------------
+
+
+class Reader:
+    """Reads inputs one after the other, and puts right again what each changed."""
+
+    def __init__(self, pristine: Path, folder: Path) -> None:
+        per_shard = SHARD // CHUNK
+        self._bases = {
+            path.name: Base.of(path, per_shard, N_VARS).copy(folder / path.name) for path in pristine.iterdir()
+        }
+        self._folder = folder
+        self._workspace = Workspace()
+        self._right: dict[int, Any] = {}
+        seed = 0
+        while len(self._right) < 2:
+            batch_size, found = read_collection(folder / "collection", np.random.default_rng(seed))
+            self._right[batch_size] = found
+            seed += 1
+
+    def read(self, seed: int, number: int) -> tuple[str, str | None]:
+        """Read an input: what came out, and what is wrong with that."""
+        rng = np.random.default_rng([seed, number])
+        way, name, _, function = WAYS[rng.choice(len(WAYS), p=[way[2] for way in WAYS])]
+        base = self._bases[name]
+        mutation = mutate(base, rng)
+        for key, stored in mutation.files.items():
+            write(base.folder / key, stored)
+        try:
+            outcome, wrong = self._outcome(partial(function, base.folder, rng, self._workspace), mutation)
+        finally:
+            for key in mutation.files:
+                write(base.folder / key, base.files[key])
+        return f"{way}: {mutation.kind}: {outcome}", None if wrong is None else f"{way}: {mutation}: {wrong}"
+
+    def _outcome(self, read: Callable[[], Any], mutation: Mutation) -> tuple[str, str | None]:
+        try:
+            found = read()
+        except AnnbatchError as e:
+            named = str(self._folder) in str(e) or "memory://" in str(e) or "file://" in str(e)
+            return type(e).__name__, None if named else f"names no store: {e}"
+        except AssertionError as e:
+            return "wrong", f"{e or 'an assertion failed'}"
+        except Exception as e:  # noqa: BLE001
+            return "untyped error", "".join(traceback.format_exception(e)[-12:])
+        if found is not None and "/c/" in mutation.name and not mutation.is_hidden:
+            batch_size, batches = found
+            if batches != self._right[batch_size]:
+                return "wrong", "other batches than those of the unchanged collection"
+        return "read", None
+
+
+def read_inputs(connection: Connection, pristine: Path, seed: int, first: int, stop: int) -> None:
+    """Read inputs ``first`` to ``stop`` in a process of its own, and tell what came out."""
+    warnings.simplefilter("ignore")
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    objects.RETRY_S = 0.2
+    with tempfile.TemporaryDirectory(dir=pristine.parent) as folder:
+        reader = Reader(pristine, Path(folder))
+        connection.send(None)
+        for number in range(first, stop):
+            connection.send(reader.read(seed, number))
+
+
+def outcomes(pristine: Path, seed: int, n_inputs: int) -> Iterator[tuple[int, str, str | None]]:
+    """Have all inputs read by children; gives number, outcome and finding of each."""
+    context = multiprocessing.get_context("spawn")
+    done = 0
+    while done < n_inputs:
+        stop = min(done + PER_PROCESS, n_inputs)
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=read_inputs, args=(sender, pristine, seed, done, stop))
+        child.start()
+        sender.close()
+        ready = False
+        while done < stop:
+            if not receiver.poll(SILENT_S):
+                child.kill()
+                yield done, "hang", f"no answer within {SILENT_S} s"
+                done += 1
+                break
+            try:
+                answer = receiver.recv()
+            except EOFError:
+                child.join()
+                if not ready:
+                    raise RuntimeError("a child ended before it read anything") from None
+                yield done, "crash", f"the process ended with {child.exitcode}"
+                done += 1
+                break
+            ready = True
+            if answer is not None:
+                yield done, *answer
+                done += 1
+        child.join()
+
+
+def record_of(results: Path | None) -> dict[str, Any]:
+    """Give what earlier runs found, to add to it."""
+    if results is not None and results.exists():
+        found: dict[str, Any] = json.loads(results.read_text())
+        return found
+    return {"inputs": 0, "runs": [], "findings": [], "outcomes": {}}
 
 
 def main() -> None:
@@ -222,41 +300,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Read hostile stores.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--inputs", type=int, default=1000)
-    parser.add_argument("--results", type=Path, help="where to write the counts, as JSON")
+    parser.add_argument("--results", type=Path, help="JSON file of counts that this run is added to")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
-    counts: Counter[str] = Counter()
-    workspace = Workspace()
+    record = record_of(arguments.results)
+    counts = Counter(record["outcomes"])
+    n_before = len(record["findings"])
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
-        pristine, store = Path(folder, "pristine"), Path(folder, "store.zarr")
-        write(pristine)
-        read_batches(pristine, np.random.default_rng(0))
-        for number in range(arguments.inputs):
-            rng = np.random.default_rng([arguments.seed, number])
-            shutil.copytree(pristine, store)
-            kind, file = mutate(store, rng)
-            try:
-                if rng.random() < 0.7 and file.is_relative_to(store / "X"):
-                    read_arrays(store, workspace)
-                else:
-                    read_batches(store, rng)
-                result = "read"
-            except AnnbatchError as e:
-                result = type(e).__name__
-            except AssertionError:
-                print(f"seed {arguments.seed}, input {number}: {kind} in {file}", flush=True)
-                raise
-            except Exception as e:  # noqa: BLE001
-                result = f"other: {type(e).__name__}"
-            counts[f"{kind}: {result}"] += 1
-            shutil.rmtree(store)
-    record = {"seed": arguments.seed, "inputs": arguments.inputs, "crashes": 0, "out_of_bounds": 0, "outcomes": counts}
-    print(json.dumps(record, indent=1, sort_keys=True))
+        pristine = Path(folder, "pristine")
+        pristine.mkdir()
+        write_bases(pristine)
+        for number, outcome, finding in outcomes(pristine, arguments.seed, arguments.inputs):
+            counts[outcome] += 1
+            if finding is not None:
+                print(f"seed {arguments.seed}, input {number}: {outcome}: {finding}", file=sys.stderr, flush=True)
+                record["findings"].append({"seed": arguments.seed, "input": number, "what": finding})
+    record["inputs"] += arguments.inputs
+    record["runs"].append({"seed": arguments.seed, "inputs": arguments.inputs})
+    record["outcomes"] = dict(sorted(counts.items()))
+    print(json.dumps(record, indent=1))
     if arguments.results:
-        arguments.results.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    sys.exit(0)
+        arguments.results.write_text(json.dumps(record, indent=1) + "\n")
+    sys.exit(len(record["findings"]) > n_before)
 
 
 if __name__ == "__main__":
