@@ -15,19 +15,19 @@ import re
 import sys
 from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anndata as ad
 import click
 import numpy as np
 import pandas as pd
-import zarr
 from tqdm.auto import tqdm
 
 from annbatch import __version__
 from annbatch.collection import Collection
 from annbatch.errors import InputError, OutputError, StoreError
+from annbatch.foreign import refuse_executable
+from annbatch.objects import naming
 from annbatch.verify import verify_store
 from annbatch.write import append_to_collection, create_anndata_collection
 from annbatch.write.matrices import matrix_of
@@ -37,6 +37,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = {
     "overwrite=True": "--overwrite",
     "output_path": "OUTPUT",
+    "collection_path": "COLLECTION",
     "var_names": "--genes",
     "memory_limit": "--memory-limit",
     "rows_per_store": "--rows-per-store",
@@ -102,7 +103,7 @@ def _options_of_both(function: F) -> F:
 
 @_command
 @click.argument("inputs", nargs=-1, required=True)
-@click.argument("output", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("output", type=click.Path(file_okay=False))
 @_options_of_both
 @click.option(
     "--join",
@@ -116,7 +117,7 @@ def _options_of_both(function: F) -> F:
 @click.option("--dense", multiple=True, help="Write X or layers/NAME dense.")
 @click.option("--groupby", help="obs column whose categories stand together.")
 @click.option("--overwrite", is_flag=True, help="Replace a collection at OUTPUT once the new one is complete.")
-def create(inputs: tuple[str, ...], output: Path, as_json: bool, **options: Any) -> None:
+def create(inputs: tuple[str, ...], output: str, as_json: bool, **options: Any) -> None:
     """Shuffle the cells of INPUTS into a new collection at OUTPUT.
 
     INPUTS are .h5ad files, .zarr directories or 10x Genomics .h5 files. If this is interrupted, run it again: it goes
@@ -131,9 +132,9 @@ def create(inputs: tuple[str, ...], output: Path, as_json: bool, **options: Any)
 
 @_command
 @click.argument("inputs", nargs=-1, required=True)
-@click.argument("collection", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("collection", type=click.Path(file_okay=False))
 @_options_of_both
-def append(inputs: tuple[str, ...], collection: Path, as_json: bool, **options: Any) -> None:
+def append(inputs: tuple[str, ...], collection: str, as_json: bool, **options: Any) -> None:
     """Add the cells of INPUTS to COLLECTION, shuffled among themselves.
 
     Whoever is reading the collection is not disturbed. If this is interrupted, run it again: it goes on where it was.
@@ -142,16 +143,16 @@ def append(inputs: tuple[str, ...], collection: Path, as_json: bool, **options: 
 
 
 @_command
-@click.argument("collection", type=click.Path(path_type=Path))
-def info(collection: Path, as_json: bool) -> None:
+@click.argument("collection")
+def info(collection: str, as_json: bool) -> None:
     """Say what is in COLLECTION and where it came from."""
     _show(Collection.open(collection), as_json)
 
 
 @_command
-@click.argument("collection", type=click.Path(path_type=Path))
+@click.argument("collection")
 @click.option("--progress/--no-progress", default=True, help="Whether to show a progress bar.")
-def verify(collection: Path, progress: bool, as_json: bool) -> None:
+def verify(collection: str, progress: bool, as_json: bool) -> None:
     """Read all of COLLECTION and check it.
 
     Checks the checksum of every file, row counts, that indptr never falls, and that column numbers are in range and in
@@ -176,9 +177,9 @@ def verify(collection: Path, progress: bool, as_json: bool) -> None:
 
 
 @_command
-@click.argument("collection", type=click.Path(path_type=Path))
+@click.argument("collection")
 @click.option("-n", "n_rows", type=click.IntRange(1), default=5, help="How many cells.")
-def head(collection: Path, n_rows: int, as_json: bool) -> None:
+def head(collection: str, n_rows: int, as_json: bool) -> None:
     """Show the first cells of COLLECTION.
 
     Their obs, how many values of X each has, and what these add up to.
@@ -187,13 +188,15 @@ def head(collection: Path, n_rows: int, as_json: bool) -> None:
     obs: list[pd.DataFrame] = []
     lengths: list[int] = []
     sums: list[float] = []
-    for path in found.store_paths:
-        root: Any = zarr.open_group(path, mode="r")
+    for store in found.stores:
         n = n_rows - sum(map(len, obs))
         if n <= 0:
             break
-        obs.append(ad.io.read_elem(root["obs"]).iloc[:n])
-        x = matrix_of(root["X"], f"{path}/X")
+        root: Any = found.group(store)
+        with naming(f"{found.path}/{store.name}"):
+            refuse_executable(root["obs"], "obs")
+            obs.append(ad.io.read_elem(root["obs"]).iloc[:n])
+            x = matrix_of(root["X"], f"{found.path}/{store.name}/X")
         for row in range(len(obs[-1])):
             start, stop = (row, row + 1) if x.format == "dense" else x.indptr[row : row + 2].tolist()
             values = np.asarray(x.data[start:stop])

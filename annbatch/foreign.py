@@ -40,4 +40,5 @@ def refuse_executable(found: zarr.Group | zarr.Array[Any], name: str) -> None:
             for codec in codecs:
                 identity = codec.get("id") if isinstance(codec, dict) else getattr(codec, "codec_id", codec)
                 if identity is not None and identity not in _HARMLESS:
-                    raise StoreError(f"{name}/{path}: the codec {identity!r} may run what is stored, and is refused")
+                    where = f"{name}/{path}".rstrip("/")
+                    raise StoreError(f"{where}: the codec {identity!r} may run what is stored, and is refused")

@@ -17,7 +17,6 @@ import numpy as np
 
 from annbatch.collection import Collection
 from annbatch.errors import CorruptStoreError, InputError
-from annbatch.foreign import refuse_executable
 from annbatch.manifest import StoreEntry
 from annbatch.objects import naming
 from annbatch.write.kernels import first_bad_row
@@ -42,7 +41,6 @@ def verify_store(
     path = f"{collection.path}/{store.name}"
     root: Any = collection.group(store)
     with naming(path):
-        refuse_executable(root, path)
         keys = ["X", *(f"layers/{name}" for name in root.get("layers", ()))]
         found = {key: root[key] for key in keys}
         obs: Any = root["obs"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anndata as ad
@@ -13,9 +16,20 @@ import numpy as np
 import pytest
 import zarr
 
-from annbatch import CorruptStoreError, Loader, StoreError, elements
+import fuzz_stores
+from annbatch import (
+    Collection,
+    CorruptStoreError,
+    InputError,
+    Loader,
+    StoreError,
+    create_anndata_collection,
+    elements,
+)
 from annbatch.array_metadata import describe
 from annbatch.store import Wanted, _open_path
+from datagen import named_adata
+from mutations import Base, mutate_values
 from stores import named_stores
 
 HERE = Path(__file__).parent
@@ -77,17 +91,104 @@ def test_a_shard_index_beyond_all_memory_is_refused(tmp_path):
     assert isinstance(describe(path / "X/data"), str)
 
 
-@pytest.mark.parametrize("inputs", [150, pytest.param(20_000, marks=pytest.mark.slow)])
+MALFORMED = {
+    "no encoding": ("X", "attributes", {}),
+    "a shape of text": ("X", "attributes", {"encoding-type": "csr_matrix", "shape": ["many", "more"]}),
+    "a shape of nothing": ("X", "attributes", {"encoding-type": "csr_matrix"}),
+    "a codec that nobody knows": ("X/data", "codecs", [{"name": "bytes", "configuration": 7}]),
+    "values that are no numbers": ("X/data", "data_type", "string"),
+    "columns of a table that is none": ("obs", "attributes", {"column-order": 3}),
+    "a column of another kind": ("obs/donor", "attributes", {"encoding-type": "categorical"}),
+    "a column without values": ("obs/stage", "node_type", "array"),
+    "genes that are no table": ("var", "attributes", {"encoding-type": "dict", "encoding-version": "0.1.0"}),
+    "a root that is no group": ("", "node_type", []),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_metadata_are_a_typed_error_that_names_the_element(tmp_path, name):
+    path = written(tmp_path)
+    element, key, value = MALFORMED[name]
+    metadata = path / element / "zarr.json"
+    fields = json.loads(metadata.read_text())
+    assert key in fields
+    metadata.write_text(json.dumps(fields | {key: value}))
+    with pytest.raises(StoreError) as found:
+        _open_path(path, {}, Wanted(None, ("X",)))
+    assert str(path) in str(found.value)
+    assert element.split("/")[-1] in str(found.value)
+
+
+def test_a_manifest_of_any_depth_is_a_typed_error(tmp_path):
+    (tmp_path / "collection.json").write_text("[" * 100_000)
+    with pytest.raises(StoreError, match=r"collection\.json: not JSON"):
+        Collection.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("array", "key", "value"),
+    [
+        ("obs/donor", "filters", [{"id": "vlen-utf8"}, {"id": "pickle", "protocol": 5}]),
+        ("X/data", "compressor", {"id": "pickle", "protocol": 5}),
+        ("X/indices", "filters", [{"id": "somebodys.codec"}]),
+        ("obs/_index", "compressor", {"id": "pickle", "protocol": 5}),
+        ("var/_index", "filters", [{"id": "vlen-utf8"}, {"id": "pickle", "protocol": 5}]),
+    ],
+)
+def test_builds_refuse_codecs_that_may_run_what_is_stored(tmp_path, array, key, value):
+    named_stores(tmp_path, "v2", sizes=(10,))
+    folder = tmp_path / "0.zarr" / array
+    if not (folder / ".zarray").exists():
+        folder /= "values"
+    fields = json.loads((folder / ".zarray").read_text())
+    (folder / ".zarray").write_text(json.dumps(fields | {"compressor": None, key: value}))
+    (folder / "0").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(InputError, match=rf"0\.zarr.*{array}.*: the codec '.*' may run what is stored"):
+        create_anndata_collection(tmp_path / "0.zarr", tmp_path / "store", progress=False)
+    assert not (tmp_path / "store").exists()
+
+
+def test_mutated_values_are_what_the_writer_would_have_written(tmp_path):
+    """A mutation that a checksum or a codec would give away tests nothing."""
+    adata = named_adata(np.random.default_rng(0), range(40), range(30))
+    collection = create_anndata_collection(adata, tmp_path / "a", chunk_elements=16, shard_elements=64, progress=False)
+    base, name = Base.of(tmp_path / "a", 4, 30), "chunk_0.zarr/X/indices/c/0"
+    before = zarr.open_array(collection.store_paths[0] / "X/indices", mode="r")[:]
+    (tmp_path / "a" / name).write_bytes(mutate_values(base.files[name], np.random.default_rng(3), name, base))
+    after = zarr.open_array(collection.store_paths[0] / "X/indices", mode="r")[:]
+    assert 1 <= (before != after).sum() <= 3
+
+
+@pytest.mark.parametrize("inputs", [200, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_mutated_stores(inputs):
     command = [sys.executable, str(HERE / "fuzz_stores.py"), "--seed", str(inputs), "--inputs", str(inputs)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, f"{done.returncode}: {done.stdout[-1000:]} {done.stderr[-2000:]}"
     record = json.loads(done.stdout)
-    assert record["inputs"] == inputs
+    assert (record["inputs"], record["findings"]) == (inputs, [])
     outcomes = record["outcomes"]
+    assert sum(outcomes.values()) == inputs
     # Most changes are noticed, and some do no harm.
     assert sum(n for kind, n in outcomes.items() if "Error" in kind) > inputs / 4
     assert any(kind.endswith(": read") for kind in outcomes)
+
+
+def test_deaths_and_silence_are_findings(monkeypatch, tmp_path):
+    monkeypatch.setattr(fuzz_stores, "SILENT_S", 3)
+    monkeypatch.setattr(fuzz_stores, "read_inputs", die_or_hang)
+    found = list(fuzz_stores.outcomes(tmp_path, 0, 5))
+    assert [number for number, *_ in found] == [0, 1, 2, 3, 4]
+    assert [outcome for _, outcome, _ in found] == ["read", "crash", "read", "hang", "read"]
+
+
+def die_or_hang(connection, pristine, seed, first, stop):
+    connection.send(None)
+    for number in range(first, stop):
+        if number == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 3:
+            time.sleep(60)
+        connection.send(("read", None))
 
 
 def test_numbers_of_a_matrix_in_memory_are_shared_out(tmp_path, monkeypatch):

@@ -20,8 +20,21 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import zarr
+from click.testing import CliRunner
 
-from annbatch import Collection, CorruptStoreError, Loader, StoreError, create_anndata_collection, flat, objects, ranges
+from annbatch import (
+    Collection,
+    CorruptStoreError,
+    InputError,
+    Loader,
+    StoreError,
+    append_to_collection,
+    create_anndata_collection,
+    flat,
+    objects,
+    ranges,
+)
+from annbatch.cli import main
 from datagen import named_adata
 from stores import FORMS, named_stores
 from test_prefetch import background_threads
@@ -143,6 +156,40 @@ def test_every_kind_of_place(folder, server, wanted):
     }
     for name, place in places.items():
         assert epoch(place) == wanted, name
+
+
+def test_the_command_line_reads_urls(folder, proxy):
+    def said(*arguments: str) -> str:
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    url, directory = "s3://bucket/cells", str(folder / "bucket/cells")
+    assert said("verify", url, "--no-progress") == "3 of 3 stores are whole\n"
+    assert said("head", url) == said("head", directory)
+    assert said("info", url) == said("info", directory).replace(directory, url)
+
+
+def test_verify_finds_damage_in_a_bucket(copied):
+    path = copied / "chunk_1.zarr/X/data/c/0"
+    raw = bytearray(path.read_bytes())
+    raw[3] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(CorruptStoreError, match=r"chunk_1\.zarr/X/data/c/0: was written as"):
+        Collection.open(obstore.store.LocalStore(prefix=copied)).verify()
+    path.unlink()
+    with pytest.raises(CorruptStoreError, match=r"chunk_1\.zarr/X/data/c/0: cannot be read"):
+        Collection.open(obstore.store.LocalStore(prefix=copied)).verify()
+
+
+@pytest.mark.parametrize("write", [create_anndata_collection, append_to_collection])
+def test_nothing_is_written_to_urls(folder, tmp_path, monkeypatch, write):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"_path must be a local directory, got the URL s3://…@bucket/cells"):
+        write(folder / "a.h5ad", "s3://a-key:a-secret@bucket/cells", progress=False)
+    done = CliRunner().invoke(main, ["create", str(folder / "a.h5ad"), "s3://bucket/new", "--no-progress"])
+    assert (done.exit_code, "OUTPUT must be a local directory" in done.output) == (2, True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_plain_http(folder, wanted):

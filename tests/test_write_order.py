@@ -77,6 +77,14 @@ def test_groups_stand_together_in_category_order(tmp_path: Path, paths: list[Pat
     assert all((np.diff(rows[found == group]) < 0).any() for group in set(found.tolist()))
 
 
+def test_an_unknown_group_is_refused_before_any_column_is_read(tmp_path: Path, paths: list[Path], monkeypatch: Any):
+    monkeypatch.setattr("annbatch.write.build.spool", lambda *_, **__: pytest.fail("columns were read"))
+    for options in ({"groupby": "gone"}, {"groupby": "cell_type", "obs_columns": ["donor"]}):
+        with pytest.raises(InputError, match="groupby must be an obs column, got"):
+            create_anndata_collection(paths, tmp_path / "store", **options, **CUT)
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize(
     ("groupby", "message"),
     [("gone", "groupby must be an obs column, got 'gone'"), ("n_counts", "groupby must be an obs column of strings")],

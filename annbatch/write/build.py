@@ -38,7 +38,7 @@ from annbatch.write.passes import Local, OnDask, Passes, row_costs
 from annbatch.write.present import Present
 from annbatch.write.runs import Run, plan_runs
 from annbatch.write.sources import Source, describe, select_elements
-from annbatch.write.table import Table, spool
+from annbatch.write.table import Table, check_groupby, spool
 
 T = TypeVar("T")
 
@@ -86,6 +86,7 @@ def _build(
     for origin in tqdm(origins, "opening", unit="file", disable=quiet):
         checkpoint()
         sources.append(describe(origin, options.x))
+    check_groupby(options.groupby, options.obs_columns, sources)
     job, genes, budget = _plan(place, sources, options, resources, present, checkpoint)
     passes: Passes = Local(budget.tasks, checkpoint) if resources.client is None else OnDask(resources.client)
     specs = _specs(job, resources, checkpoint)

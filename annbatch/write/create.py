@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from annbatch.collection import Collection
 from annbatch.errors import InputError
+from annbatch.objects import is_url, redacted
 from annbatch.write.build import build
 from annbatch.write.inputs import Input, Load, as_origins
 from annbatch.write.join import How
@@ -164,7 +165,8 @@ def create_anndata_collection(
         allow_nonfinite=allow_nonfinite,
     )
     resources = Resources(memory_limit=memory_limit, threads=threads, client=client, progress=progress)
-    return build(as_origins(adata_paths, load), _real(output_path), options, resources, overwrite=overwrite)
+    output = _local("output_path", output_path)
+    return build(as_origins(adata_paths, load), output, options, resources, overwrite=overwrite)
 
 
 def append_to_collection(
@@ -241,7 +243,8 @@ def append_to_collection(
         allow_nonfinite=allow_nonfinite,
     )
     resources = Resources(memory_limit=memory_limit, threads=threads, client=client, progress=progress)
-    return build(as_origins(adata_paths, load), _real(collection_path), options, resources, append=True)
+    output = _local("collection_path", collection_path)
+    return build(as_origins(adata_paths, load), output, options, resources, append=True)
 
 
 def reshuffle_collection(
@@ -308,6 +311,9 @@ def reshuffle_collection(
     )
 
 
-def _real(path: str | os.PathLike[str]) -> Path:
+def _local(name: str, path: str | os.PathLike[str]) -> Path:
+    """Give the real path of an output; raises InputError if it is a URL."""
+    if isinstance(path, str) and is_url(path):
+        raise InputError(f"{name} must be a local directory, got the URL {redacted(path)}; copy what is built to it")
     # Beside the real directory, so that a link to it stays a link and the rename stays on one filesystem.
     return Path(os.path.realpath(path))

@@ -26,7 +26,8 @@ import pandas as pd
 import zarr
 from zarr.abc.store import Store as ZarrStore
 
-from annbatch.errors import InputError, MissingInputError, OutputError
+from annbatch.errors import InputError, MissingInputError, OutputError, StoreError
+from annbatch.foreign import refuse_executable
 from annbatch.native import crc32c
 from annbatch.write.filters import load_filters
 from annbatch.write.matrices import Matrix
@@ -97,6 +98,8 @@ class Origin:
                     yield root
         except (InputError, OutputError, SpillError, MemoryError):
             raise
+        except StoreError as e:
+            raise InputError(f"{self.name}: {e}" if self.name not in str(e) else str(e)) from e
         except Exception as e:
             raise InputError(f"{self.name}: cannot be read as AnnData: {type(e).__name__}: {e}") from e
 
@@ -163,7 +166,7 @@ def _open_path(path: str) -> Iterator[Root]:
 
 
 class GroupRoot:
-    """AnnData in an HDF5 file or a zarr group."""
+    """AnnData in an HDF5 file or a zarr group; codecs that would run what is stored are refused before they do."""
 
     def __init__(self, group: Any, path: str) -> None:
         encoding = group.attrs.get("encoding-type", "anndata")
@@ -175,6 +178,14 @@ class GroupRoot:
             if "_index" not in group[name].attrs:
                 raise InputError(f"{path}: {name} is in an outdated layout; read it with anndata and write it again")
         self._group = group
+        self._path = path
+
+    def _harmless(self, key: str) -> Any:
+        """Give a group or an array that may be decoded."""
+        found = self._group[key]
+        if not isinstance(found, h5py.Group | h5py.Dataset):
+            refuse_executable(found, f"{self._path}/{key}")
+        return found
 
     @property
     def column_names(self) -> list[str]:
@@ -189,16 +200,15 @@ class GroupRoot:
 
     def obs_names(self) -> npt.NDArray[Any]:
         """Read the names of the cells, (n_obs,) str objects."""
-        obs = self._group["obs"]
-        return as_text(ad.io.read_elem(obs[obs.attrs["_index"]]))
+        return as_text(ad.io.read_elem(self._harmless(f"obs/{self._group['obs'].attrs['_index']}")))
 
     def column(self, name: str) -> pd.Series[Any]:
         """Read one obs column, (n_obs,)."""
-        return pd.Series(ad.io.read_elem(self._group["obs"][name]))
+        return pd.Series(ad.io.read_elem(self._harmless(f"obs/{name}")))
 
     def var(self, raw: bool) -> pd.DataFrame:
         """Read var, or that of raw."""
-        return _named(ad.io.read_elem(self._group["raw/var" if raw else "var"]))
+        return _named(ad.io.read_elem(self._harmless("raw/var" if raw else "var")))
 
     def names(self, group: str) -> list[str]:
         """Names of what is in ``layers`` or ``obsm``."""
@@ -208,7 +218,7 @@ class GroupRoot:
         """Give an element unread; None if it is not there."""
         if key not in self._group or self._group[key].attrs.get("encoding-type") == "null":
             return None
-        return self._group[key]
+        return self._harmless(key)
 
 
 class MemoryRoot:

@@ -25,6 +25,7 @@ import zarr
 from annbatch.batch import CSR
 from annbatch.elements import direct_array, workspace
 from annbatch.errors import InputError
+from annbatch.foreign import refuse_executable
 from annbatch.shards import ShardedArray
 from annbatch.store import ORIGINAL_DTYPE
 from annbatch.write.narrow import ValueScan
@@ -137,7 +138,7 @@ def matrix_of(element: Any, where: str) -> Matrix:
         if element.ndim != 2:
             raise InputError(f"{where} must have two dimensions, got {element.ndim}")
         original = dict(getattr(element, "attrs", {})).get(ORIGINAL_DTYPE, element.dtype)
-        found = Matrix("dense", (element.shape[0], element.shape[1]), np.dtype(str(original)), _slices(element))
+        found = Matrix("dense", (element.shape[0], element.shape[1]), np.dtype(str(original)), _slices(element, where))
     elif form in ("csr", "csc"):
         found = Matrix(form, element.shape, element.data.dtype, element.data, element.indices, element.indptr)
     elif isinstance(element, h5py.Group | zarr.Group) and element.attrs.get("encoding-type") in _SPARSE:
@@ -145,7 +146,7 @@ def matrix_of(element: Any, where: str) -> Matrix:
         parts: list[Any] = [element[name] for name in ("data", "indices", "indptr")]
         original = element.attrs.get(ORIGINAL_DTYPE, parts[0].dtype)
         shape = (int(dataset.shape[0]), int(dataset.shape[1]))
-        found = Matrix(dataset.format, shape, np.dtype(str(original)), *map(_slices, parts))
+        found = Matrix(dataset.format, shape, np.dtype(str(original)), *(_slices(part, where) for part in parts))
     else:
         kind = getattr(element, "attrs", {}).get("encoding-type", type(element).__name__)
         raise InputError(f"{where} must be a CSR, CSC or dense matrix, got {kind}")
@@ -154,12 +155,13 @@ def matrix_of(element: Any, where: str) -> Matrix:
     return found
 
 
-def _slices(array: Any) -> Any:
+def _slices(array: Any, where: str) -> Any:
     if isinstance(array, h5py.Dataset):
         native = array.dtype.kind in "iuf" and array.chunks is None and array.id.get_offset() is not None
         # External and split files keep their bytes elsewhere.
         return FileSlices(array) if native and not array.external and Path(array.file.filename).is_file() else array
     if isinstance(array, zarr.Array):
+        refuse_executable(array, where)
         direct = direct_array(array)
         return array if isinstance(direct, str) else ShardSlices(direct)
     return array

@@ -108,15 +108,27 @@ class Table:
         Raises
         ------
         InputError
-            If there is no such column, or it has no categories.
+            If it has no categories.
         """
-        column = next((column for column in self.columns if column.name == name), None)
-        if column is None:
-            raise InputError(f"groupby must be an obs column, got {name!r}; there are {[c.name for c in self.columns]}")
+        column = next(column for column in self.columns if column.name == name)
         if column.categories is None or column.dtype is None:
             raise InputError(f"groupby must be an obs column of strings or categories, got {name!r}")
         codes = load(self.directory / column.field, column.dtype, start, stop)
         return np.where(codes < 0, len(column.categories), codes).astype(np.uint32)
+
+
+def check_groupby(name: str | None, names: Sequence[str] | None, sources: Sequence[Source]) -> None:
+    """Refuse to group by what will be no column; ``names`` are those that are asked for, None for all.
+
+    Raises
+    ------
+    InputError
+        Names the columns that there are.
+    """
+    known = chain.from_iterable(source.column_names for source in sources) if names is None else names
+    columns = list(dict.fromkeys([*known, SRC_PATH]))
+    if name is not None and name not in columns:
+        raise InputError(f"groupby must be an obs column, got {name!r}; there are {columns}")
 
 
 def spool(
