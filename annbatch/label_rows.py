@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from annbatch.errors import StoreError
 from annbatch.gather import KINDS, N_FIELDS, gather
-from annbatch.labels import Column
+from annbatch.labels import Column, StoreColumn
 from annbatch.plan import Found, Ints, Reading, WindowPlan, address
 from annbatch.requests import Requests
 
@@ -178,23 +178,23 @@ class LabelReader:
             LabelRows(self._places, self._index_at, n_rows, np.empty(n_rows * self._row_bytes, np.uint8))
             for n_rows in np.diff(plan.cuts).tolist()
         ]
-        columns: list[Place] = []
+        parts: list[StoreColumn] = []
         jobs: list[tuple[int, ...]] = []
         in_use: list[Found] = []
         each = iter(waiting)
         for name, place in self._places.items():
             for reading in plan.readings:
-                columns.append(place)
+                parts.append(self._columns[name].parts[reading.store])
                 jobs.append(_job(self._columns[name], place, reading, next(each), in_use))
         bases = np.array([address(batch.memory) for batch in batches], np.int64)
         table = np.array(jobs, np.int64).reshape(-1, N_FIELDS)
         failed, is_short, code = gather(plan.order, plan.cuts, bases, rows, self._index_at, table)
         if failed >= 0:
-            column = columns[failed].column
+            part = parts[failed]
             if is_short:
-                raise StoreError(f"obs[{column.name!r}]: must have a value for each row of its store")
-            n_categories = len(column.categories) if column.categories is not None else 0
-            raise StoreError(f"obs[{column.name!r}]: codes must lie in [-1, {n_categories}), got {code}")
+                raise StoreError(f"{part.name}: must have a value for each row of its store")
+            n_categories = len(part.categories) if part.categories is not None else 0
+            raise StoreError(f"{part.name}: codes must lie in [-1, {n_categories}), got {code}")
         for place in self._places.values():
             if place.numbers is not None and place.dtype not in KINDS:
                 for batch in batches:
@@ -209,14 +209,14 @@ def _job(column: Column, place: Place, reading: Reading, waiting: Waiting, in_us
     recode = column.recodes[reading.store]
     is_coded = part.categories is not None
     if is_coded and values.values.dtype.kind not in "biu":
-        raise StoreError(f"obs[{column.name!r}]: codes must be integers, got {values.values.dtype}")
+        raise StoreError(f"{part.name}: codes must be integers, got {values.values.dtype}")
     if values.values.dtype != place.dtype and not is_coded:
         # Stores of different types: NumPy promotes, and the rows lie in order then.
         promoted = values.values[values.places].astype(place.dtype)
         values = Found(promoted, np.arange(len(promoted)))
     mask = None if waiting.mask is None else waiting.mask()
     if mask is not None and mask.values.dtype != _BOOL:
-        raise StoreError(f"obs[{column.name!r}]: its mask must be boolean, got {mask.values.dtype}")
+        raise StoreError(f"{part.name}: its mask must be boolean, got {mask.values.dtype}")
     in_use += [values] if mask is None else [values, mask]
     dtype = values.values.dtype
     return (

@@ -27,6 +27,8 @@ from annbatch.objects import naming
 class StoreColumn:
     """One obs column of one store."""
 
+    name: str
+    """What error messages call it."""
     values: Flat
     """(n_obs,) codes if there are categories, else values."""
     mask: Flat | None
@@ -123,18 +125,18 @@ def _chosen(names: Sequence[str] | None, available: list[str], store: str) -> li
 def _of_series(series: pd.Series[Any], where: str) -> StoreColumn:
     dtype, flat = series.dtype, partial(flat_of, where)
     if isinstance(dtype, pd.CategoricalDtype):
-        return StoreColumn(flat(series.cat.codes.to_numpy()), None, dtype.categories, dtype)
+        return StoreColumn(where, flat(series.cat.codes.to_numpy()), None, dtype.categories, dtype)
     if pd.api.types.is_bool_dtype(dtype):
         missing = series.isna().to_numpy()
         codes = np.where(missing, -1, series.fillna(False).to_numpy(np.int8)).astype(np.int8)
-        return StoreColumn(flat(codes), None, pd.Index([False, True]), dtype)
+        return StoreColumn(where, flat(codes), None, pd.Index([False, True]), dtype)
     if pd.api.types.is_numeric_dtype(dtype):
         if pd.api.types.is_extension_array_dtype(dtype):
             filled = series.fillna(0).to_numpy(dtype.numpy_dtype)  # type: ignore[union-attr]
-            return StoreColumn(flat(filled), flat(series.isna().to_numpy()), None, dtype)
-        return StoreColumn(flat(series.to_numpy()), None, None, dtype)
+            return StoreColumn(where, flat(filled), flat(series.isna().to_numpy()), None, dtype)
+        return StoreColumn(where, flat(series.to_numpy()), None, None, dtype)
     text = pd.Categorical(series)
-    return StoreColumn(flat(text.codes), None, text.categories, dtype)
+    return StoreColumn(where, flat(text.codes), None, text.categories, dtype)
 
 
 def _of_element(element: Any, where: str, flat_of: Callable[[Any], Flat]) -> StoreColumn:
@@ -142,17 +144,17 @@ def _of_element(element: Any, where: str, flat_of: Callable[[Any], Flat]) -> Sto
     if encoding == "categorical":
         categories = pd.Index(ad.io.read_elem(element["categories"]))
         ordered = bool(element.attrs.get("ordered", False))
-        return StoreColumn(flat_of(element["codes"]), None, categories, pd.CategoricalDtype(categories, ordered))
+        return StoreColumn(where, flat_of(element["codes"]), None, categories, pd.CategoricalDtype(categories, ordered))
     if encoding == "nullable-integer":
-        values = flat_of(element["values"])
-        return StoreColumn(values, flat_of(element["mask"]), None, pd.api.types.pandas_dtype(_nullable(values.dtype)))
+        values, mask = flat_of(element["values"]), flat_of(element["mask"])
+        return StoreColumn(where, values, mask, None, pd.api.types.pandas_dtype(_nullable(values.dtype)))
     if encoding == "nullable-boolean":
         mask = flat_of(element["mask"])
-        return StoreColumn(flat_of(element["values"]), mask, pd.Index([False, True]), pd.BooleanDtype())
+        return StoreColumn(where, flat_of(element["values"]), mask, pd.Index([False, True]), pd.BooleanDtype())
     if encoding == "array" and element.dtype.kind == "b":
-        return StoreColumn(flat_of(element), None, pd.Index([False, True]), element.dtype)
+        return StoreColumn(where, flat_of(element), None, pd.Index([False, True]), element.dtype)
     if encoding == "array" and element.dtype.kind in "iuf":
-        return StoreColumn(flat_of(element), None, None, element.dtype)
+        return StoreColumn(where, flat_of(element), None, None, element.dtype)
     if encoding in ("string-array", "nullable-string-array"):
         return _of_series(pd.Series(ad.io.read_elem(element)), where)
     raise StoreError(f"{where}: encoding {encoding!r} is not one that a label column can have")

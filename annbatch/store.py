@@ -27,7 +27,7 @@ from anndata.abc import CSCDataset, CSRDataset
 
 from annbatch.collection import Collection
 from annbatch.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
-from annbatch.errors import InputError, StoreError
+from annbatch.errors import CorruptStoreError, InputError, StoreError
 from annbatch.flat import Flat, flat_of
 from annbatch.folder import open_group
 from annbatch.foreign import refuse_executable
@@ -117,7 +117,8 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str) -> Store:
         part, _, key = element.partition("/")
         if key and key not in parts[part]:
             raise InputError(f"{name}: {part} must hold {key!r}, it holds {sorted(k for k in parts[part] if k)}")
-        matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}")
+        with naming(f"{name} {element}"):
+            matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}")
     columns = columns_of_frame(adata.obs, wanted.labels, name)
     return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, adata.var))
 
@@ -127,11 +128,23 @@ def open_stores(collection: Collection, wanted: Wanted) -> list[Store]:
 
     Raises
     ------
+    CorruptStoreError
+        If a store has another shape than the collection says.
     StoreError
         If there is no readable AnnData store, or a matrix is neither CSR nor dense.
     InputError
         If a label column, a layer or an element of obsm is not there.
     """
+    stores = _open_all(collection, wanted)
+    for store, entry in zip(stores, collection.stores, strict=True):
+        if store.shape != (recorded := (entry.n_obs, collection.n_vars)):
+            raise CorruptStoreError(
+                f"{store.name}: must have the shape {recorded} of the collection, got {store.shape}"
+            )
+    return stores
+
+
+def _open_all(collection: Collection, wanted: Wanted) -> list[Store]:
     place = collection.path
     if isinstance(place, Path):
         return [
