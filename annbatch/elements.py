@@ -209,10 +209,26 @@ ZARR = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 ZARRS = "zarrs.ZarrsCodecPipeline"
 
 
+class _Setting:
+    """Whoever sets zarr's codec pipeline, which all threads of the process share, has it for itself meanwhile."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        if hasattr(os, "register_at_fork"):
+            # The thread that held it does not exist in the child.
+            os.register_at_fork(after_in_child=lambda: setattr(self, "lock", threading.RLock()))
+
+
+_setting = _Setting()
+
+
 @contextmanager
 def codec_pipeline(path: str) -> Iterator[None]:
-    """Let arrays that are opened meanwhile use a codec pipeline; the setting of the process is put back afterwards."""
-    with zarr.config.set({"codec_pipeline.path": path}):
+    """Let arrays that are opened meanwhile use a codec pipeline; the setting of the process is put back afterwards.
+
+    Other threads that want another one wait.
+    """
+    with _setting.lock, zarr.config.set({"codec_pipeline.path": path}):
         yield
 
 

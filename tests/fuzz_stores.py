@@ -156,13 +156,14 @@ def read_input(path: Path) -> None:
         for name in source.column_names:
             root.column(name)
         for key, info in source.matrices.items():
-            matrix, rows, columns = matrix_of(root.element(key), key), slice(0, source.n_obs), np.arange(info.shape[1])
+            where, n_vars = f"{path}: {key}", info.shape[1]
+            matrix, rows = matrix_of(root.element(key), where), slice(0, source.n_obs)
             if matrix.format == "dense":
-                read_dense(matrix, rows, None, info.shape[1], key)
-            elif matrix.row_starts(key) is not None and matrix.format == "csr":
-                for piece in read_rows(matrix, rows, columns, info.shape[1], key):
+                read_dense(matrix, rows, None, n_vars, where)
+            elif matrix.row_starts(where) is not None and matrix.format == "csr":
+                for piece in read_rows(matrix, rows, np.arange(n_vars), n_vars, where):
                     indices = piece.rows.indices
-                    assert len(indices) == 0 or (indices.min() >= 0 and indices.max() < info.shape[1]), "out of bounds"
+                    assert len(indices) == 0 or (indices.min() >= 0 and indices.max() < n_vars), "out of bounds"
 
 
 def build(path: Path, rng: np.random.Generator) -> None:
@@ -218,13 +219,13 @@ class Reader:
         for key, stored in mutation.files.items():
             write(base.folder / key, stored)
         try:
-            outcome, wrong = self._outcome(partial(function, base.folder, rng, self._workspace), mutation)
+            outcome, wrong = self._outcome(way, partial(function, base.folder, rng, self._workspace), mutation)
         finally:
             for key in mutation.files:
                 write(base.folder / key, base.files[key])
         return f"{way}: {mutation.kind}: {outcome}", None if wrong is None else f"{way}: {mutation}: {wrong}"
 
-    def _outcome(self, read: Callable[[], Any], mutation: Mutation) -> tuple[str, str | None]:
+    def _outcome(self, way: str, read: Callable[[], Any], mutation: Mutation) -> tuple[str, str | None]:
         try:
             found = read()
         except AnnbatchError as e:
@@ -234,7 +235,9 @@ class Reader:
             return "wrong", f"{e or 'an assertion failed'}"
         except Exception as e:  # noqa: BLE001
             return "untyped error", "".join(traceback.format_exception(e)[-12:])
-        if found is not None and "/c/" in mutation.name and not mutation.is_hidden:
+        # zarr does not compare files without checksums of their own.
+        is_seen = way != "through zarr" or "/X/data/" in mutation.name or "/X/indices/" in mutation.name
+        if found is not None and "/c/" in mutation.name and is_seen and not mutation.is_hidden:
             batch_size, batches = found
             if batches != self._right[batch_size]:
                 return "wrong", "other batches than those of the unchanged collection"

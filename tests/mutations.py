@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from numcodecs import Blosc
+from numcodecs import Blosc, Zstd, get_codec
 
 from annbatch.collection import MANIFEST
 from annbatch.native import crc32c
@@ -43,6 +44,13 @@ class Base:
     """Path below the folder to bytes."""
     chunks_per_shard: int
     n_vars: int
+    _names: dict[str, list[str]] = field(default_factory=dict)
+
+    def names(self, kind: str) -> list[str]:
+        """Give the files in which a kind of change can be made."""
+        if kind not in self._names:
+            self._names[kind] = [name for name in self.files if _APPLIES[kind](name, self)]
+        return self._names[kind]
 
     @classmethod
     def of(cls, folder: Path, chunks_per_shard: int, n_vars: int) -> Base:
@@ -82,15 +90,15 @@ def write(path: Path, stored: bytes) -> None:
 
 def mutate(base: Base, rng: np.random.Generator) -> Mutation:
     """Change something."""
-    kinds = ("metadata", "shard", "values", "bytes")
-    kind = str(rng.choice(kinds, p=(0.45, 0.2, 0.2, 0.15)))
-    if list(base.files) == [""] or any(name.endswith(".h5ad") for name in base.files):
+    if any(name.endswith(".h5ad") for name in base.files):
         return mutate_h5ad(base, rng)
-    names = [name for name in base.files if _APPLIES[kind](name, base)]
+    chances = {kind: chance for kind, (chance, _) in _KINDS.items() if base.names(kind)}
+    kind = str(rng.choice(list(chances), p=np.array(list(chances.values())) / sum(chances.values())))
+    names = base.names(kind)
     name = names[rng.integers(len(names))]
-    changed = _CHANGES[kind](base.files[name], rng, name, base)
+    changed = _KINDS[kind][1](base.files[name], rng, name, base)
     files = {name: changed}
-    is_hidden = kind == "metadata"
+    is_hidden = kind in ("metadata", "shard") or (kind == "values" and encoding_of(base, name).is_sharded)
     if MANIFEST in base.files and name != MANIFEST and rng.random() < 0.8:
         # The manifest of who forges agrees with what he forged.
         files[MANIFEST], is_hidden = _recorded(base.files[MANIFEST], name, changed), True
@@ -216,44 +224,71 @@ def _change_values(values: np.ndarray[Any, Any], rng: np.random.Generator, n_var
 
 def mutate_values(stored: bytes, rng: np.random.Generator, name: str, base: Base) -> bytes:
     """Write other numbers into ``indptr``, codes or ``indices``, encoded and with checksums as they should be."""
-    metadata = json.loads(base.files[f"{name[: name.rindex('/c/')]}/zarr.json"])
-    dtype = np.dtype(metadata["data_type"])
-    if metadata["codecs"][0]["name"] != "sharding_indexed":
-        values = np.frombuffer(stored, dtype).copy()
-        _change_values(values, rng, base.n_vars)
-        return values.tobytes()
+    encoding = encoding_of(base, name)
+    if not encoding.is_sharded:
+        return encoding.changed(stored, rng, base.n_vars)
     n = base.chunks_per_shard
     start = len(stored) - (16 * n + 4)
     index = np.frombuffer(stored[start:-4], "<u8").reshape(n, 2).copy()
-    chunks = [None if at == 2**64 - 1 else stored[at : at + size] for at, size in index.tolist()]
-    present = [k for k, chunk in enumerate(chunks) if chunk is not None]
+    chunks = [b"" if at == 2**64 - 1 else stored[at : at + size] for at, size in index.tolist()]
+    present = [k for k, chunk in enumerate(chunks) if chunk]
     k = present[rng.integers(len(present))]
-    values = np.frombuffer(bytearray(Blosc().decode(chunks[k][:-4])), dtype)
-    _change_values(values, rng, base.n_vars)
-    encoded = bytes(Blosc("lz4", 5, Blosc.SHUFFLE).encode(values))
+    encoded = encoding.changed(chunks[k][:-4], rng, base.n_vars)
     chunks[k] = encoded + _crc(encoded).to_bytes(4, "little")
     raw = b""
-    for k, chunk in enumerate(chunks):
-        if chunk is not None:
-            index[k] = len(raw), len(chunk)
-            raw += chunk
+    for k in present:
+        index[k] = len(raw), len(chunks[k])
+        raw += chunks[k]
     return raw + index.tobytes() + _crc(index.tobytes()).to_bytes(4, "little")
 
 
-def _is_uncompressed_integers(name: str, base: Base) -> bool:
-    array = name[: name.rindex("/c/")]
-    metadata = json.loads(base.files[f"{array}/zarr.json"])
-    return array.endswith(("indptr", "codes")) and [codec["name"] for codec in metadata["codecs"]] == ["bytes"]
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How the chunks of an array are stored."""
+
+    dtype: np.dtype[Any]
+    codec: Any
+    """numcodecs' codec; None for none."""
+    is_sharded: bool
+
+    def changed(self, stored: bytes, rng: np.random.Generator, n_vars: int) -> bytes:
+        """Change values of a chunk."""
+        raw = stored if self.codec is None else self.codec.decode(stored)
+        values = np.frombuffer(bytearray(raw), self.dtype)
+        _change_values(values, rng, n_vars)
+        return bytes(values.tobytes() if self.codec is None else self.codec.encode(values))
 
 
+def encoding_of(base: Base, name: str) -> Encoding:
+    """Say how the array that a chunk belongs to is stored."""
+    array = name[: name.rindex("/c/")] if "/c/" in name else name[: name.rindex("/")]
+    if f"{array}/.zarray" in base.files:
+        fields = json.loads(base.files[f"{array}/.zarray"])
+        compressor = fields["compressor"]
+        return Encoding(np.dtype(fields["dtype"]), None if compressor is None else get_codec(compressor), False)
+    fields = json.loads(base.files[f"{array}/zarr.json"])
+    is_sharded = fields["codecs"][0]["name"] == "sharding_indexed"
+    codecs = {codec["name"] for codec in fields["codecs"]}
+    codec = Blosc("lz4", 5, Blosc.SHUFFLE) if is_sharded else Zstd() if "zstd" in codecs else None
+    return Encoding(np.dtype(fields["data_type"]), codec, is_sharded)
+
+
+_KINDS: dict[str, tuple[float, Callable[[bytes, np.random.Generator, str, Base], bytes]]] = {
+    "metadata": (0.45, mutate_metadata),
+    "shard": (0.2, mutate_shard),
+    "values": (0.2, mutate_values),
+    "bytes": (0.15, mutate_bytes),
+}
+"""Kind of change -> how often, and what makes it."""
 _APPLIES: dict[str, Callable[[str, Base], bool]] = {
     "metadata": lambda name, base: name.endswith(METADATA),
+    "shard": lambda name, base: (
+        re.search(r"X/(data|indices)/c/", name) is not None and encoding_of(base, name).is_sharded
+    ),
+    "values": lambda name, base: re.search(r"(X/indices|X/indptr|/codes|/n)/(c/)?\d+$", name) is not None,
     "bytes": lambda name, base: True,
-    # Only v3 has shards, and chunks that are called so.
-    "shard": lambda name, base: "X/data/c/" in name or "X/indices/c/" in name,
-    "values": lambda name, base: "X/indices/c/" in name or ("/c/" in name and _is_uncompressed_integers(name, base)),
 }
-_CHANGES = {"metadata": mutate_metadata, "bytes": mutate_bytes, "shard": mutate_shard, "values": mutate_values}
+"""Kind of change -> whether it can be made in a file."""
 
 
 # --- HDF5 -------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from numba.core.compiler_lock import global_compiler_lock
 
 from annbatch import Loader
@@ -126,3 +127,25 @@ def test_a_fork_while_the_parent_reads(tmp_path: Path) -> None:
     rest = list(batches)
     rows = np.concatenate([batch.index for batch in (first, *rest)])
     np.testing.assert_array_equal(np.sort(rows), np.arange(x.shape[0]))
+
+
+def test_threads_that_open_at_once_do_not_change_each_others_codecs():
+    """The setting is the process's: one thread's must not be seen, or put back, by another."""
+    before = zarr.config.get("codec_pipeline.path")
+    seen: list[tuple[str, str]] = []
+
+    def use(path: str) -> None:
+        for _ in range(50):
+            with elements_module.codec_pipeline(path):
+                time.sleep(0.0002)
+                seen.append((path, zarr.config.get("codec_pipeline.path")))
+
+    pipelines = [elements_module.ZARR, elements_module.ZARRS] * 2
+    threads = [threading.Thread(target=use, args=(path,)) for path in pipelines]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(seen) == 200
+    assert all(wanted == found for wanted, found in seen)
+    assert zarr.config.get("codec_pipeline.path") == before
