@@ -72,9 +72,7 @@ def write_bases(folder: Path) -> None:
     adata = ad.AnnData(x, obs, pd.DataFrame(index=[f"g{i}" for i in range(N_VARS)]))
     adata.layers["dense"] = x.toarray()
     adata.obsm["pca"] = np.ones((N_OBS, 2), np.float32)
-    create_anndata_collection(
-        adata, folder / "collection", rows_per_store=30, chunk_elements=CHUNK, shard_elements=SHARD, progress=False
-    )
+    create_anndata_collection(adata, folder / "collection", chunk_elements=CHUNK, shard_elements=SHARD, progress=False)
     for name, zarr_format in (("v2", 2), ("v3", 3)):
         ad.settings.zarr_write_format = zarr_format
         adata.write_zarr(folder / name / "a.zarr")
@@ -175,14 +173,14 @@ def build(path: Path, rng: np.random.Generator) -> None:
 
 Way = tuple[str, str, float, Callable[..., Any]]
 WAYS: tuple[Way, ...] = (
-    ("arrays", "collection", 0.15, lambda folder, rng, workspace: read_arrays(folder, workspace)),
-    ("direct", "collection", 0.34, lambda folder, rng, workspace: read_collection(folder, rng)),
-    ("through zarr", "collection", 0.13, lambda folder, rng, workspace: read_collection(folder, rng, direct=False)),
-    ("remote", "collection", 0.1, lambda folder, rng, workspace: read_remote(folder, rng)),
-    ("foreign v3", "v3", 0.06, lambda folder, rng, workspace: read_store(folder, rng)),
-    ("foreign v2", "v2", 0.06, lambda folder, rng, workspace: read_store(folder, rng)),
-    ("input v3", "v3", 0.04, lambda folder, rng, workspace: read_input(folder / "a.zarr")),
-    ("input v2", "v2", 0.04, lambda folder, rng, workspace: read_input(folder / "a.zarr")),
+    ("arrays", "collection", 0.25, lambda folder, rng, workspace: read_arrays(folder, workspace)),
+    ("direct", "collection", 0.33, lambda folder, rng, workspace: read_collection(folder, rng)),
+    ("through zarr", "collection", 0.1, lambda folder, rng, workspace: read_collection(folder, rng, direct=False)),
+    ("remote", "collection", 0.08, lambda folder, rng, workspace: read_remote(folder, rng)),
+    ("foreign v3", "v3", 0.05, lambda folder, rng, workspace: read_store(folder, rng)),
+    ("foreign v2", "v2", 0.05, lambda folder, rng, workspace: read_store(folder, rng)),
+    ("input v3", "v3", 0.03, lambda folder, rng, workspace: read_input(folder / "a.zarr")),
+    ("input v2", "v2", 0.03, lambda folder, rng, workspace: read_input(folder / "a.zarr")),
     ("input h5ad", "h5ad", 0.06, lambda folder, rng, workspace: read_input(folder / "a.h5ad")),
     ("build of v2", "v2", 0.01, lambda folder, rng, workspace: build(folder / "a.zarr", rng)),
     ("build of h5ad", "h5ad", 0.01, lambda folder, rng, workspace: build(folder / "a.h5ad", rng)),

@@ -177,6 +177,7 @@ class GroupRoot:
         for name in ("obs", "var"):
             if "_index" not in group[name].attrs:
                 raise InputError(f"{path}: {name} is in an outdated layout; read it with anndata and write it again")
+            _check_names(group[name], f"{path}: {name}")
         self._group = group
         self._path = path
 
@@ -208,7 +209,10 @@ class GroupRoot:
 
     def var(self, raw: bool) -> pd.DataFrame:
         """Read var, or that of raw."""
-        return _named(ad.io.read_elem(self._harmless("raw/var" if raw else "var")))
+        key = "raw/var" if raw else "var"
+        table = self._harmless(key)
+        _check_names(table, f"{self._path}: {key}")
+        return _named(ad.io.read_elem(table))
 
     def names(self, group: str) -> list[str]:
         """Names of what is in ``layers`` or ``obsm``."""
@@ -219,6 +223,13 @@ class GroupRoot:
         if key not in self._group or self._group[key].attrs.get("encoding-type") == "null":
             return None
         return self._harmless(key)
+
+
+def _check_names(table: Any, where: str) -> None:
+    """Refuse a table of which something leads to the table itself: reading it would never end."""
+    for name in (table.attrs["_index"], *table.attrs.get("column-order", ())):
+        if not all(part.strip(".") for part in str(name).split("/")):
+            raise InputError(f"{where} must have columns with names, got {str(name)!r}")
 
 
 class MemoryRoot:
