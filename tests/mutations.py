@@ -59,6 +59,11 @@ class Base:
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
         return cls(folder, files, chunks_per_shard, n_vars)
 
+    def below(self, prefix: str) -> Base:
+        """Give a part of it, which is changed alone."""
+        files = {name: stored for name, stored in self.files.items() if name.startswith(prefix)}
+        return Base(self.folder, files, self.chunks_per_shard, self.n_vars)
+
     def copy(self, folder: Path) -> Base:
         """Write it elsewhere."""
         for name, stored in self.files.items():
