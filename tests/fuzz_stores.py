@@ -6,7 +6,7 @@ It is read on one of the `WAYS`: by the kernels alone, by loaders directly, thro
 input of a build, or by a whole build.
 
 1. Children read inputs by the thousand (`read_inputs`), and say what came of each. A child that dies, or is silent for
-   a minute, is a finding that names the input; another child goes on behind it. Memory is limited.
+   `SILENT_S`, is a finding that names the input; another child goes on behind it. Memory is limited.
 2. Only an `AnnbatchError` that names the store may come out, or what is right: column numbers, ``indptr`` and codes in
    their bounds, and the batches of the unchanged collection where checksums were not forged.
 3. What came out is counted by kind, way and outcome, and added to a file of results.
@@ -49,7 +49,8 @@ from mutations import Base, Mutation, mutate, write
 
 N_OBS, N_VARS, CHUNK, SHARD = 48, 12, 16, 64
 LABELS = ("kind", "n")
-SILENT_S = 60
+SILENT_S = 300
+"""A hang; long, since a busy machine is slow."""
 PER_PROCESS = 5000
 """Inputs that one child reads."""
 
