@@ -48,6 +48,9 @@ DIRECT = True
 TASK_BYTES = 1 << 21
 """Decoded bytes that make a task worth while."""
 
+MAX_ELEMENTS = 1 << 62
+"""Elements that no array has, so that sums of their numbers fit."""
+
 _of_thread = threading.local()
 
 
@@ -294,7 +297,10 @@ class ZarrElements:
         # What is in memory is cut for the threads alone.
         of_task = max(1, TASK_BYTES // (self._width * self.dtype.itemsize))
         rows = int(array.chunks[0]) if isinstance(array, zarr.Array) else of_task
-        self.chunk_elements = max(1, rows * self._width)
+        # A store may say that chunks are larger than any number that plans can hold.
+        self.chunk_elements = max(1, min(rows * self._width, self.size))
+        if self.size >= MAX_ELEMENTS:
+            raise StoreError(f"{name}: must have fewer than 2**62 elements, got {self.size}")
 
     def tasks(self, pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any) -> list[Task]:
         """Read neighbouring chunks together, and no element before the first or behind the last wanted one."""

@@ -51,6 +51,8 @@ N_OBS, N_VARS, CHUNK, SHARD = 48, 12, 16, 64
 LABELS = ("kind", "n")
 SILENT_S = 300
 """A hang; long, since a busy machine is slow."""
+START_S = 1200
+"""What a child may take to begin."""
 PER_PROCESS = 5000
 """Inputs that one child reads."""
 
@@ -270,7 +272,7 @@ def outcomes(pristine: Path, seed: int, n_inputs: int) -> Iterator[tuple[int, st
         sender.close()
         ready = False
         while done < stop:
-            if not receiver.poll(SILENT_S):
+            if not receiver.poll(SILENT_S if ready else START_S):
                 child.kill()
                 yield done, "hang", f"no answer within {SILENT_S} s"
                 done += 1
