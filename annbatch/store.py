@@ -190,7 +190,9 @@ def _opened(name: str, root: zarr.Group, recorded: Mapping[str, int], wanted: Wa
         columns = columns_of_group(obs, wanted.labels, name, recorded)
     with naming(f"{name} var"):
         refuse_executable(root["var"], f"{name} var")
-        var = ad.io.read_elem(root["var"])
+        var: Any = ad.io.read_elem(root["var"])
+        if not isinstance(var, pd.DataFrame):
+            raise StoreError(f"{name} var: must be a table, got {type(var).__name__}")
     return _checked(Store(name, matrices["X"].shape, matrices, columns, var))
 
 
@@ -204,9 +206,8 @@ def _checked(store: Store) -> Store:
         for part in (column.values, column.mask):
             if part is not None and len(part) != n_obs:
                 raise StoreError(f"{store.name} obs[{name!r}]: must have n_obs = {n_obs} values, got {len(part)}")
-    if not isinstance(store.var, pd.DataFrame) or len(store.var) != n_vars:
-        found = f"{len(store.var)} rows" if isinstance(store.var, pd.DataFrame) else type(store.var).__name__
-        raise StoreError(f"{store.name} var: must be a table of n_vars = {n_vars} rows, got {found}")
+    if len(store.var) != n_vars:
+        raise StoreError(f"{store.name} var: must have n_vars = {n_vars} rows, got {len(store.var)}")
     return store
 
 

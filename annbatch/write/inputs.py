@@ -99,7 +99,7 @@ class Origin:
         except (InputError, OutputError, SpillError, MemoryError):
             raise
         except StoreError as e:
-            raise InputError(f"{self.name}: {e}" if self.name not in str(e) else str(e)) from e
+            raise InputError(f"{self.name}: cannot be read as AnnData: {e}") from e
         except Exception as e:
             raise InputError(f"{self.name}: cannot be read as AnnData: {type(e).__name__}: {e}") from e
 
