@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,19 @@ def integer(name: str, value: int, low: int, high: int | None = None) -> int:
         rule = f">= {low}" if high is None else f"in [{low}, {high})"
         raise ValueError(f"{name} must be {rule}, got {value}")
     return int(value)
+
+
+def byte_count(name: str, value: str | int) -> int:
+    """Check for a number of bytes, or of kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB as in ``"2GB"``."""
+    if not isinstance(value, str):
+        if value < 0:
+            raise ValueError(f"{name} must be >= 0, got {value}")
+        return int(value)
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([KMGT]?)(I?)B?\s*", value.upper())
+    if match is None or (match[3] and not match[2]):
+        raise ValueError(f"{name} must be like '2GB' or a number of bytes, got {value!r}")
+    power = "KMGT".index(match[2]) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def boolean(name: str, value: bool) -> bool:

@@ -14,6 +14,7 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, get_args
 
@@ -24,12 +25,14 @@ import pandas as pd
 
 from annbatch.batch import Batch, Emit
 from annbatch.buffers import SlabPool
-from annbatch.check import boolean, integer, names, one_of
+from annbatch.cache import DiskCache
+from annbatch.check import boolean, byte_count, integer, names, one_of
 from annbatch.collection import Collection
 from annbatch.dataset import Casting, Dataset
 from annbatch.epoch import Epoch
 from annbatch.errors import InputError
 from annbatch.fetch import Fetcher
+from annbatch.folder import Folder
 from annbatch.order import Partition
 from annbatch.permutation import MAX_WORD
 from annbatch.rows import Runs
@@ -88,6 +91,11 @@ class Loader:
         Threads that read and decode; by default as many as this process may use cores.
     prefetch
         How many windows are read ahead while the user works with one; 0 reads in the caller's thread.
+    cache_dir
+        A local folder in which to keep what is read from object stores, for the next epoch and the next process. It may
+        be shared by several processes. None keeps nothing.
+    cache_limit
+        What that folder may take of the disk, like ``"20GB"`` or in bytes; what was used least recently goes first.
 
     Raises
     ------
@@ -121,6 +129,8 @@ class Loader:
         partition: Partition | None = None,
         threads: int | None = None,
         prefetch: int = 1,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cache_limit: str | int = "20GB",
     ) -> None:
         self.batch_size = integer("batch_size", batch_size, 1)
         self.chunk_size = integer("chunk_size", chunk_size, 1)
@@ -147,6 +157,8 @@ class Loader:
         if partition is not None and not isinstance(partition, Partition):
             raise TypeError(f"partition must be a Partition, got {type(partition).__name__}")
         self.partition = partition
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.cache_limit = byte_count("cache_limit", cache_limit)
         self._rows: npt.ArrayLike | Runs | None = rows
         self._split: dict[str, Any] | None = None
         self._dataset: Dataset | None = None
@@ -176,6 +188,8 @@ class Loader:
         ------
         InputError
             If there is nothing to add, or an object breaks one of the rules above; names the object and the element.
+        OutputError
+            If the folder of the cache cannot be made.
         """
         adatas = list(adatas)
         if not adatas:
@@ -184,7 +198,8 @@ class Loader:
             if not isinstance(adata, ad.AnnData):
                 raise InputError(f"adatas[{i}] must be an AnnData, got {type(adata).__name__}")
         wanted, hidden = self._wanted(labels)
-        return self._add([open_anndata(adata, wanted, f"adatas[{i}]") for i, adata in enumerate(adatas)], hidden)
+        cache = self._cache()
+        return self._add([open_anndata(adata, wanted, f"adatas[{i}]", cache) for i, adata in enumerate(adatas)], hidden)
 
     def use_collection(self, path: Any, labels: Sequence[str] | None = None) -> Self:
         """Read the collection at ``path``, one of ours or one that scverse annbatch wrote.
@@ -210,10 +225,14 @@ class Loader:
             If a file of the collection is missing, or has another size than it was written with.
         InputError
             If a label is not an obs column.
+        OutputError
+            If the folder of the cache cannot be made.
         ImportError
             If it takes obstore to read it, which is not installed.
         """
         collection = Collection.open(path)
+        if isinstance(collection.path, Folder) and (cache := self._cache()) is not None:
+            collection = replace(collection, path=collection.path.through(cache))
         collection.check_sizes()
         wanted, hidden = self._wanted(labels)
         return self._add(open_stores(collection, wanted), hidden, collection.digest())
@@ -411,6 +430,9 @@ class Loader:
         self._dataset.report_paths()
         self._schedule = None
         return self
+
+    def _cache(self) -> DiskCache | None:
+        return None if self.cache_dir is None else DiskCache(self.cache_dir, self.cache_limit)
 
     def _wanted(self, labels: Sequence[str] | None) -> tuple[Wanted, list[str]]:
         """Say what is to be opened, and which columns of it only the sampler needs."""

@@ -15,7 +15,7 @@ import os
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -134,7 +134,7 @@ _turn = asyncio.Lock()
 
 
 @asynccontextmanager
-async def _slots(n: int = 1) -> AsyncIterator[None]:
+async def slots(n: int = 1) -> AsyncIterator[None]:
     """Wait until so many more requests may be under way."""
     n_taken = 0
     try:
@@ -167,6 +167,9 @@ class Objects:
     store
         The obstore store.
     """
+
+    is_cached = False
+    """Whether `pieces` may know pieces without fetching them."""
 
     def __init__(self, store: Any) -> None:
         check_process()
@@ -210,10 +213,12 @@ class Objects:
         import obstore
 
         async def of_prefix(prefix: str) -> dict[str, int]:
-            async with _slots():
+            async with slots():
                 found: dict[str, int] = {}
                 async for part in obstore.list(self.store, prefix, chunk_size=1000):
-                    found.update((str(entry["path"]), int(entry["size"])) for entry in part)
+                    for entry in part:
+                        found[str(entry["path"])] = int(entry["size"])
+                        self._note(str(entry["path"]), entry)
                 return found
 
         async def of_key(key: str) -> dict[str, int]:
@@ -230,8 +235,8 @@ class Objects:
     async def whole(self, key: str) -> NDArray[np.uint8] | None:
         """Give a whole object; None if there is none."""
         try:
-            async with _slots():
-                return _array(await self._whole(key))
+            async with slots():
+                return array_of(await self._whole(key))
         except FileNotFoundError:
             return None
 
@@ -240,10 +245,12 @@ class Objects:
         import obstore
 
         async def attempt() -> int:
-            return int((await obstore.head_async(self.store, key))["size"])
+            meta = await obstore.head_async(self.store, key)
+            self._note(key, meta)
+            return int(meta["size"])
 
         try:
-            async with _slots():
+            async with slots():
                 return await self._until_whole(key, 0, attempt)
         except FileNotFoundError:
             return None
@@ -265,10 +272,10 @@ class Objects:
             # An object that is smaller than that gives all that it has.
             if len(found) != min(nbytes, size):
                 return f"got {len(found)} of {nbytes} bytes"
-            return _array(found), size
+            return array_of(found), size
 
         try:
-            async with _slots():
+            async with slots():
                 return await self._until_whole(key, nbytes, attempt)
         except FileNotFoundError:
             return None
@@ -290,13 +297,23 @@ class Objects:
             for one, start, stop in zip(found, starts, stops, strict=True):
                 if len(one) != stop - start:
                     return f"got {len(one)} of the {stop - start} bytes from {start}"
-            return [_array(one) for one in found]
+            return [array_of(one) for one in found]
 
         try:
-            async with _slots(len(starts)):
+            async with slots(len(starts)):
                 return await self._until_whole(key, max(stops), attempt)
         except FileNotFoundError:
             raise StoreError(f"{self.name}/{key}: has been removed since it was first read") from None
+
+    async def pieces(self, key: str, starts: Ints, nbytes: Ints) -> Fetched:
+        """Have pieces of one object in memory, as `fetch` does."""
+        return await fetch_uncached([(self, key)], np.zeros_like(starts), starts, nbytes)
+
+    def forget(self, key: str) -> None:
+        """Hear that an object is corrupt."""
+
+    def _note(self, key: str, meta: Mapping[str, Any]) -> None:
+        """Hear what the store says of an object."""
 
     async def _until_whole(self, key: str, end: int, attempt: Callable[[], Awaitable[T | str]]) -> T:
         """Try until an attempt gives something else than a text that says what is wrong with the answer.
@@ -349,13 +366,13 @@ class Objects:
             return None
 
 
-def _array(buffer: Any) -> NDArray[np.uint8]:
+def array_of(buffer: Any) -> NDArray[np.uint8]:
     """Give a view of what obstore returned."""
     return np.frombuffer(buffer, np.uint8)
 
 
 async def fetch(sources: Sequence[tuple[Objects, str]], of_piece: Ints, starts: Ints, nbytes: Ints) -> Fetched:
-    """Fetch pieces of objects.
+    """Have pieces of objects in memory, those that a cache holds without fetching them.
 
     Parameters
     ----------
@@ -373,6 +390,24 @@ async def fetch(sources: Sequence[tuple[Objects, str]], of_piece: Ints, starts: 
     CorruptStoreError, StoreError
         As `Objects.ranges` does.
     """
+    parts, works = [], []
+    edges = np.searchsorted(of_piece, np.arange(len(sources) + 1)).tolist()
+    rest = starts.copy()
+    for (objects, key), a, b in zip(sources, edges[:-1], edges[1:], strict=True):
+        if objects.is_cached:
+            own = a + np.flatnonzero(starts[a:b] >= 0)
+            parts.append(own)
+            works.append(objects.pieces(key, starts[own], nbytes[own]))
+            rest[a:b] = -1
+    found = await together([fetch_uncached(sources, of_piece, rest, nbytes), *works])
+    addresses = found[0].addresses
+    for own, one in zip(parts, found[1:], strict=True):
+        addresses[own] = one.addresses
+    return Fetched(addresses, [holder for one in found for holder in one.holders])
+
+
+async def fetch_uncached(sources: Sequence[tuple[Objects, str]], of_piece: Ints, starts: Ints, nbytes: Ints) -> Fetched:
+    """Fetch pieces of objects; see `fetch`."""
     ranges = merge(of_piece, starts, nbytes)
     groups = ranges.groups()
     works = []

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 
 from annbatch.array_metadata import parse
+from annbatch.cached_objects import objects_of
 from annbatch.codecs import Codec, Decoder, Workspace
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.kernels import Status, read_pieces
-from annbatch.objects import Objects
 from annbatch.pieces import cut_ranges, range_offsets
 from annbatch.plan import Ints, address
 from annbatch.remote_tables import RemoteTables, fetch_chunks, fetch_pieces
@@ -52,8 +52,7 @@ class RemoteArray:
         Nothing is read. What is ``recorded`` (keys relative to the array, and checksums) must be there, and as it was,
         when it is read.
         """
-        store: Any = array.store
-        objects = Objects(store.store)
+        objects = objects_of(array.store)
         metadata = array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
         found = parse(json.loads(metadata), PurePosixPath(array.path), f"{objects.name}/", recorded)
         if isinstance(found, str):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from annbatch.errors import StoreError
+from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.native import IN_MEMORY
 from annbatch.objects import Objects, fetch
 from annbatch.pieces import Pieces, shard_starts
@@ -65,6 +65,13 @@ class RemoteTables:
             done.exception()
 
     async def _load(self, shard: int) -> None:
+        try:
+            await self._read_index(shard)
+        except CorruptStoreError:
+            self.objects.forget(str(self.layout.key(shard)))
+            raise
+
+    async def _read_index(self, shard: int) -> None:
         layout, key = self.layout, str(self.layout.key(shard))
         n = layout.chunks_per_shard
         if layout.recorded_crc(shard) is not None:
@@ -107,7 +114,12 @@ async def fetch_chunks(tables: Sequence[RemoteTables], edges: Sequence[int], chu
     """
     sources, of_chunk, offsets, nbytes = await _locate(tables, edges, chunks)
     found = await fetch(sources, of_chunk, offsets, nbytes)
-    return Located(np.full(len(chunks), IN_MEMORY, np.int32), found.addresses, nbytes, found.holders)
+
+    def forget(j: int) -> None:
+        objects, key = sources[int(of_chunk[j])]
+        objects.forget(key)
+
+    return Located(np.full(len(chunks), IN_MEMORY, np.int32), found.addresses, nbytes, found.holders, forget)
 
 
 async def fetch_pieces(table: RemoteTables, pieces: Pieces, itemsize: int) -> Located:

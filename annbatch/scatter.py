@@ -192,4 +192,6 @@ class Scatter:
     def _fail(self, status: int, j: int) -> NoReturn:
         text = Status(status).text + (f" of {self.limit}" if status == Status.LIMIT else "")
         kind = StoreError if status in (Status.READ, Status.PIECE) else CorruptStoreError
+        if kind is CorruptStoreError and self.located.forget is not None:
+            self.located.forget(j)
         raise kind(f"{self.layouts[self._array_of(j)].describe(int(self.pieces.chunks[j]))}: {text}")

@@ -11,7 +11,7 @@ Format: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -108,10 +108,13 @@ class Located:
     """(n,) stored bytes; -1 where the chunk is missing."""
     holders: Sequence[object]
     """What keeps the descriptors open, or the memory in place."""
+    forget: Callable[[int], None] | None = None
+    """Is told which of the chunks is corrupt, so that no cache keeps it."""
 
     def part(self, j: int) -> Located:
         """Give the place of one chunk, kept likewise."""
-        return Located(self.fds[j : j + 1], self.offsets[j : j + 1], self.nbytes[j : j + 1], self.holders)
+        forget = None if self.forget is None else lambda _, of_all=self.forget: of_all(j)
+        return Located(self.fds[j : j + 1], self.offsets[j : j + 1], self.nbytes[j : j + 1], self.holders, forget)
 
 
 def parse_index(layout: Layout, shard: int, stored: npt.NDArray[np.uint8], object_nbytes: int) -> tuple[Ints, Ints]:

@@ -25,6 +25,8 @@ import scipy.sparse as sp
 import zarr
 from anndata.abc import CSCDataset, CSRDataset
 
+from annbatch.cache import DiskCache
+from annbatch.cached_objects import cached
 from annbatch.collection import Collection
 from annbatch.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
 from annbatch.errors import CorruptStoreError, InputError, StoreError
@@ -103,8 +105,10 @@ class Store:
     """(n_vars, …) var of the store."""
 
 
-def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str) -> Store:
+def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache | None = None) -> Store:
     """Describe an AnnData whose matrices are sparse datasets on a zarr store, zarr arrays, or in memory.
+
+    Those in object stores are read through a ``cache``, if there is one.
 
     Raises
     ------
@@ -118,7 +122,7 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str) -> Store:
         if key and key not in parts[part]:
             raise InputError(f"{name}: {part} must hold {key!r}, it holds {sorted(k for k in parts[part] if k)}")
         with naming(f"{name} {element}"):
-            matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}")
+            matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}", cache)
     columns = columns_of_frame(adata.obs, wanted.labels, name)
     return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, adata.var))
 
@@ -211,7 +215,7 @@ def _checked(store: Store) -> Store:
     return store
 
 
-def _given(found: Any, name: str) -> Matrix:
+def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
     """Describe what stands in an AnnData object."""
     form = getattr(found, "format", None) if sp.issparse(found) else None
     if isinstance(found, CSCDataset) or form == "csc":
@@ -220,11 +224,11 @@ def _given(found: Any, name: str) -> Matrix:
         group: Any = found.group
         if not isinstance(group, zarr.Group):
             raise InputError(f"{name}: must be on a zarr store, got {type(group).__name__}; convert the file first")
-        return _stored(group, name)
+        return _stored(group, name, cache=cache)
     if form == "csr":
         return _sparse(name, found.shape, found.data.dtype, found)
     if isinstance(found, zarr.Array):
-        return _stored(found, name)
+        return _stored(found, name, cache=cache)
     if isinstance(found, np.ndarray) and found.ndim == 2:
         return _dense(name, np.ascontiguousarray(found))
     kind = "nothing" if found is None else type(found).__name__
@@ -232,12 +236,18 @@ def _given(found: Any, name: str) -> Matrix:
 
 
 def _stored(
-    found: Any, name: str, recorded: Mapping[str, int] = MappingProxyType({}), *, reopen: bool = True
+    found: Any,
+    name: str,
+    recorded: Mapping[str, int] = MappingProxyType({}),
+    *,
+    reopen: bool = True,
+    cache: DiskCache | None = None,
 ) -> Matrix:
     """Reopen a CSR group or a dense array of a zarr store with fast codecs, and check that its parts fit together."""
+    store = cached(found.store, cache)
 
     def part(path: str) -> zarr.Array[Any]:
-        return _reopened(found, path, name) if reopen else _part(found, path, name)
+        return _reopened(found, path, name, store) if reopen else _part(found, path, name)
 
     refuse_executable(found, name)
     if isinstance(found, zarr.Array):
@@ -273,13 +283,13 @@ def _check_numbers(dtype: np.dtype[Any], name: str, kinds: str = "biuf") -> None
         raise StoreError(f"{name}: must be {'numbers' if 'f' in kinds else 'integers'} of at most 64 bits, got {dtype}")
 
 
-def _reopened(parent: Any, path: str, name: str) -> zarr.Array[Any]:
-    where = {"store": parent.store, "path": f"{parent.path}{path}".lstrip("/"), "mode": "r"}
+def _reopened(parent: Any, path: str, name: str, store: Any) -> zarr.Array[Any]:
+    where = {"store": store, "path": f"{parent.path}{path}".lstrip("/"), "mode": "r"}
     with naming(f"{name}{path}"):
         with codec_pipeline(ZARR):
             array: zarr.Array[Any] = zarr.open_array(**where)
         # Object stores are no business of zarrs, which would make clients of its own.
-        if not _has_checksums(array) and not isinstance(parent.store, zarr.storage.ObjectStore):
+        if not _has_checksums(array) and not isinstance(store, zarr.storage.ObjectStore):
             with codec_pipeline(ZARRS):
                 array = zarr.open_array(**where)
     return array

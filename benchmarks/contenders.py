@@ -10,6 +10,7 @@ imported in environments that hold one contender each, so it imports nothing but
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,10 @@ class Setting:
     """Whether the obs columns are asked for as a DataFrame where they come as codes otherwise."""
     threads: int | None = None
     """Threads of the loader; None leaves its default."""
+    rank: int = 0
+    """Which of several processes that share the rows it is."""
+    ranks: int = 1
+    """How many of them there are."""
 
     @property
     def window(self) -> int:
@@ -105,17 +110,23 @@ class Contender:
 
 
 def _ours(path: str) -> Callable[[Job], Epoch]:
-    """Open with this project's Loader; ``path`` is ``direct`` or ``zarr``."""
+    """Open with this project's Loader; ``path`` is ``direct``, ``zarr`` or, with an empty cache, ``cached``."""
 
     def open_ours(job: Job) -> Epoch:
         import annbatch
 
         _take_path(path)
+        options: dict[str, Any] = {} if job.setting.threads is None else {"threads": job.setting.threads}
+        if path == "cached":
+            folder = Path(job.inputs[0]).parent / "cache"
+            shutil.rmtree(folder, ignore_errors=True)
+            options |= {"cache_dir": folder, "cache_limit": "1TB"}
         loader = annbatch.Loader(
             batch_size=job.setting.batch_size,
             chunk_size=job.setting.chunk_size,
             preload_nchunks=job.setting.preload_nchunks,
-            **({} if job.setting.threads is None else {"threads": job.setting.threads}),
+            partition=annbatch.Partition(job.setting.rank, job.setting.ranks),
+            **options,
         ).use_collection(job.store, labels=job.setting.labels)
 
         def epoch() -> Iterator[Matrix]:
@@ -454,6 +465,7 @@ LAMINDB = Environment("lamindb", ("lamindb", "torch"))
 
 CONTENDERS = {
     "direct": Contender("annbatch-dlpack", _ours("direct"), "ours"),
+    "cached": Contender("annbatch-dlpack, cached on disk", _ours("cached"), "ours"),
     "zarr": Contender("annbatch-dlpack, zarr path", _ours("zarr"), "ours"),
     "torch": Contender("TorchLoader alone", _torch(), "ours"),
     "torch-0": Contender("in a DataLoader without workers", _torch(0), "ours"),

@@ -5,6 +5,8 @@
 2. For each setting and delay all contenders run in interleaved rounds: this project's loader on both stores, the peer
    with zarr's default and with its fused pipeline, and zarr's own ``ObjectStore`` as fast as it reads the same blocks,
    without shuffling them. Without delay, the loader on the local directory runs beside them.
+3. ``cached`` is the loader with a cache on the local disk: it is empty when the process starts, and the first epoch,
+   which is not timed, fills it. So what is timed are hits, however far the server is.
 
 Usage: ``python benchmarks/remote.py [--latencies 0,20,100] [--settings 512x32,32x256] [--cells 200000] …``
 """
@@ -22,7 +24,7 @@ from results import options, prepared, print_table, save
 from rounds import Bench, measure, prepare
 
 REMOTE = (
-    "direct", "direct-peer-store", "peer-remote", "peer-remote-fused", "objectstore", "objectstore-fused"
+    "direct", "cached", "direct-peer-store", "peer-remote", "peer-remote-fused", "objectstore", "objectstore-fused"
 )  # fmt: skip
 LOCAL = {"direct": "annbatch-dlpack, local directory", "direct-peer-store": "annbatch-dlpack, the other's, local"}
 

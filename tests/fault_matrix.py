@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -24,8 +25,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +41,10 @@ MOMENTS = ("before opening", "after opening", "after the first batch", "between 
 Batches = list[tuple[bytes, ...]]
 
 
-def write_collection(folder: Path) -> Path:
+def write_collection(folder: Path, seed: int = 0) -> Path:
     """Write the collection of all trials."""
-    adata = named_adata(np.random.default_rng(0), range(N_OBS), range(N_VARS))
+    folder.mkdir(exist_ok=True)
+    adata = named_adata(np.random.default_rng(seed), range(N_OBS), range(N_VARS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adata.write_h5ad(folder / "a.h5ad")
@@ -180,6 +183,61 @@ def on_the_way(proxy: Any, wanted: Batches, times: int) -> Iterator[tuple[str, s
                             outcome(lambda: two_epochs("s3://bucket/cells", inject), wanted, is_remote=True),
                         )
                         proxy.calm()
+
+
+# --- what befalls the cache -------------------------------------------------------------------------------------------
+
+
+def cache_damages(kept: Path, rng: np.random.Generator) -> dict[str, Callable[[], object]]:
+    """Say what may befall a cache: its files, and the disk under it."""
+
+    def each(name: str) -> None:
+        for file in kept.glob("*.annbatch-cache"):
+            damages(file, rng)[name]()
+
+    def fill_up() -> None:
+        with suppress(OSError), (kept / "other").open("wb") as other:
+            while True:
+                other.write(bytes(4096))
+                other.flush()
+
+    names = ("cut short", "emptied", "byte flipped", "removed", "a directory in its place", "overwritten by zeros")
+    return {name: partial(each, name) for name in names} | {"the disk is full": fill_up}
+
+
+def in_the_cache(bucket: str, wanted: Batches, rng: np.random.Generator, times: int) -> Iterator[tuple[str, str, str]]:
+    """Damage all files of a cache that holds what the first epoch needs, or fill the disk under an empty one."""
+    for kind in [*cache_damages(Path(), rng)] * times:
+        for moment in MOMENTS:
+            with tempfile.TemporaryDirectory() as folder, small_disk(Path(folder)) as kept:
+                damage = cache_damages(kept, rng)[kind]
+                if kind != "the disk is full":
+                    two_epochs(bucket, lambda now: None, cache_dir=kept)
+
+                def inject(now: str, moment: str = moment, damage: Callable[[], object] = damage) -> None:
+                    if now == moment:
+                        damage()
+
+                run = partial(two_epochs, bucket, inject, cache_dir=kept)
+                yield kind, moment, outcome(run, wanted, is_remote=True)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Give a folder on a file system of its own, if one can be mounted; else files that are small is all there is."""
+    mounted = not subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, check=False
+    ).returncode
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if not mounted:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, before[1]))
+    try:
+        yield folder
+    finally:
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # --- what happens to the process --------------------------------------------------------------------------------------
@@ -345,6 +403,26 @@ def ended(place: str, rng: np.random.Generator, times: int) -> Iterator[tuple[st
             yield {"SIGTERM": "SIGTERM", "exit": "the interpreter's exit"}[how], "any", result
 
 
+def permission_lost(place: str, kept: str, collection: Path, times: int) -> Iterator[tuple[str, str, str]]:
+    """Let a process become a user who may not look into the folder of the collection, or of the cache."""
+    if os.geteuid():
+        return
+    for moment in MOMENTS[1:] * times:
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder, "output")
+            script = str(Path(__file__).with_name("cache_readers.py"))
+            cache = str(Path(folder, kept)) if kept else ""
+            command = [sys.executable, script, moment, place, cache, str(10**9), "1", str(output), str(collection)]
+            try:
+                subprocess.run(command, timeout=DEADLINE_S, check=True)
+                result = str(pickle.loads((output / "0").read_bytes()))
+            except subprocess.TimeoutExpired:
+                result = "HANG"
+            except subprocess.CalledProcessError as e:
+                result = f"CRASH {e.returncode}"
+        yield "permission lost", moment, result
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +444,9 @@ def trials(collection: Path, proxy: Any, seed: int, times: int) -> Iterator[Tria
     for where, found in (
         ("local file", on_disk(collection, wanted, rng, times)),
         ("object store", on_the_way(proxy, wanted, times)),
+        ("cache on disk", in_the_cache(bucket, wanted, rng, times)),
+        ("cache on disk", permission_lost(bucket, "kept", collection, times)),
+        ("local file", permission_lost(str(collection), "", collection, times)),
         ("local process", interrupted(collection, wanted, rng, 40 * times)),
         ("process with object store", interrupted(bucket, wanted, rng, 20 * times)),
         ("local process", forked(collection, wanted, 2 * times)),

@@ -12,7 +12,6 @@ Everything here is pure but `check_disk`, which asks the filesystem.
 from __future__ import annotations
 
 import errno
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from annbatch.check import byte_count
 from annbatch.errors import InputError, OutputError
 from annbatch.write.narrow import smallest_unsigned
 from annbatch.write.sources import Element, MatrixInfo, Source
@@ -40,25 +40,17 @@ _PIECES = 2.3
 
 
 def parse_bytes(limit: str | int) -> int:
-    """Read a number of bytes, or a number with a unit: kB, MB, GB, TB (powers of 1000) or KiB, MiB, GiB, TiB.
+    """Read a memory limit, as `annbatch.check.byte_count` does.
 
     Raises
     ------
     InputError
-        If it is no such text, or below `MIN_BYTES`.
+        If it is none, or below `MIN_BYTES`.
     """
-    if isinstance(limit, str):
-        match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(I?)B?\s*", limit.upper())
-        try:
-            number = float(match[1]) if match else None
-        except ValueError:
-            number = None
-        if match is None or number is None or (match[3] and not match[2]):
-            raise InputError(f"memory_limit must be like '2GB' or a number of bytes, got {limit!r}")
-        power = "KMGT".index(match[2]) + 1 if match[2] else 0
-        nbytes = int(number * (1024 if match[3] else 1000) ** power)
-    else:
-        nbytes = int(limit)
+    try:
+        nbytes = byte_count("memory_limit", limit)
+    except ValueError as e:
+        raise InputError(str(e)) from e
     if nbytes < MIN_BYTES:
         raise InputError(f"memory_limit must be >= {MIN_BYTES // 10**6} MB, got {limit!r}")
     return nbytes
