@@ -12,6 +12,7 @@ Each command below answers one question with the workers of the main benchmark, 
 8. ``growth``: does speed last as the collection grows ten-fold?
 9. ``whole``: how fast are whole files read into memory?
 10. ``workers``: what does torch's ``DataLoader`` with worker processes make of it?
+11. ``ranks``: what do several processes that share the rows, as training ranks do, read together?
 
 Usage: ``python benchmarks/measure.py COMMAND [options]``
 """
@@ -289,6 +290,46 @@ def workers(arguments: argparse.Namespace) -> None:
     save("workers", arguments, bench.facts, rows)
 
 
+def ranks(arguments: argparse.Namespace) -> None:
+    """Let 1, 4 and 16 processes share the rows of ten times as many cells, of 500 stored elements, all at once.
+
+    The processes of a number share the machine's cores; their rounds are interleaved with those of the other numbers.
+    """
+    arguments.nnz = 500
+    bench = prepared(arguments, cells=10 * arguments.cells)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    groups: dict[int, list[Worker]] = {}
+    for n in (1, 4, 16):
+        settings = [replace(BLOCKS, threads=max(1, cores // n), rank=rank, ranks=n) for rank in range(n)]
+        groups[n] = [Worker(bench, one) for setting in settings for one in job(bench, "direct", setting)]
+    found: dict[int, list[dict[str, Any]]] = {n: [] for n in groups}
+    for number in range(arguments.rounds + 1):
+        for n, workers in groups.items():
+            for worker in workers:
+                worker.send(cells=10**12, at_most_s=bench.total_s / bench.rounds)
+            answers = [worker.receive() for worker in workers]
+            if number:
+                rates = [answer["cells"] / answer["seconds"] for answer in answers]
+                found[n].append({"rates": rates, "peak": sum(answer["peak_rss_bytes"] for answer in answers)})
+                print(f"{n} process(es): {sum(rates):,.0f} cells/s together", flush=True)
+    rows: Rows = [
+        {
+            "contender": f"{n} processes" if n > 1 else "1 process",
+            "setting": BLOCKS.name,
+            "cells_per_s": [round(sum(one["rates"]), 1) for one in each],
+            "slowest_cells_per_s": [round(min(one["rates"]), 1) for one in each],
+            "peak_rss_bytes": each[-1]["peak"],
+            "processes": n,
+        }
+        for n, each in found.items()
+    ]
+    for workers in groups.values():
+        for worker in workers:
+            worker.close()
+    print_table(rows, reference="1 process")
+    save("ranks", arguments, bench.facts, rows)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "first-batch": first_batch,
     "wait": wait,
@@ -301,6 +342,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "growth": growth,
     "whole": whole,
     "workers": workers,
+    "ranks": ranks,
 }
 
 

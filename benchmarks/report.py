@@ -387,6 +387,14 @@ SECTIONS = {
         "Blocks of 512 rows, 32 of them shuffled together, batches of 4,096; every value and column number is summed.",
         page="distributed",
     ),
+    "ranks": Section(
+        "Several processes on one machine",
+        speeds_table,
+        "Processes that share the rows of one collection and the machine's cores, each with its share of the threads; "
+        "cells per second and peak memory of all together. Blocks of 512 rows, 32 of them shuffled together, 500 "
+        "values a row.",
+        page="distributed",
+    ),
     "remote": Section(
         "Measured",
         remote_table,
