@@ -85,7 +85,9 @@ class DiskCache:
 
     def file(self, place: str, key: str, etag: str, nbytes: int) -> CachedFile:
         """Give the file of an object, whether there is one or not; ``place`` says which store has the key."""
-        name = hashlib.blake2b("\0".join((place, key, etag, str(nbytes))).encode(), digest_size=16).hexdigest()
+        name = hashlib.blake2b(
+            "\0".join((place, key, etag, str(nbytes), str(PAGE_NBYTES))).encode(), digest_size=16
+        ).hexdigest()
         return CachedFile(self, self.folder / f"{name}.annbatch-cache", nbytes)
 
     def make_room(self, nbytes: int) -> bool:

@@ -184,7 +184,7 @@ class CachedObjects(Objects):
             return problem or [answer for answer in answers if not isinstance(answer, str)]
 
         try:
-            async with slots():
+            async with slots(len(spans)):
                 return await self._until_whole(key, spans[-1][1], attempt)
         except FileNotFoundError:
             raise StoreError(f"{self.name}/{key}: has been removed since it was first read") from None

@@ -1,23 +1,19 @@
 """Processes that read one collection at once, through one cache or none: what ``test_cache.py`` and others start.
 
-Usage: ``python cache_readers.py TASK PLACE CACHE LIMIT N OUTPUT WARM_UP``. TASK is one of
-
-- ``together``: N processes each read two epochs;
-- ``ranks``: N processes each read their part of two epochs;
-- ``killed``: N processes, one after the other, are killed while they read; then one reads two epochs;
-- a moment of `fault_matrix.MOMENTS`, at which a process becomes another user, who may not even look into the folders.
-
-Each process writes what it read, or in the last case the outcome, to a file of its number in the folder OUTPUT. They
-are forked from one that has compiled the kernels on the local collection WARM_UP; CACHE may be empty for none.
+Usage: ``python cache_readers.py COLLECTION``. The kernels are compiled on that local collection. Then each line on
+standard input is a JSON list of arguments for `run`, and is answered by a line when its processes have ended. They are
+forked, which is much cheaper than to start them anew.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -30,36 +26,39 @@ import numpy as np
 
 from annbatch import Partition
 from annbatch.cache import PAGE_NBYTES, DiskCache
-from fault_matrix import MOMENTS, outcome, two_epochs
+from fault_matrix import MOMENTS, Batches, outcome, two_epochs
 
 
-def forked(work: Callable[[], Any], output: Path | None) -> int:
-    """Let a child do some work, and write what it gives."""
+def forked(work: Callable[[], Any], output: Path) -> int:
+    """Let a child do some work, and write what it gives to a file that is open before."""
     child = os.fork()
     if child:
         return child
     try:
-        found = work()
-        if output is not None:
-            output.with_suffix(".part").write_bytes(pickle.dumps(found))
-            output.with_suffix(".part").rename(output)
+        with output.open("wb") as file:
+            file.write(pickle.dumps(work()))
     except BaseException:  # noqa: BLE001
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
 
-def main() -> None:
-    task, place, kept, limit, n, output, warm_up = sys.argv[1:]
-    folder, count = Path(output), int(n)
-    folder.mkdir()
-    wanted = two_epochs(warm_up, lambda now: None)
-    file = DiskCache(folder / "warm", 10**6).file("", "", "", PAGE_NBYTES)
-    file.store(0, np.zeros(PAGE_NBYTES, np.uint8))
-    assert file.load(np.array([0]), np.empty(PAGE_NBYTES, np.uint8)).all()
-    options: dict[str, Any] = {"cache_dir": kept, "cache_limit": int(limit)} if kept else {}
+def run(wanted: Batches, task: str, place: str, kept: str, limit: int, n: int, output: str) -> bool:
+    """Start processes, wait for them, and say whether all went well.
 
-    def work(partition: Partition = Partition(0, 1)) -> Any:
+    Each writes what it read, or the outcome, to a file of its number in the folder ``output``. The task is one of
+
+    - ``together``: ``n`` processes each read two epochs;
+    - ``ranks``: they each read their part of two epochs;
+    - ``killed``: one after the other is killed while it reads; then one more reads two epochs;
+    - a moment of `fault_matrix.MOMENTS`, at which a process becomes another user, who may not even look into the
+      folders; it writes its outcome.
+    """
+    folder = Path(output)
+    folder.mkdir()
+    options: dict[str, Any] = {"cache_dir": kept, "cache_limit": limit} if kept else {}
+
+    def work(partition: Partition = Partition(0, 1)) -> Batches:
         return two_epochs(place, lambda now: None, partition=partition, threads=1, **options)
 
     def inject(now: str) -> None:
@@ -68,30 +67,21 @@ def main() -> None:
             os.setgid(65534)
             os.setuid(65534)
 
-    def as_nobody(pipe: int) -> None:
-        with os.fdopen(pipe, "wb") as answer:
-            run = partial(two_epochs, place, inject, **options)
-            answer.write(pickle.dumps(outcome(run, wanted, is_remote="://" in place)))
-
     def forever() -> None:
         while True:
             work()
 
-    children = []
     if task == "together":
-        children = [forked(work, folder / f"{i}") for i in range(count)]
+        children = [forked(work, folder / f"{i}") for i in range(n)]
     elif task == "ranks":
-        children = [forked(partial(work, Partition(i, count)), folder / f"{i}") for i in range(count)]
+        children = [forked(partial(work, Partition(i, n)), folder / f"{i}") for i in range(n)]
     elif task in MOMENTS:
-        read, write = os.pipe()
-        children = [forked(partial(as_nobody, write), None)]
-        os.close(write)
-        with os.fdopen(read, "rb") as answer:
-            (folder / "0").write_bytes(answer.read())
+        as_another = partial(outcome, partial(two_epochs, place, inject, **options), wanted, is_remote="://" in place)
+        children = [forked(as_another, folder / "0")]
     else:
         chance = random.Random(0)
-        for i in range(count):
-            child = forked(forever, None)
+        for i in range(n):
+            child = forked(forever, folder / "killed")
             time.sleep(chance.uniform(0.02, 0.4))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
@@ -100,10 +90,19 @@ def main() -> None:
                     path.unlink()
         children = [forked(work, folder / "0")]
     codes = [os.waitpid(child, 0)[1] for child in children]
-    sys.exit(any(codes))
+    return not any(codes)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    wanted = two_epochs(sys.argv[1], lambda now: None)
+    with tempfile.TemporaryDirectory() as folder:
+        file = DiskCache(Path(folder), 10**6).file("", "", "", PAGE_NBYTES)
+        file.store(0, np.zeros(PAGE_NBYTES, np.uint8))
+        assert file.load(np.array([0]), np.empty(PAGE_NBYTES, np.uint8)).all()
+    for line in sys.stdin:
+        print(json.dumps(run(wanted, *json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        main()
+    main()

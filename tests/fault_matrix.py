@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import os
 import pickle
 import resource
@@ -407,19 +408,18 @@ def permission_lost(place: str, kept: str, collection: Path, times: int) -> Iter
     """Let a process become a user who may not look into the folder of the collection, or of the cache."""
     if os.geteuid():
         return
+    command = [sys.executable, str(Path(__file__).with_name("cache_readers.py")), str(collection)]
     for moment in MOMENTS[1:] * times:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder, "output")
-            script = str(Path(__file__).with_name("cache_readers.py"))
-            cache = str(Path(folder, kept)) if kept else ""
-            command = [sys.executable, script, moment, place, cache, str(10**9), "1", str(output), str(collection)]
+            task = [moment, place, str(Path(folder, kept)) if kept else "", 10**9, 1, str(output)]
             try:
-                subprocess.run(command, timeout=DEADLINE_S, check=True)
-                result = str(pickle.loads((output / "0").read_bytes()))
+                answer = subprocess.run(
+                    command, input=json.dumps(task), stdout=subprocess.PIPE, text=True, timeout=DEADLINE_S, check=True
+                ).stdout
+                result = str(pickle.loads((output / "0").read_bytes())) if answer == "true\n" else "CRASH"
             except subprocess.TimeoutExpired:
                 result = "HANG"
-            except subprocess.CalledProcessError as e:
-                result = f"CRASH {e.returncode}"
         yield "permission lost", moment, result
 
 

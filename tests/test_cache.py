@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 import pickle
@@ -13,7 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import anndata as ad
@@ -84,6 +87,11 @@ def files(kept: Path) -> list[Path]:
     return sorted(kept.glob("*.annbatch-cache"))
 
 
+def some(now: list[Any], later: list[Any]) -> list[Any]:
+    """Parameters for each run, and for a long one."""
+    return [*now, *(pytest.param(one, marks=pytest.mark.slow) for one in later)]
+
+
 def n_used(kept: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in files(kept))
 
@@ -106,7 +114,7 @@ def test_parts_of_long_columns(folder, wanted, kept, monkeypatch):
     assert epoch(store, kept, prefetch=0) == wanted
 
 
-@pytest.mark.parametrize("form", ["v3 sharded", "v3 uncompressed", "v3 gzip"])
+@pytest.mark.parametrize("form", some(["v3 sharded"], ["v3 uncompressed", "v3 gzip"]))
 def test_stores_of_other_programs(tmp_path, kept, form):
     adatas, x, _ = named_stores(tmp_path, form)
     remote = []
@@ -259,7 +267,7 @@ def test_another_collection_at_the_same_place(tmp_path, folder, wanted, kept):
     assert epoch(store, kept) == other
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "zeros", "noise", "directory", "pipe", "link", "unreadable"])
+@pytest.mark.parametrize("damage", some(["flipped", "cut", "link"], ["zeros", "noise", "directory", "pipe", "loop"]))
 def test_damaged_files(folder, wanted, kept, damage, tmp_path):
     store, rng = obstore.store.LocalStore(folder / "bucket/cells"), np.random.default_rng(0)
     assert epoch(store, kept) == wanted
@@ -291,7 +299,7 @@ def test_damaged_files(folder, wanted, kept, damage, tmp_path):
         assert (tmp_path / "elsewhere").read_bytes() == raw
 
 
-@pytest.mark.parametrize("match", ["X/data/c", "X/indptr/c", "codes/c"])
+@pytest.mark.parametrize("match", some(["X/data/c"], ["X/indptr/c", "codes/c"]))
 def test_what_was_damaged_on_its_way_is_not_kept(proxy, wanted, kept, match):
     ds = loader(URL, kept)
     proxy.set(fault="flip", match=match, times=1)
@@ -302,7 +310,7 @@ def test_what_was_damaged_on_its_way_is_not_kept(proxy, wanted, kept, match):
     assert epoch(URL, kept) == wanted
 
 
-@pytest.mark.parametrize("fault", ["503", "cut", "short"])
+@pytest.mark.parametrize("fault", some(["short"], ["503", "cut"]))
 def test_requests_that_fail(proxy, wanted, kept, fault):
     ds = loader(URL, kept)
     proxy.set(fault=fault, match="/c/", times=5)
@@ -387,16 +395,29 @@ def test_files_that_are_removed_all_the_time(folder, wanted, kept):
 # --- several processes ------------------------------------------------------------------------------------------------
 
 
-def read_by_others(task: str, kept: Path, n: int, folder: Path, output: Path, limit: int = 10**9) -> list[Any]:
-    """Start a task of ``cache_readers.py``, see that the limit is kept, and give what each process wrote."""
+@pytest.fixture(scope="module")
+def readers(folder, proxied) -> Iterator[subprocess.Popen[str]]:
+    """What starts processes."""
+    command = [sys.executable, str(Path(__file__).with_name("cache_readers.py")), str(folder / "bucket/cells")]
+    variables = os.environ | s3_environment(proxied.port)
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, env=variables) as process:
+        yield process
+        process.communicate(timeout=60)
+
+
+def read_by_others(
+    readers: subprocess.Popen[str], task: str, kept: Path, n: int, output: Path, limit: int = 10**9, place: str = URL
+) -> list[Any]:
+    """Let processes do a task of ``cache_readers.py``, see that the limit is kept, and give what each wrote."""
     kept.mkdir(mode=0o700)
-    script = str(Path(__file__).with_name("cache_readers.py"))
-    command = [sys.executable, script, task, URL, kept, limit, n, output, folder / "bucket/cells"]
-    with subprocess.Popen(list(map(str, command))) as process:
-        while process.poll() is None:
-            assert n_used(kept) <= limit
-            time.sleep(0.005)
-    assert process.returncode == 0
+    assert readers.stdin is not None
+    assert readers.stdout is not None
+    print(json.dumps([task, place, str(kept), limit, n, str(output)]), file=readers.stdin, flush=True)
+    answer = ThreadPoolExecutor(1).submit(readers.stdout.readline)
+    while not answer.done():
+        assert n_used(kept) <= limit
+        time.sleep(0.005)
+    assert answer.result() == "true\n"
     return [pickle.loads((output / f"{i}").read_bytes()) for i in range(len(list(output.glob("?"))))]
 
 
@@ -407,28 +428,40 @@ def both(folder) -> Batches:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [10**9, 24 * PAGE_NBYTES])
-def test_processes_that_write_the_same(proxy, folder, both, kept, tmp_path, limit):
+def test_processes_that_write_the_same(proxy, readers, both, kept, tmp_path, limit):
     """And, where the limit is low, remove what others read."""
-    assert read_by_others("together", kept, 4, folder, tmp_path / "output", limit) == [both] * 4
+    assert read_by_others(readers, "together", kept, 4, tmp_path / "output", limit) == [both] * 4
     assert files(kept)
 
 
-def test_processes_that_are_killed_while_they_write(proxy, folder, both, kept, tmp_path):
-    assert read_by_others("killed", kept, 6, folder, tmp_path / "output") == [both]
+def test_processes_that_are_killed_while_they_write(proxy, readers, both, kept, tmp_path):
+    assert read_by_others(readers, "killed", kept, 6, tmp_path / "output") == [both]
     assert files(kept)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
-def test_a_cache_that_may_be_read_no_more(proxy, folder, kept, tmp_path):
-    assert read_by_others("after the first batch", kept, 1, folder, tmp_path / "output") == ["right"]
+def test_a_cache_that_may_be_read_no_more(proxy, readers, kept, tmp_path):
+    assert read_by_others(readers, "after the first batch", kept, 1, tmp_path / "output") == ["right"]
 
 
-def test_ranks_with_one_cache(proxy, folder, kept, tmp_path):
-    """Together they read every row once, while they remove what others wrote."""
-    found = read_by_others("ranks", kept, 8, folder, tmp_path / "output", 24 * PAGE_NBYTES)
-    for i in range(2):
-        n = len(found[0]) // 2
-        rows = [np.frombuffer(batch[3], np.int64) for rank in found for batch in rank[i * n : (i + 1) * n]]
+def check_ranks(found: list[Any]) -> None:
+    """Together they have every row once in each epoch."""
+    n = len(found[0]) // 2
+    for own in (slice(0, n), slice(n, None)):
+        rows = [np.frombuffer(batch[3], np.int64) for rank in found for batch in rank[own]]
         np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(200))
+    assert len(found) == 8
+    assert {len(rank) for rank in found} == {2 * n}
+
+
+def test_ranks_share_a_cache(proxy, readers, kept, tmp_path):
+    """They remove what others wrote, too."""
+    check_ranks(read_by_others(readers, "ranks", kept, 8, tmp_path / "output", 24 * PAGE_NBYTES))
     assert files(kept)
+
+
+def test_ranks_share_a_directory(readers, folder, kept, tmp_path):
+    place = str(folder / "bucket/cells")
+    check_ranks(read_by_others(readers, "ranks", kept, 8, tmp_path / "output", place=place))
+    assert not files(kept)

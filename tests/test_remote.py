@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ import pytest
 import scipy.sparse as sp
 import zarr
 from click.testing import CliRunner
+from zarr.core.buffer import cpu
+from zarr.core.sync import sync
 
 from annbatch import (
     Collection,
@@ -140,19 +143,24 @@ def test_options_change_nothing_about_that(folder, options):
     assert epoch(store, **options) == epoch(folder / "bucket/cells", **options)
 
 
-def test_every_kind_of_place(folder, server, wanted):
+def test_every_kind_of_place(folder, server, wanted, tmp_path):
     directory = folder / "bucket/cells"
     http = obstore.store.from_url(f"http://127.0.0.1:{server}/nothing", client_options={"allow_http": True})
     assert isinstance(http, obstore.store.HTTPStore)
-    memory = obstore.store.MemoryStore()
+    memory, in_zarr = obstore.store.MemoryStore(), zarr.storage.MemoryStore()
     for file in directory.rglob("*"):
         if file.is_file():
-            obstore.put(memory, file.relative_to(directory).as_posix(), file)
+            key = file.relative_to(directory).as_posix()
+            obstore.put(memory, key, file)
+            sync(in_zarr.set(key, cpu.Buffer.from_bytes(file.read_bytes())))
+    archive = shutil.make_archive(str(tmp_path / "cells"), "zip", directory)
     places = {
         "file URL": directory.as_uri(),
         "obstore store": memory,
         "zarr ObjectStore": zarr.storage.ObjectStore(memory),
         "zarr LocalStore": zarr.storage.LocalStore(directory),
+        "zarr MemoryStore": in_zarr,
+        "zip file": zarr.storage.ZipStore(archive, mode="r"),
     }
     for name, place in places.items():
         assert epoch(place) == wanted, name
@@ -342,8 +350,6 @@ def test_faults_that_stay_end_in_an_error_after_a_known_time(proxy, monkeypatch,
 @pytest.fixture
 def copied(folder, tmp_path) -> Path:
     """A copy of the collection that may be damaged."""
-    import shutil
-
     return Path(shutil.copytree(folder / "bucket/cells", tmp_path / "cells"))
 
 
