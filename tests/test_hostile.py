@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import anndata as ad
@@ -16,6 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
+import dying
 import fuzz_stores
 from annbatch import (
     Collection,
@@ -189,20 +187,10 @@ def test_mutated_stores(inputs):
 
 def test_deaths_and_silence_are_findings(monkeypatch, tmp_path):
     monkeypatch.setattr(fuzz_stores, "SILENT_S", 5)
-    monkeypatch.setattr(fuzz_stores, "read_inputs", die_or_hang)
+    monkeypatch.setattr(fuzz_stores, "read_inputs", dying.read_inputs)
     found = list(fuzz_stores.outcomes(tmp_path, 0, 5))
     assert [number for number, *_ in found] == [0, 1, 2, 3, 4]
     assert [outcome for _, outcome, _ in found] == ["read", "crash", "read", "hang", "read"]
-
-
-def die_or_hang(connection, pristine, seed, first, stop):
-    connection.send(None)
-    for number in range(first, stop):
-        if number == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if number == 3:
-            time.sleep(60)
-        connection.send(("read", None))
 
 
 def test_numbers_of_a_matrix_in_memory_are_shared_out(tmp_path, monkeypatch):
