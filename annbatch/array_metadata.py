@@ -116,6 +116,8 @@ def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: M
     if key["name"] not in separators:
         return f"the chunk key encoding must be default or v2, got {key['name']!r}"
     separator = (key.get("configuration") or {}).get("separator", separators[key["name"]])
+    if separator not in ("/", "."):
+        return f"the separator of chunk keys must be / or ., got {separator!r}"
     layout = Layout(
         folder=folder,
         prefix=f"c{separator}" if key["name"] == "default" else "",

@@ -117,6 +117,15 @@ def test_malformed_metadata_are_a_typed_error_that_names_the_element(tmp_path, n
     assert element.split("/")[-1] in str(found.value)
 
 
+@pytest.mark.parametrize("separator", ["\0", "/../../../", "", 7])
+def test_keys_of_chunks_lead_nowhere_else(tmp_path, separator):
+    metadata = written(tmp_path) / "X/data/zarr.json"
+    fields = json.loads(metadata.read_text())
+    fields["chunk_key_encoding"] = {"name": "default", "configuration": {"separator": separator}}
+    metadata.write_text(json.dumps(fields))
+    assert "the separator of chunk keys must be" in str(describe(metadata.parent))
+
+
 def test_chunks_larger_than_any_number(tmp_path):
     adatas, x, _ = named_stores(tmp_path, "v2", sizes=(10,))
     for size, message in ((2**70, None), (2**63, r"X/data: (must|cannot)")):
