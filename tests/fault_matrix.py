@@ -211,15 +211,16 @@ def in_the_cache(bucket: str, wanted: Batches, rng: np.random.Generator, times: 
     for kind in [*cache_damages(Path(), rng)] * times:
         for moment in MOMENTS:
             with tempfile.TemporaryDirectory() as folder, small_disk(Path(folder)) as kept:
-                damage = cache_damages(kept, rng)[kind]
-                if kind != "the disk is full":
-                    two_epochs(bucket, lambda now: None, cache_dir=kept)
 
-                def inject(now: str, moment: str = moment, damage: Callable[[], object] = damage) -> None:
+                def inject(now: str, kind: str = kind, moment: str = moment, kept: Path = kept) -> None:
                     if now == moment:
-                        damage()
+                        cache_damages(kept, rng)[kind]()
 
-                run = partial(two_epochs, bucket, inject, cache_dir=kept)
+                def run(kind: str = kind, kept: Path = kept, inject: Callable[[str], None] = inject) -> Batches:
+                    if kind != "the disk is full":
+                        two_epochs(bucket, lambda now: None, cache_dir=kept)
+                    return two_epochs(bucket, inject, cache_dir=kept)
+
                 yield kind, moment, outcome(run, wanted, is_remote=True)
 
 
