@@ -29,7 +29,7 @@ PAGES = {
     "reproducibility.md": 1,
     "distributed.md": 5,
     "layouts.md": 1,
-    "remote.md": 1,
+    "remote.md": 2,
 }
 """Page -> number of its examples."""
 
