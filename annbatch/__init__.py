@@ -10,6 +10,7 @@ from annbatch.collection import Collection
 from annbatch.errors import (
     AnnbatchError,
     CorruptStoreError,
+    DeviceMemoryError,
     InputError,
     MissingInputError,
     OutputError,
@@ -29,6 +30,7 @@ __all__ = [
     "Capacity",
     "Collection",
     "CorruptStoreError",
+    "DeviceMemoryError",
     "Emit",
     "InputError",
     "Loader",

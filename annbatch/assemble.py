@@ -191,16 +191,22 @@ class SparsePart:
             raise ValueError(f"index_dtype must hold the number of elements in a batch, {nse}, got {index_dtype}")
         return index_dtype
 
-    def _allocate(
-        self, n_rows: int, elements: Sequence[int], most: int | None, index_dtype: np.dtype[Any] | None
-    ) -> CSR:
-        """Take memory for a matrix as it is handed over, with the padding behind the elements of each part in place."""
+    def _room(
+        self, elements: Sequence[int], most: int | None, index_dtype: np.dtype[Any] | None
+    ) -> tuple[int, np.dtype[Any]]:
+        """Say how many elements each part of a batch has room for, and the type of its column numbers."""
         if most is None:
             most = max(elements)
         elif most < max(elements):
             raise ValueError(f"rows must hold each column at most once, got {max(elements)} elements, not {most}")
-        nse, n = self._capacity(most), self._n_parts
-        index_dtype = index_dtype or self._index_dtype(most)
+        return self._capacity(most), index_dtype or self._index_dtype(most)
+
+    def _allocate(
+        self, n_rows: int, elements: Sequence[int], most: int | None, index_dtype: np.dtype[Any] | None
+    ) -> CSR:
+        """Take memory for a matrix as it is handed over, with the padding behind the elements of each part in place."""
+        nse, index_dtype = self._room(elements, most, index_dtype)
+        n = self._n_parts
         n_rows = self._batch_size if self._emit.pad_rows else n_rows
         wanted = (n * nse, self._dtype), (n * nse, index_dtype), (n_rows + n, index_dtype)
         data, indices, indptr = self._slabs.arrays(*wanted)

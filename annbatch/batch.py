@@ -74,7 +74,8 @@ class Emit:
     Raises
     ------
     ValueError
-        If there are ``parts`` of something else than sparse matrices of equally many rows.
+        If there are ``parts`` of something else than sparse matrices of equally many rows, or ``bfloat16`` that is not
+        dense.
     """
 
     dtype: np.dtype[Any] | None = None
@@ -83,9 +84,13 @@ class Emit:
     """Type of ``indices`` and ``indptr``; None gives int32, and int64 from 2**31 elements."""
     allocate: Callable[[int], Array] | None = None
     """Gives so many bytes of host memory, (n_bytes,) uint8: page-locked, say, for copies to a device. None means
-    ordinary memory. What it gives is used again for later batches."""
+    ordinary memory. What it gives is used again for later batches. A loader on a device takes memory of its own."""
     layout: Literal["csr", "dense"] = "csr"
     """A `CSR`, or a dense C-ordered (n_rows, n_vars) array."""
+    bfloat16: bool = False
+    """Whether dense values are bfloat16, rounded to nearest even, in an array of uint16 that holds their bits: neither
+    NumPy nor CuPy has that type, and a view gives it to those who do. ``dtype`` then does not count. Only on a
+    device."""
     nse: Callable[[int], int] | None = None
     """Capacity rule: elements needed -> elements allocated (zeros behind the last row); None means exact."""
     pad_rows: bool = False
@@ -99,6 +104,8 @@ class Emit:
     def __post_init__(self) -> None:
         if self.parts is not None and (self.parts < 1 or self.layout != "csr" or not self.pad_rows):
             raise ValueError(f"parts must be >= 1, and of the layout 'csr' with pad_rows, got {self}")
+        if self.bfloat16 and self.layout != "dense":
+            raise ValueError(f"bfloat16 needs the layout 'dense', got {self.layout!r}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,8 +16,10 @@ import pandas as pd
 
 from annbatch.columns import Selection
 from annbatch.errors import InputError
+from annbatch.frames import why_not
 from annbatch.label_rows import LabelReader
 from annbatch.labels import Column, merge_columns
+from annbatch.nvcomp import missing
 from annbatch.plan import plan_readings
 from annbatch.requests import Requests
 from annbatch.rows import digest
@@ -147,6 +149,21 @@ class Dataset:
         for why, names in slow.items():
             more = f" and {len(names) - 1} more" if names[1:] else ""
             _log.info("zarr, not the direct path, reads %s%s: %s", names[0], more, why)
+
+    def undecodable(self) -> str | None:
+        """Say why a device cannot decode the sparse matrices; None if it can."""
+        matrices = (
+            (f"{store.name} {element}", matrix) for store in self.stores for element, matrix in store.matrices.items()
+        )
+        return why_not(list(matrices)) or missing()
+
+    def report_decoding(self, wanted: str) -> None:
+        """Log whether chunks are decoded on the device, and if not, why."""
+        why = "decode is 'cpu'" if wanted == "cpu" else self.undecodable()
+        if why is None:
+            _log.info("chunks are decoded on the device")
+        else:
+            _log.info("chunks are decoded on the CPU: %s", why)
 
 
 def _n_elements(matrix: Matrix) -> int:

@@ -2,7 +2,8 @@
 
 1. A window is planned while the one before it is read, so that the threads that decode need not wait for plans.
 2. What lies in remote stores is requested several windows ahead: first where rows are, then the rows.
-3. A window is read as a whole, ahead of time; its batches are handed over one by one, and counted as they are.
+3. A window is read as a whole, ahead of time; its batches are handed over one by one, and counted as they are. Those on
+   a device are made then.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Epoch(Iterator[Batch]):
         self._plans = Prefetch(partial(_plan_window, self._begun, fetcher), n_windows, n_ahead)
         self._windows = Prefetch(partial(_read_window, self._plans, fetcher), n_windows, prefetch)
         self._batches: deque[Batch] = deque()
+        # How many of them have been made what is handed over.
+        self._n_made = 0
         self._closed = False
 
     def __next__(self) -> Batch:
@@ -61,6 +64,7 @@ class Epoch(Iterator[Batch]):
         try:
             while not self._batches:
                 self._batches.extend(next(self._windows))
+            self._make(1)
         except BaseException as e:
             self._stop()
             # After its end an iterator keeps raising StopIteration; after an error it may not go on as if nothing were.
@@ -69,12 +73,14 @@ class Epoch(Iterator[Batch]):
                 self._position.end()
             raise
         self._position.advance()
+        self._n_made -= 1
         return self._batches.popleft()
 
     def ahead(self, n: int) -> list[Batch]:
         """Give up to ``n`` of the batches that come next, as far as they have been read; none of them counts as had."""
         if len(self._batches) < n and self._windows.is_ready:
             self._batches.extend(next(self._windows))
+        self._make(n)
         return list(islice(self._batches, n))
 
     def close(self) -> None:
@@ -86,6 +92,16 @@ class Epoch(Iterator[Batch]):
         if hasattr(self, "_windows"):
             self._stop()
 
+    def _drop(self) -> None:
+        self._batches.clear()
+        self._n_made = 0
+
+    def _make(self, n: int) -> None:
+        """Let the first ``n`` of the batches that were read be made."""
+        while self._n_made < min(n, len(self._batches)):
+            self._batches[self._n_made] = self._fetcher.hand_over(self._batches[self._n_made])
+            self._n_made += 1
+
     def _stop(self) -> None:
         # All of it, from the last one up, even if an interrupt comes while one of them is waited for.
         with ExitStack() as steps:
@@ -93,7 +109,7 @@ class Epoch(Iterator[Batch]):
                 steps.callback(close)
             # Threads that wait for requests would otherwise wait on.
             steps.callback(self._fetcher.cancel)
-            steps.callback(self._batches.clear)
+            steps.callback(self._drop)
 
 
 def _begin_window(

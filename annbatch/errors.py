@@ -7,6 +7,7 @@
     │   └── MissingInputError (FileNotFoundError)
     ├── StoreError (ValueError)              a store is not what it should be
     │   └── CorruptStoreError                its bytes contradict a checksum or each other
+    ├── DeviceMemoryError (MemoryError)      a device has no memory left for batches
     └── OutputError (OSError)                an output cannot be written
         └── OutputExistsError (FileExistsError)
 
@@ -34,6 +35,10 @@ class StoreError(AnnbatchError, ValueError):
 
 class CorruptStoreError(StoreError):
     """A store's bytes contradict a checksum, its metadata or each other."""
+
+
+class DeviceMemoryError(AnnbatchError, MemoryError):
+    """A CUDA device, or page-locked host memory, has no room left; names the settings to lower."""
 
 
 class OutputError(AnnbatchError, OSError):

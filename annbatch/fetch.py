@@ -25,6 +25,8 @@ from annbatch.batch import Batch, Emit
 from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
 from annbatch.columns import Selection
 from annbatch.elements import TASK_BYTES, Elements, RemoteElements, Task, Work
+from annbatch.errors import InputError
+from annbatch.frames import FramedPart
 from annbatch.label_rows import Codes, LabelReader, LabelRows, Waiting, padded
 from annbatch.labels import Column
 from annbatch.layout import RowPlan
@@ -32,6 +34,7 @@ from annbatch.order import Window
 from annbatch.plan import Found, WindowPlan, plan_readings
 from annbatch.requests import Requests
 from annbatch.shard_index import Located
+from annbatch.staging import HandOver, StagedPart, StagingPool
 from annbatch.store import SparseMatrix, Store
 
 REQUEST_BYTES = 1 << 28
@@ -91,6 +94,15 @@ class Fetcher:
         Windows that are in memory at once.
     return_index
         Whether batches carry row numbers.
+    staging
+        Where windows lie on a device; None if batches stay on the host.
+    decodes_on_device
+        Whether the device decodes the chunks of sparse matrices.
+
+    Raises
+    ------
+    InputError
+        If ``emit`` asks for what cannot be made of these stores.
     """
 
     def __init__(
@@ -106,6 +118,8 @@ class Fetcher:
         n_windows: int,
         *,
         return_index: bool,
+        staging: StagingPool | None = None,
+        decodes_on_device: bool = False,
     ) -> None:
         self._labels = LabelReader(columns)
         self._return_index = return_index
@@ -121,10 +135,19 @@ class Fetcher:
             names = [f"{store.name} {element}" for store in stores]
             if isinstance(matrices[0], SparseMatrix):
                 values = emit.dtype or dtype
-                self._parts[element] = SparsePart(matrices, names, emit, values, batch_size, chosen, self._slabs)
+                part = SparsePart(matrices, names, emit, values, batch_size, chosen, self._slabs)
+                if staging is not None and StagedPart.can_serve(part):
+                    kind = FramedPart if decodes_on_device else StagedPart
+                    part = kind(matrices, names, emit, values, batch_size, chosen, self._slabs, staging=staging)
+                self._parts[element] = part
             else:
                 values = dtype if emit.dtype is None or not _same_kind(element, dtype, emit.dtype) else emit.dtype
                 self._parts[element] = DensePart(matrices, emit, values, batch_size, chosen, self._slabs)
+            if emit.bfloat16 and element[:4] != "obsm" and not isinstance(self._parts[element], StagedPart):
+                raise InputError(
+                    f"bfloat16 needs a loader on a device, and sparse matrices: {element} is not made there"
+                )
+        self._hand_over = None if staging is None else HandOver(staging)
         self.is_remote = any(isinstance(array, RemoteElements) for array in _arrays(stores))
         nbytes = sum(array.size * array.dtype.itemsize for array in _arrays(stores))
         self._batch_nbytes = nbytes / max(1, int(self._first_rows[-1])) * batch_size
@@ -201,6 +224,10 @@ class Fetcher:
             self._batch({element: of_batches[b] for element, of_batches in matrices.items()}, labels[b])
             for b in range(n_batches)
         ]
+
+    def hand_over(self, batch: Batch) -> Batch:
+        """Make a batch that was read what it shall be, in the thread of whoever asked for it."""
+        return batch if self._hand_over is None else self._hand_over(batch)
 
     def _finished(self, filling: Filling, n_batches: int) -> list[Any]:
         if not filling.heavy:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import anndata as ad
 import numpy as np
@@ -29,6 +29,7 @@ from annbatch.cache import DiskCache
 from annbatch.check import boolean, byte_count, integer, names, one_of
 from annbatch.collection import Collection
 from annbatch.dataset import Casting, Dataset
+from annbatch.device import open_device
 from annbatch.epoch import Epoch
 from annbatch.errors import InputError
 from annbatch.fetch import Fetcher
@@ -39,8 +40,11 @@ from annbatch.rows import Runs
 from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.schedule import Schedule, Settings
 from annbatch.splits import Part, describe, split
+from annbatch.staging import StagingPool
 from annbatch.state import Position, load, save
 from annbatch.store import Store, Wanted, open_anndata, open_stores
+
+Decode = Literal["auto", "cpu", "gpu"]
 
 WHOLE = Partition(0, 1)
 """The partition of a consumer that is alone."""
@@ -96,11 +100,22 @@ class Loader:
         be shared by several processes. None keeps nothing.
     cache_limit
         What that folder may take of the disk, like ``"20GB"`` or in bytes; what was used least recently goes first.
+    device
+        Where the matrices of batches are: ``"cpu"``, as NumPy arrays, or ``"cuda"``, ``"cuda:1"``, …, as CuPy arrays
+        with the same contents, bit for bit. Those are made on the stream that is current in CuPy when a batch is asked
+        for; on that stream they may be used and dropped at any time. Codes and index stay NumPy arrays.
+    decode
+        With such a device, where chunks are decoded: ``"cpu"``, or ``"gpu"``, by nvCOMP, which takes local stores whose
+        inner chunks are zstd, shuffled by numcodecs or not, as ``create_anndata_collection(codec="zstd")`` writes them.
+        ``"auto"`` takes the device if it can decode all sparse matrices, and says through `logging` what it took. What
+        damaged frames do in nvCOMP is not defined: read stores that you do not trust with ``"cpu"``.
 
     Raises
     ------
     TypeError, ValueError
         If an argument is not of the type or in the range given above.
+    InputError
+        If there is no such device, or CuPy is not installed.
 
     Examples
     --------
@@ -131,6 +146,8 @@ class Loader:
         prefetch: int = 1,
         cache_dir: str | os.PathLike[str] | None = None,
         cache_limit: str | int = "20GB",
+        device: str = "cpu",
+        decode: Decode = "auto",
     ) -> None:
         self.batch_size = integer("batch_size", batch_size, 1)
         self.chunk_size = integer("chunk_size", chunk_size, 1)
@@ -159,6 +176,12 @@ class Loader:
         self.partition = partition
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.cache_limit = byte_count("cache_limit", cache_limit)
+        self.device = device if device == "cpu" else open_device(device).name
+        one_of("decode", decode, get_args(Decode))
+        if device == "cpu" and decode != "auto":
+            raise InputError(f"decode must be 'auto' where device is 'cpu', got {decode!r}")
+        self._decode: Decode = decode
+        self._staging: StagingPool | None = None
         self._rows: npt.ArrayLike | Runs | None = rows
         self._split: dict[str, Any] | None = None
         self._dataset: Dataset | None = None
@@ -280,6 +303,7 @@ class Loader:
             part = copy.copy(self)
             part._rows, part._split = runs, describe(parts, name, by, seed)
             part._schedule, part._slabs, part._position, part._live = None, SlabPool(), Position(), None
+            part._staging = None
             loaders[name] = part
         return loaders
 
@@ -297,6 +321,15 @@ class Loader:
     def var(self) -> pd.DataFrame:
         """The var of the (first) store, or of the genes selected: (n_vars, …)."""
         return self._opened().var
+
+    @property
+    def decode(self) -> Decode:
+        """Where chunks are decoded: ``"cpu"`` or ``"gpu"``; before there are stores, as it was asked for."""
+        if self.device == "cpu":
+            return "cpu"
+        if self._decode != "auto" or self._dataset is None:
+            return self._decode
+        return "cpu" if self._dataset.undecodable() else "gpu"
 
     @property
     def categories(self) -> Mapping[str, pd.Index[Any]]:
@@ -373,8 +406,14 @@ class Loader:
         """
         self._stop()
         dataset, schedule = self._opened(), self._scheduled()
-        if self._slabs.allocate != emit.allocate:
-            self._slabs = SlabPool(allocate=emit.allocate)
+        allocate = emit.allocate
+        if self.device != "cpu":
+            device = open_device(self.device)
+            if self._staging is None or self._staging.device is not device:
+                self._staging = StagingPool(device, self.prefetch + 2)
+            allocate = device.page_locked
+        if self._slabs.allocate != allocate:
+            self._slabs = SlabPool(allocate=allocate)
         partition = partition or self.partition or WHOLE
         position = Position(self.next_epoch) if self._position.begun else replace(self._position)
         segment, n_done = schedule.segment(position, partition.count)
@@ -389,6 +428,8 @@ class Loader:
             self._slabs,
             self.prefetch + 2,
             return_index=self.return_index,
+            staging=self._staging,
+            decodes_on_device=self.decode == "gpu",
         )
         position.begin(partition.count)
         self._position = position
@@ -399,6 +440,8 @@ class Loader:
     def close(self) -> None:
         """Stop the iterator at work, if any, and its threads, and free memory. The loader can be iterated again."""
         self._stop()
+        if self._staging is not None:
+            self._staging.clear()
         self._slabs.clear()
 
     def __enter__(self) -> Self:
@@ -410,7 +453,7 @@ class Loader:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_live": None, "_slabs": SlabPool()}
+        return self.__dict__ | {"_live": None, "_slabs": SlabPool(), "_staging": None}
 
     def _stop(self) -> None:
         live = self._live() if self._live is not None else None
@@ -419,7 +462,7 @@ class Loader:
 
     def _add(self, stores: list[Store], hidden: list[str], *collection: str) -> Self:
         before = self._dataset
-        self._dataset = Dataset.of(
+        dataset = Dataset.of(
             (*(before.stores if before else ()), *stores),
             self.dtype,
             self.casting,
@@ -427,7 +470,12 @@ class Loader:
             (*(before.hidden if before else ()), *hidden),
             (*(before.collections if before else ()), *collection),
         )
-        self._dataset.report_paths()
+        if self._decode == "gpu" and (why := dataset.undecodable()):
+            raise InputError(f"decode 'gpu' cannot be had: {why}")
+        self._dataset = dataset
+        dataset.report_paths()
+        if self.device != "cpu":
+            dataset.report_decoding(self._decode)
         self._schedule = None
         return self
 
