@@ -91,6 +91,9 @@ def _options_of_both(function: F) -> F:
             help="Names of cells that occur twice: make them unique, or refuse them.",
         ),
         click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells in a store."),
+        click.option(
+            "--codec", type=click.Choice(["blosc", "zstd"]), default="blosc", help="zstd is what a GPU can decode."
+        ),
         click.option("--allow-nonfinite", is_flag=True, help="Store NaN and infinite values instead of refusing them."),
         click.option("--memory-limit", default="1GB", help="Memory for data, like 2GB."),
         click.option("--threads", type=click.IntRange(1), help="Threads; by default one for each core."),

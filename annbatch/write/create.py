@@ -18,6 +18,7 @@ from annbatch.write.build import build
 from annbatch.write.inputs import Input, Load, as_origins
 from annbatch.write.join import How
 from annbatch.write.options import Options, Resources
+from annbatch.write.sharded import Codec
 from annbatch.write.text import Repeats
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def create_anndata_collection(
     rows_per_store: int = 2**20,
     chunk_elements: int = 2**15,
     shard_elements: int = 2**25,
+    codec: Codec = "blosc",
     narrow: bool = True,
     allow_nonfinite: bool = False,
     memory_limit: str | int = "1GB",
@@ -105,6 +107,9 @@ def create_anndata_collection(
         Elements of an inner chunk of X's ``data`` and ``indices``: what a reader decodes at once.
     shard_elements
         Elements of a shard, which is one file; at most, and in whole chunks.
+    codec
+        What compresses the inner chunks: ``"blosc"``, which decodes fastest on a CPU, or ``"zstd"`` behind a shuffle of
+        bytes, which is smaller and which a GPU can decode (``Loader(decode="gpu")``).
     narrow
         Whether values that are all whole and non-negative are stored in the smallest of uint16, uint32 and uint64 that
         holds them, and column numbers too. The original type is recorded as ``original-dtype`` in the attributes.
@@ -161,6 +166,7 @@ def create_anndata_collection(
         rows_per_store=rows_per_store,
         chunk_elements=chunk_elements,
         shard_elements=shard_elements,
+        codec=codec,
         narrow=narrow,
         allow_nonfinite=allow_nonfinite,
     )
@@ -181,6 +187,7 @@ def append_to_collection(
     rows_per_store: int = 2**20,
     chunk_elements: int = 2**15,
     shard_elements: int = 2**25,
+    codec: Codec = "blosc",
     narrow: bool = True,
     allow_nonfinite: bool = False,
     memory_limit: str | int = "1GB",
@@ -203,7 +210,7 @@ def append_to_collection(
         Inputs, as `create_anndata_collection` takes them. All must have the collection's layers and obsm arrays.
     collection_path
         The collection's directory.
-    shuffle, seed, x, obs_names, load, rows_per_store, chunk_elements, shard_elements, narrow, allow_nonfinite
+    shuffle, seed, x, obs_names, load, rows_per_store, chunk_elements, shard_elements, codec, narrow, allow_nonfinite
         As for `create_anndata_collection`. ``obs_names`` also concerns names that the collection has already.
     memory_limit, threads, client, progress
         As for `create_anndata_collection`.
@@ -239,6 +246,7 @@ def append_to_collection(
         rows_per_store=rows_per_store,
         chunk_elements=chunk_elements,
         shard_elements=shard_elements,
+        codec=codec,
         narrow=narrow,
         allow_nonfinite=allow_nonfinite,
     )
@@ -256,6 +264,7 @@ def reshuffle_collection(
     rows_per_store: int = 2**20,
     chunk_elements: int = 2**15,
     shard_elements: int = 2**25,
+    codec: Codec = "blosc",
     memory_limit: str | int = "1GB",
     threads: int | None = None,
     client: Client | None = None,
@@ -270,7 +279,7 @@ def reshuffle_collection(
         A collection of this program, or one that scverse annbatch wrote.
     output_path
         As for `create_anndata_collection`; with ``overwrite`` it may be the collection itself.
-    seed, groupby, rows_per_store, chunk_elements, shard_elements
+    seed, groupby, rows_per_store, chunk_elements, shard_elements, codec
         As for `create_anndata_collection`.
     memory_limit, threads, client, overwrite, progress
         As for `create_anndata_collection`.
@@ -303,6 +312,7 @@ def reshuffle_collection(
         rows_per_store=rows_per_store,
         chunk_elements=chunk_elements,
         shard_elements=shard_elements,
+        codec=codec,
         memory_limit=memory_limit,
         threads=threads,
         client=client,

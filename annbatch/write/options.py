@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from annbatch.check import boolean, integer, one_of
 from annbatch.errors import InputError
 from annbatch.write.budget import parse_bytes
 from annbatch.write.join import How
-from annbatch.write.sharded import Layout
+from annbatch.write.sharded import Codec, Layout
 from annbatch.write.text import Repeats
 
 
@@ -36,6 +36,7 @@ class Options:
     rows_per_store: int
     chunk_elements: int
     shard_elements: int
+    codec: Codec
     narrow: bool
     allow_nonfinite: bool
 
@@ -47,6 +48,7 @@ class Options:
             for name in ("shuffle", "narrow", "allow_nonfinite"):
                 boolean(name, getattr(self, name))
             one_of("obs_names", self.obs_names, ("unique", "refuse"))
+            one_of("codec", self.codec, get_args(Codec))
             if self.x not in ("X", "raw/X") and not self.x.startswith("layers/"):
                 raise InputError(f"x must be 'X', 'raw/X' or 'layers/…', got {self.x!r}")
             _ = self.layout
@@ -61,7 +63,7 @@ class Options:
     @property
     def layout(self) -> Layout:
         """How arrays are cut."""
-        return Layout(self.chunk_elements, self.shard_elements)
+        return Layout(self.chunk_elements, self.shard_elements, codec=self.codec)
 
     def to_json(self) -> dict[str, Any]:
         """Give their JSON values."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -24,14 +24,35 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from numcodecs.blosc import Blosc
+from numcodecs.zstd import Zstd
 
 from annbatch.manifest import FileEntry
 
 Cname = Literal["lz4", "lz4hc"]
 
+Encode = Callable[[npt.NDArray[Any]], bytes]
+"""Compresses a chunk, without its checksum."""
+
 _CHUNKS_PER_TASK = 8
 _TASKS_AHEAD = 16
 _SHUFFLE = 1
+
+
+def blosc(cname: Cname, clevel: int) -> Encode:
+    """Give what compresses with blosc, bytes shuffled by the size of the elements."""
+    codec = Blosc(cname=cname, clevel=clevel, shuffle=_SHUFFLE)
+    return lambda chunk: bytes(codec.encode(chunk))
+
+
+def shuffled_zstd(itemsize: int, level: int) -> Encode:
+    """Give what puts the first bytes of all elements together, then the second ones, …, and compresses with zstd."""
+    codec = Zstd(level=level)
+
+    def encode(chunk: npt.NDArray[Any]) -> bytes:
+        planes = chunk.reshape(-1).view(np.uint8).reshape(-1, itemsize).T
+        return bytes(codec.encode(np.ascontiguousarray(planes)))
+
+    return encode
 
 
 class ShardFiles:
@@ -40,22 +61,22 @@ class ShardFiles:
     Parameters
     ----------
     array
-        Whose codecs are [bytes, blosc, crc32c] inside shards with their index at the end.
-    level
-        Blosc's compressor and level.
+        Whose codecs are [bytes, …, crc32c] inside shards with their index at the end.
+    encode
+        The codecs between.
     workers
         Compress chunks.
     syncing
         Waits for the disk.
     """
 
-    def __init__(self, array: zarr.Array[Any], level: tuple[Cname, int], workers: Executor, syncing: Executor) -> None:
+    def __init__(self, array: zarr.Array[Any], encode: Encode, workers: Executor, syncing: Executor) -> None:
         assert array.shards is not None
         self._root = Path(array.store.root)  # type: ignore[attr-defined]
         self._path, self._shape = array.path, array.shape
         self._dtype = np.dtype(array.dtype).newbyteorder("<")
         self._chunk, self._chunks_per_shard = array.chunks[0], array.shards[0] // array.chunks[0]
-        self._codec = Blosc(cname=level[0], clevel=level[1], shuffle=_SHUFFLE)
+        self._compress = encode
         self._workers, self._syncing = workers, syncing
         self._tail = np.empty((0, *array.shape[1:]), self._dtype)
         self._pending: deque[Future[list[bytes]]] = deque()
@@ -114,7 +135,7 @@ class ShardFiles:
     def _encode(self, chunks: Sequence[npt.NDArray[Any]]) -> list[bytes]:
         encoded = []
         for chunk in chunks:
-            raw = bytes(self._codec.encode(np.ascontiguousarray(chunk, self._dtype)))
+            raw = self._compress(np.ascontiguousarray(chunk, self._dtype))
             encoded.append(raw + google_crc32c.value(raw).to_bytes(4, "little"))
         return encoded
 

@@ -17,19 +17,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anndata as ad
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import zarr
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from annbatch.manifest import ElementTypes, FileEntry
 from annbatch.store import ORIGINAL_DTYPE
 from annbatch.write.heap import give_back
-from annbatch.write.shard_files import Cname, ShardFiles
+from annbatch.write.shard_files import Cname, ShardFiles, blosc, shuffled_zstd
 from annbatch.write.sources import Element
 from annbatch.write.table import NAMES, Table
 from annbatch.write.text import decode
@@ -41,6 +41,11 @@ DATA_LEVEL: tuple[Cname, int] = ("lz4hc", 2)
 """Compressor and level of values: counts repeat, and what lz4hc finds in them is smaller and decodes faster."""
 OTHER_LEVEL: tuple[Cname, int] = ("lz4", 5)
 """Compressor and level of everything else: column numbers hardly repeat, lz4hc would only cost time."""
+
+ZSTD_LEVEL = 3
+"""Level where the codec is zstd."""
+
+Codec = Literal["blosc", "zstd"]
 
 # Every chunk is written, also one of zeros only, so that each has its bytes and its checksum.
 _KEEP_EMPTY: Any = {"write_empty_chunks": True}
@@ -56,6 +61,8 @@ class Layout:
     """Elements in a shard, at most; cut down to a multiple of the chunk, and to the array."""
     plain_rows: int = 2**20
     """Elements in a plain chunk of ``indptr`` or of an obs column."""
+    codec: Codec = "blosc"
+    """What compresses inner chunks: blosc (lz4, shuffled) decodes fastest on a CPU; zstd behind a shuffle on a GPU."""
 
     def __post_init__(self) -> None:
         # Blosc cannot hold a chunk of 2 GiB or more.
@@ -132,7 +139,9 @@ def _write_matrices(
     writers: dict[str, ShardFiles] = {}
 
     def start(array: zarr.Array[Any], level: tuple[Cname, int]) -> None:
-        writers[array.path] = ShardFiles(array, level, workers, syncing)
+        itemsize = np.dtype(array.dtype).itemsize
+        encode = blosc(*level) if layout.codec == "blosc" else shuffled_zstd(itemsize, ZSTD_LEVEL)
+        writers[array.path] = ShardFiles(array, encode, workers, syncing)
 
     for element in contents.elements:
         if element.kind == "dense":
@@ -208,15 +217,17 @@ def _write_obs(
             ad.experimental.write_dispatched(group, column.name, column.decoded(records), callback=writing)
 
 
-def _codecs(dtype: np.dtype[Any], level: tuple[Cname, int]) -> dict[str, Any]:
-    cname, clevel = level
+def _codecs(dtype: np.dtype[Any], level: tuple[Cname, int], codec: Codec) -> dict[str, Any]:
+    if codec == "blosc":
+        cname, clevel = level
+        compressors: list[Any] = [BloscCodec(cname=cname, clevel=clevel, shuffle="shuffle", typesize=dtype.itemsize)]
+    else:
+        shuffle = {"name": "numcodecs.shuffle", "configuration": {"elementsize": dtype.itemsize}}
+        compressors = [shuffle, ZstdCodec(level=ZSTD_LEVEL)]
     return {
         "filters": None,
         "serializer": BytesCodec(endian="little"),
-        "compressors": [
-            BloscCodec(cname=cname, clevel=clevel, shuffle="shuffle", typesize=dtype.itemsize),
-            Crc32cCodec(),
-        ],
+        "compressors": [*compressors, Crc32cCodec()],
         "fill_value": 0,
         "config": _KEEP_EMPTY,
     }
@@ -244,7 +255,7 @@ def _create_sparse(
             chunks=(layout.chunk_elements,),
             shards=(shard,),
             attributes=_encoding("array", "0.2.0"),
-            **_codecs(dtype, level),
+            **_codecs(dtype, level, layout.codec),
         )
 
     return create("data", types.stored, DATA_LEVEL), create("indices", types.indices, OTHER_LEVEL)
@@ -262,7 +273,7 @@ def _create_dense(root: zarr.Group, element: Element, contents: Contents, layout
         chunks=(chunk, width),
         shards=(shard, width),
         attributes=_encoding("array", "0.2.0") | original,
-        **_codecs(types.stored, OTHER_LEVEL),
+        **_codecs(types.stored, OTHER_LEVEL, layout.codec),
     )
 
 
