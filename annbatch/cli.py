@@ -24,6 +24,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from annbatch import __version__
+from annbatch.codecs import shuffle_is_known
 from annbatch.collection import Collection
 from annbatch.errors import InputError, OutputError, StoreError
 from annbatch.foreign import refuse_executable
@@ -182,6 +183,7 @@ def verify(collection: str, progress: bool, as_json: bool) -> None:
 @_command
 @click.argument("collection")
 @click.option("-n", "n_rows", type=click.IntRange(1), default=5, help="How many cells.")
+@shuffle_is_known()
 def head(collection: str, n_rows: int, as_json: bool) -> None:
     """Show the first cells of COLLECTION.
 

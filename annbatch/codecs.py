@@ -15,9 +15,11 @@ import importlib.util
 import os
 import sys
 import threading
+import warnings
 import weakref
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
@@ -107,6 +109,14 @@ def parse_codecs(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any], chun
     if codec in (Codec.BLOSC, Codec.ZSTD) and isinstance(loaded := library(), str):
         return loaded
     return Decoder(codec, shuffle, crc32c)
+
+
+@contextmanager
+def shuffle_is_known() -> Iterator[None]:
+    """Keep zarr from saying, at each array, that numcodecs' shuffle is not in its specification: all know it here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
+        yield
 
 
 def gunzip(stored: npt.NDArray[np.uint8], nbytes: int) -> npt.NDArray[np.uint8] | None:

@@ -307,6 +307,6 @@ def _compiled(kernel: Kernel) -> Callable[..., None]:
     """Compile a kernel for the current device; CuPy keeps the result on disk, and loads it once for each device."""
     import cupy
 
-    options = ("-std=c++14", *(f"-D{name}={value}" for name, value in kernel.macros))
+    options = tuple(f"-D{name}={value}" for name, value in kernel.macros)
     found: Callable[..., None] = cupy.RawKernel(_SOURCE.read_text(encoding="utf-8"), kernel.name, options=options)
     return found

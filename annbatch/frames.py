@@ -325,12 +325,11 @@ class FramedPart(StagedPart):
             sizes = np.repeat([values.form.nbytes, indices.form.nbytes], [n_values, n_frames - n_values])
             strides = np.repeat([values.stride, indices.stride], [n_values, n_frames - n_values])
             places = np.cumsum(strides) - strides
-            # In the memory of the device: what the slab holds, decoded chunks, marks of rows, and scratch.
+            # In the memory of the device: what the slab holds, decoded chunks, and marks of rows.
             first = aligned(extent(host))
             marks = first + aligned(int(strides.sum()))
-            scratch = marks + aligned(n_rows)
             scratch_nbytes = device.scratch_nbytes(n_frames, int(sizes.max()), int(sizes.sum())) if n_frames else 0
-            staging = self._pool.take(scratch + scratch_nbytes)
+            staging = self._pool.take(marks + aligned(n_rows))
             place = partial(place_in, staging, host)
             at = staging.ptr + first
             table.reshape(4, n_frames)[:] = place(frames) + ends - _up(room), nbytes, at + places, sizes
@@ -346,7 +345,7 @@ class FramedPart(StagedPart):
                 target_nbytes=place(table) + 3 * column,
                 decoded_nbytes=place(decoded),
                 statuses=place(statuses),
-                scratch=staging.ptr + scratch,
+                scratch=self._pool.scratch(scratch_nbytes),
                 scratch_nbytes=scratch_nbytes,
             )
             if n_frames:

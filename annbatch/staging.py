@@ -118,6 +118,8 @@ class StagingPool:
         # Finalisers append to the first one, at any moment in any thread; everything else holds the lock.
         self._idle: deque[_Idle] = deque()
         self._copies: deque[tuple[Any, Event]] = deque()
+        self._scratch: Any = None
+        self._scratch_nbytes = 0
         self._lock = threading.Lock()
 
     def take(self, n_bytes: int) -> Staging:
@@ -149,6 +151,15 @@ class StagingPool:
             self._wait(found)
         return Staging(found.memory, found.n_bytes, self)
 
+    def scratch(self, n_bytes: int) -> int:
+        """Give the address of memory that only the stream for copies uses: the same one each time, if it suffices."""
+        with self._lock:
+            if self._scratch is None or n_bytes > self._scratch_nbytes:
+                self._scratch = None
+                self._scratch_nbytes = slab_class(n_bytes)
+                self._scratch = self.device.copying.memory(self._scratch_nbytes)
+            return int(self._scratch.ptr)
+
     def keep(self, memory: Any, copied: Event) -> None:
         """Own page-locked memory until its copy is over."""
         with self._lock:
@@ -161,6 +172,7 @@ class StagingPool:
         """Give back what waits for its next use, and wait for the copies under way."""
         with self._lock:
             self._free()
+            self._scratch = None
             while self._copies:
                 self._copies[0][1].synchronize()
                 self._copies.popleft()

@@ -11,6 +11,7 @@ import pickle
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import anndata as ad
@@ -43,7 +44,7 @@ from annbatch import staging as staging_module
 from annbatch.kernels import Status
 from datagen import write_inputs
 from host_device import HostDevice
-from stores import FORMS, named_stores, opened, write_store
+from stores import named_stores, opened, write_store
 from test_prefetch import background_threads
 
 pytestmark = pytest.mark.skipif(host_device.COMPILER is None, reason="no C++ compiler")
@@ -62,9 +63,9 @@ def device(monkeypatch) -> HostDevice:
 
 
 @pytest.fixture(scope="module")
-def stores_folder(tmp_path_factory):
+def stores_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stores")
-    return {form: named_stores(folder / form.replace(" ", "_"), form) for form in FORMS}
+    return cache(lambda form: named_stores(folder / form.replace(" ", "_"), form)[0])
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +131,10 @@ EMITS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["v3 sharded", "v3 sharded uint16", "v3 gzip", "v3 big endian", "v2", "in memory"])
 @pytest.mark.parametrize("emit", ["csr", "dense"])
-def test_every_store_form(device, stores_folder, form, emit):
-    adatas, _, _ = stores_folder[form]
+def test_every_store_form(device, stores_of, form, emit):
+    adatas = stores_of(form)
     both(device, lambda ds: ds.add_anndatas(adatas), EMITS[emit], **SMALL, decode="cpu")
 
 
@@ -212,7 +213,8 @@ def test_early_exits_several_loaders_and_resuming(device, collection, decode):
     train, valid = loader(**on_device), loader(**on_device)
     for n_taken in (0, 1, 3):
         train.set_epoch(0)
-        taken = [batch for batch, _ in zip(train, range(n_taken), strict=False)]
+        batches = iter(train)
+        taken = [next(batches) for _ in range(n_taken)]
         valid.set_epoch(0)
         found = list(valid)
         device.synchronize()
@@ -223,17 +225,11 @@ def test_early_exits_several_loaders_and_resuming(device, collection, decode):
     resumed.load_state_dict(state)
     rest = list(resumed)
     device.synchronize()
-    check_same(rest, expected[state_batches(state) :])
+    check_same(rest, expected[len(taken) :])
     two = [list(loader(**on_device, partition=Partition(i, 2))) for i in range(2)]
     device.synchronize()
     for i in range(2):
         check_same(two[i], list(loader(partition=Partition(i, 2))))
-
-
-def state_batches(state: dict[str, Any]) -> int:
-    ds = Loader(**SMALL)
-    del ds
-    return int(state["parts"][-1][1]) if "parts" in state else int(state["position"]["parts"][-1][1])
 
 
 def test_batches_handed_over_ahead(device, collection):
@@ -375,21 +371,16 @@ def test_damaged_chunks(device, tmp_path, which, crc):
             list(ds)
         if crc:
             assert Status.CHECKSUM.text in str(caught.value), name
-        with pytest.raises(RuntimeError, match="closed"):
-            next(ds._live() or iter(ds.batches(Emit())))  # type: ignore[misc]
-        break_free = add(root)(Loader(**SMALL, device="cuda", decode="cpu"))
         with pytest.raises(CorruptStoreError):
-            list(break_free)
+            list(add(root)(Loader(**SMALL, device="cuda", decode="cpu")))
 
 
 def test_a_column_number_out_of_range_is_never_handed_over(device, tmp_path):
     root, x = zstd_store(tmp_path / "0.zarr")
     x.indices[x.indptr[17]] = 30
-    root, _ = zstd_store(tmp_path / "1.zarr")
-    indices = root["X/indices"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        indices[:] = x.indices.astype(np.uint16)
+        root["X/indices"][:] = x.indices.astype(np.uint16)
     for decode in ("cpu", "gpu"):
         ds = add(root)(Loader(**SMALL, shuffle=False, device="cuda", decode=decode))
         batches, error = iter(ds), None
@@ -415,8 +406,8 @@ def test_columns_that_come_twice_are_summed_up(device, tmp_path):
         both(device, add(root), Emit(layout="dense", dtype=np.dtype("f4")), **SMALL, decode=decode)
 
 
-def test_what_cannot_be_decoded_there_is_said(device, stores_folder, collection, caplog, monkeypatch):
-    adatas = stores_folder["v3 gzip"][0]
+def test_what_cannot_be_decoded_there_is_said(device, stores_of, collection, caplog, monkeypatch):
+    adatas = stores_of("v3 gzip")
     with caplog.at_level("INFO", "annbatch"):
         ds = Loader(batch_size=8, device="cuda")
         assert ds.decode == "auto"

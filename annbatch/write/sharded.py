@@ -26,6 +26,7 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
+from annbatch.codecs import shuffle_is_known
 from annbatch.manifest import ElementTypes, FileEntry
 from annbatch.store import ORIGINAL_DTYPE
 from annbatch.write.heap import give_back
@@ -114,7 +115,7 @@ def write_store(
     dict
         Size and checksum of the files that hold X, layers and obsm, by their paths in the store.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), shuffle_is_known():
         # AnnData asks pandas for an option that pandas 3 deprecates: nothing that the caller could change.
         warnings.filterwarnings("ignore", message="The 'future.infer_string' option is deprecated")
         root = zarr.open_group(path, mode="w-", zarr_format=3, attributes=_encoding("anndata", "0.1.0"))
