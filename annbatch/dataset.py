@@ -16,7 +16,7 @@ import pandas as pd
 
 from annbatch.columns import Selection
 from annbatch.errors import InputError
-from annbatch.frames import why_not
+from annbatch.framed import why_not
 from annbatch.label_rows import LabelReader
 from annbatch.labels import Column, merge_columns
 from annbatch.nvcomp import missing

@@ -26,7 +26,7 @@ from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
 from annbatch.columns import Selection
 from annbatch.elements import TASK_BYTES, Elements, RemoteElements, Task, Work
 from annbatch.errors import InputError
-from annbatch.frames import FramedPart
+from annbatch.framed import FramedPart
 from annbatch.label_rows import Codes, LabelReader, LabelRows, Waiting, padded
 from annbatch.labels import Column
 from annbatch.layout import RowPlan
@@ -34,7 +34,8 @@ from annbatch.order import Window
 from annbatch.plan import Found, WindowPlan, plan_readings
 from annbatch.requests import Requests
 from annbatch.shard_index import Located
-from annbatch.staging import HandOver, StagedPart, StagingPool
+from annbatch.staged import HandOver, StagedPart
+from annbatch.staging import StagingPool
 from annbatch.store import SparseMatrix, Store
 
 REQUEST_BYTES = 1 << 28

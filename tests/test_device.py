@@ -40,7 +40,7 @@ from annbatch import dataset as dataset_module
 from annbatch import device as device_module
 from annbatch import loader as loader_module
 from annbatch import nvcomp as nvcomp_module
-from annbatch import staging as staging_module
+from annbatch import staged as staged_module
 from annbatch.kernels import Status
 from datagen import write_inputs
 from host_device import HostDevice
@@ -256,7 +256,7 @@ def test_closing_leaves_nothing(device, collection):
         assert not pool._copies
         assert ds._slabs.idle_bytes == 0
     gc.collect()
-    live = [one for one in gc.get_objects() if isinstance(one, staging_module.Window)]
+    live = [one for one in gc.get_objects() if isinstance(one, staged_module.Window)]
     assert not live
 
 
@@ -346,7 +346,8 @@ def test_missing_chunks_are_all_fill_value(device, tmp_path, compressors):
 
 
 def test_a_window_that_touches_many_files(device, tmp_path, monkeypatch):
-    monkeypatch.setattr("annbatch.frames.MAX_FILES", 2)
+    monkeypatch.setattr("annbatch.framed.MAX_FILES", 2)
+    monkeypatch.setattr("annbatch.framed.AT_ONCE", 3)
     root, _ = zstd_store(tmp_path / "0.zarr", n=200, shards=1)
     both(device, add(root), batch_size=50, chunk_size=1, preload_nchunks=100, decode="gpu")
 

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 import host_device
 from annbatch.device import Kernel
-from annbatch.staging import _C_TYPES, Staged, value_macros
+from annbatch.staged import _C_TYPES, Staged, value_macros
 from host_device import HostDevice, compiled
 from test_kernels import TYPES, edge_values
 

@@ -20,7 +20,10 @@ pytestmark = pytest.mark.gpu
 
 N_OBS, N_VARS = 20_000, 1_000
 WINDOWS: dict[str, Any] = {"batch_size": 512, "chunk_size": 64, "preload_nchunks": 32, "seed": 5}
-DECODES = ["cpu", pytest.param("gpu", marks=pytest.mark.skipif("nvcomp_module.missing()", reason="no nvCOMP"))]
+DECODES = [
+    "cpu",
+    pytest.param("gpu", marks=pytest.mark.skipif(nvcomp_module.missing() is not None, reason="no nvCOMP")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +181,8 @@ def test_early_exits_and_two_loaders(ours: Path, decode: Any) -> None:
 @pytest.fixture
 def rmm_pool() -> Iterator[Any]:
     rmm = pytest.importorskip("rmm")
-    from rmm.allocators.cupy import rmm_cupy_allocator
-
     import cupy
+    from rmm.allocators.cupy import rmm_cupy_allocator
 
     before = cupy.cuda.get_allocator()
     rmm.reinitialize(pool_allocator=True, initial_pool_size=2**28)
