@@ -131,7 +131,7 @@ class CSR:
         return int(self.indptr[..., -1].sum())
 
     def to_scipy(self) -> sp.csr_matrix:
-        """Give a `scipy.sparse.csr_matrix` on the same memory, without the padding; not for a matrix in parts."""
+        """Give a `scipy.sparse.csr_matrix` on the same memory, without the padding; not for parts, nor on a device."""
         import scipy.sparse as sp
 
         nnz = self.nnz
@@ -182,5 +182,5 @@ class Batch(Fields, Mapping[str, Any]):
     """One mini-batch: a read-only mapping whose keys are attributes too.
 
     Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``layers`` and ``obsm`` where asked
-    for.
+    for. With ``Loader(device="cuda")`` the arrays of ``data``, ``layers`` and ``obsm`` are CuPy's.
     """
