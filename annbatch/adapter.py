@@ -23,6 +23,19 @@ def converted(carried: Mapping[str, Any] | None, convert: Callable[[Any], Any]) 
     return None if carried is None else {name: convert(value) for name, value in carried.items()}
 
 
+def a_loader(loader: Loader) -> Loader:
+    """Give the loader.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if not hasattr(loader, "batches"):
+        raise TypeError(f"ds must be an annbatch.Loader, got {type(loader).__name__}")
+    return loader
+
+
 class Adapter(ABC):
     """A core `Loader` seen through one framework's arrays; epochs, threads and stores stay with the core loader.
 
@@ -35,9 +48,7 @@ class Adapter(ABC):
     """
 
     def __init__(self, loader: Loader, emit: Emit) -> None:
-        if not hasattr(loader, "batches"):
-            raise TypeError(f"ds must be an annbatch.Loader, got {type(loader).__name__}")
-        self.loader = loader
+        self.loader = a_loader(loader)
         self._emit = emit
 
     @abstractmethod

@@ -1,13 +1,15 @@
 """How do batches reach CuPy?
 
 1. `CupyLoader` asks the core for the types that cupyx's sparse matrices take.
-2. Each batch's buffers are copied to the current device, in the order of the current stream.
+2. What a loader on a CUDA device has made is wrapped as it is. Buffers of the host are copied to the current device, in
+   the order of the current stream.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,7 +22,7 @@ except ImportError as error:
         "pip install cupy-cuda12x (or cupy-cuda13x, as your CUDA version is)"
     ) from error
 
-from annbatch.adapter import Adapter, converted
+from annbatch.adapter import Adapter, a_loader, converted
 from annbatch.batch import CSR, Array, Batch, Emit
 from annbatch.errors import InputError
 
@@ -33,18 +35,21 @@ _DTYPES = ("float32", "float64", "bool")
 
 
 class CupyLoader(Adapter):
-    """Mini-batches of an `annbatch.Loader` as `cupyx.scipy.sparse.csr_matrix`.
+    """Mini-batches of an `annbatch.Loader` as CuPy arrays and `cupyx.scipy.sparse.csr_matrix`.
 
-    Iterating gives the same mappings as the core, with arrays of the current CUDA device in them:
+    Iterating gives the same mappings as the core, with arrays of a CUDA device in them:
 
-    - ``batch["data"]``: a `cupyx.scipy.sparse.csr_matrix` with int32 ``indices`` and ``indptr``, of shape
-      (n_rows, n_vars);
+    - ``batch["data"]``: a `cupyx.scipy.sparse.csr_matrix` with int32 ``indices`` and ``indptr``, or a dense array, of
+      shape (n_rows, n_vars);
     - ``batch["labels"]``: the label columns as a DataFrame on the host, built only when asked for;
     - ``batch["index"]``: (n_rows,) int64 global row numbers, unless the core loader leaves them out;
     - ``batch.codes[column]``: (n_rows,) int32 codes into ``categories[column]``, missing -1; float32 values, missing
       NaN, for a numeric column.
 
-    The copies are queued on the stream that is current when the batch is asked for, and nothing waits for them or for
+    Of ``Loader(device="cuda")``, ``data`` is the core's own memory, on its device. Otherwise everything is copied to
+    the device that is current.
+
+    All work is queued on the stream that is current when the batch is asked for, and nothing waits for it or for
     what is queued there already. On that stream a batch may be used and dropped at any time. Another stream has to wait
     for it, and the batch has to be kept until that other stream is done: CuPy gives dropped memory to what is queued
     next on the stream that it was allocated on. Device memory comes from CuPy's current allocator (its pool, or that of
@@ -54,35 +59,45 @@ class CupyLoader(Adapter):
     ----------
     ds
         The core loader, its data already added. It stays reachable as ``.loader``.
+    layout
+        ``"csr"`` or ``"dense"``.
     dtype
         Type of the values: float32, float64 or bool, all the real types that cupyx's sparse matrices take.
 
     Raises
     ------
     annbatch.errors.InputError
-        If ``dtype`` is another one, or there is no usable CUDA device; nothing has been read yet.
+        If ``layout`` or ``dtype`` is another one, or there is no usable CUDA device; nothing has been read yet.
     """
 
-    def __init__(self, ds: Loader, *, dtype: Any = np.float32) -> None:
+    def __init__(self, ds: Loader, *, layout: Literal["csr", "dense"] = "csr", dtype: Any = np.float32) -> None:
+        if layout not in ("csr", "dense"):
+            raise InputError(f"layout must be 'csr' or 'dense', got {layout!r}")
         self.dtype = np.dtype(dtype)
         if self.dtype.name not in _DTYPES:
             raise InputError(f"dtype must be one that cupyx takes, {', '.join(_DTYPES)}, got {self.dtype}")
+        where = a_loader(ds).device
+        self._device: AbstractContextManager[Any] = nullcontext()
         try:
             cupy.cuda.Device().use()
+            if where != "cpu":
+                self._device = cupy.cuda.Device(int(where.removeprefix("cuda:")))
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise InputError(f"CupyLoader needs a CUDA device that is usable here, got: {error}") from error
-        super().__init__(ds, Emit(dtype=self.dtype, index_dtype=np.dtype(np.int32)))
+        super().__init__(ds, Emit(dtype=self.dtype, index_dtype=np.dtype(np.int32), layout=layout))
 
     def _hand_over(self, batch: Batch) -> Batch:
-        # `cupy.asarray` stages host memory of its own, so that the core's buffers are free once it returns.
-        return replace(
-            batch,
-            data=_matrix(batch.data),
-            codes={name: cupy.asarray(codes) for name, codes in batch.codes.items()},
-            layers=converted(batch.layers, _matrix),
-            obsm=converted(batch.obsm, cupy.asarray),
-            index=None if batch.index is None else cupy.asarray(batch.index),
-        )
+        # `cupy.asarray` gives back an array of this device as it is, and stages host memory of its own, so that the
+        # core's buffers are free once it returns.
+        with self._device:
+            return replace(
+                batch,
+                data=_matrix(batch.data),
+                codes={name: cupy.asarray(codes) for name, codes in batch.codes.items()},
+                layers=converted(batch.layers, _matrix),
+                obsm=converted(batch.obsm, cupy.asarray),
+                index=None if batch.index is None else cupy.asarray(batch.index),
+            )
 
 
 def _matrix(data: CSR | Array) -> Any:

@@ -3,7 +3,8 @@
 1. The `Emit` asks for padded rows and a capacity rule, so that a jitted step meets few shapes; with a sharding, for a
    part of the rows for each of this process's shards.
 2. `jax.device_put` takes over a whole batch at once, never bare ``from_dlpack``: that would commit the arrays to the
-   CPU, and on a GPU build everything computed from them would stay there.
+   CPU, and on a GPU build everything computed from them would stay there. What the core has made on a CUDA device JAX
+   gets as it is (`annbatch_jax._device`).
 3. `_Ahead` does so with the next batches before they are asked for: copies to a device go on while a step computes.
 4. Processes that share their batches compare what those follow from, before they begin (`annbatch_jax._agreement`).
 """
@@ -20,13 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from annbatch.adapter import Adapter, converted
+from annbatch.adapter import Adapter, a_loader, converted
 from annbatch.batch import CSR, Array, Batch, Capacity, Emit
 from annbatch.check import integer
 from annbatch.epoch import Epoch
 from annbatch.errors import InputError
 from annbatch.order import Partition
 from annbatch_jax._agreement import Agreement
+from annbatch_jax._device import Lender, lender
 from annbatch_jax._sharding import Placement
 from annbatch_jax._sparse import PaddedCSR
 
@@ -61,8 +63,12 @@ class JaxLoader(Adapter):
     - ``batch.codes[column]``: (batch_size,) int32 codes into ``categories[column]``, missing -1; float32 values,
       missing NaN, for a numeric column. Rows that only fill up are missing.
 
-    On the CPU ``data`` is the core's own memory. A batch may be kept: its memory is not used again before the last
-    array on it is gone.
+    On the CPU, and of ``Loader(device="cuda")``, ``data`` is the core's own memory. A batch may be kept: its memory is
+    not used again before the last array on it is gone, and the computations that read it are over.
+
+    Batches of ``Loader(device="cuda")`` are committed to that device. They are made on a stream of their own, ahead of
+    being asked for; the host waits for one that is not ready when it is. Their memory is CuPy's: JAX has to leave it
+    some (``XLA_PYTHON_CLIENT_MEM_FRACTION``).
 
     Under ``jax.distributed`` each process gets its own windows, and equally many batches, unless the core loader was
     given a ``partition``.
@@ -77,7 +83,8 @@ class JaxLoader(Adapter):
     layout
         ``"padded_csr"`` or ``"dense"``.
     dtype
-        Type of the values. A 16-bit float costs one more pass, since JAX narrows float32 to it.
+        Type of the values. A 16-bit float costs one more pass, since JAX narrows float32 to it, unless it is a dense
+        float16 that the core makes on a device.
     nse
         Rule that gives the number of elements to make room for, from the number needed: each value that it takes is
         one compilation of a step. `annbatch.Capacity` says which growth, or which fixed capacity.
@@ -88,9 +95,10 @@ class JaxLoader(Adapter):
         How the rows lie on devices, such as ``NamedSharding(mesh, PartitionSpec("data"))``; None means JAX's default
         device, to which arrays are not committed. `PaddedCSR` says what becomes of ``data``. Processes plan each
         other's batches as well, so as to make room for equally many elements without talking about it; a fixed capacity
-        spares them that.
+        spares them that. A loader on a CUDA device takes none.
     prefetch_to_device
-        How many batches beyond the one asked for are put on the device ahead, where they have been read already.
+        How many batches beyond the one asked for are put on the device, or made there, ahead, where they have been read
+        already.
 
     Raises
     ------
@@ -113,16 +121,23 @@ class JaxLoader(Adapter):
         if layout not in ("padded_csr", "dense"):
             raise InputError(f"layout must be 'padded_csr' or 'dense', got {layout!r}")
         self.dtype = _usable_dtype(dtype)
-        # The core's kernels know no 16-bit floats: it gives float32, and JAX narrows that.
+        born_on = a_loader(ds).device
+        # The core's kernels for the CPU know no 16-bit floats: it gives float32, and JAX narrows that.
         emitted = np.dtype(np.float32) if self.dtype in (jnp.float16, jnp.bfloat16) else self.dtype
-        emit = Emit(dtype=emitted, layout="dense", pad_rows=True)
+        if born_on != "cpu" and layout == "dense" and self.dtype == jnp.float16:
+            emitted = self.dtype
+        is_bfloat16 = born_on != "cpu" and layout == "dense" and self.dtype == jnp.bfloat16
+        emit = Emit(dtype=emitted, layout="dense", bfloat16=is_bfloat16, pad_rows=True)
         if layout == "padded_csr":
             emit = Emit(dtype=emitted, index_dtype=np.dtype(np.int32), nse=nse, pad_rows=True)
         super().__init__(ds, emit)
         self._is_narrowed = emitted != self.dtype
         self._canonical = canonical
         self._n_ahead = integer("prefetch_to_device", prefetch_to_device, 0)
+        if born_on != "cpu" and sharding is not None:
+            raise InputError(f"sharding must be None with a loader on a device, it makes its batches on {born_on!r}")
         self._placement = None if sharding is None else Placement.of(sharding, ds.batch_size)
+        self._lender = None if born_on == "cpu" else lender(int(born_on.removeprefix("cuda:")))
         self._agreement: Agreement | None = None
         if self._placement is not None:
             self._share(self._placement)
@@ -146,7 +161,10 @@ class JaxLoader(Adapter):
                 rule = _Remembering(emit.nse)
                 emit = replace(emit, nse=rule)
                 confirm = partial(self._confirm, self._agreement, rule)
-        return _Ahead(self.loader.batches(emit, self.partition), self._hand_over, self._n_ahead, confirm)
+        epoch = self.loader.batches(emit, self.partition)
+        if self._lender is not None:
+            return _MadeAhead(epoch, self._hand_over, self._n_ahead, self._lender)
+        return _Ahead(epoch, self._hand_over, self._n_ahead, confirm)
 
     @property
     def partition(self) -> Partition | None:
@@ -183,26 +201,32 @@ class JaxLoader(Adapter):
     def _hand_over(self, batch: Batch) -> JaxBatch:
         n_rows = batch.data.shape[0]
         mask = np.arange(n_rows) < n_rows - batch.n_padding
-        on_host = {
-            "data": self._host_matrix(batch.data),
-            "layers": converted(batch.layers, self._host_matrix),
-            "obsm": converted(batch.obsm, lambda array: array),
-            "codes": dict(batch.codes),
-            "mask": mask,
-        }
-        handed = jax.device_put(on_host) if self._placement is None else self._placement.put(on_host)
+        handed = self._put(
+            {
+                "data": self._tree(batch.data),
+                "layers": converted(batch.layers, self._tree),
+                "obsm": converted(batch.obsm, lambda array: array),
+                "codes": dict(batch.codes),
+                "mask": mask,
+            }
+        )
         if self._is_narrowed:
             handed["data"] = self._narrowed(handed["data"])
             handed["layers"] = converted(handed["layers"], self._narrowed)
         rest = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in handed}
         return JaxBatch(**handed, **rest)
 
+    def _put(self, tree: Any) -> Any:
+        """Make JAX arrays of the core's."""
+        by = self._placement or self._lender
+        return jax.device_put(tree) if by is None else by.put(tree)
+
     def _narrowed(self, matrix: Any) -> Any:
         if isinstance(matrix, PaddedCSR):
             return replace(matrix, data=matrix.data.astype(self.dtype))
-        return matrix.astype(self.dtype)
+        return _from_bits(matrix) if self._emit.bfloat16 else matrix.astype(self.dtype)
 
-    def _host_matrix(self, data: CSR | Array) -> Any:
+    def _tree(self, data: CSR | Array) -> Any:
         if not isinstance(data, CSR):
             return data
         n_rows, n_vars = data.shape
@@ -228,6 +252,36 @@ class _Ahead(Iterator[JaxBatch]):
         handed = self._handed.popleft() if self._handed else self._hand_over(batch)
         self._handed.extend(map(self._hand_over, self._epoch.ahead(self._n)[len(self._handed) :]))
         return handed
+
+
+class _MadeAhead(Iterator[JaxBatch]):
+    """Lets batches be made on a device before they are asked for, and hands each over when it is."""
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        hand_over: Callable[[Batch], JaxBatch],
+        n: int,
+        lender: Lender,
+    ) -> None:
+        self._epoch, self._hand_over, self._n, self._lender = epoch, hand_over, n, lender
+        self._waits: deque[Callable[[], None]] = deque()
+
+    def __next__(self) -> JaxBatch:
+        with self._lender:
+            # Before memory is taken for new batches.
+            self._lender.returned.settle()
+            batch = next(self._epoch)
+            wait = self._waits.popleft() if self._waits else self._lender.wait_for_made()
+            for _ in self._epoch.ahead(self._n)[len(self._waits) :]:
+                self._waits.append(self._lender.wait_for_made())
+            wait()
+            return self._hand_over(batch)
+
+
+@jax.jit
+def _from_bits(bits: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(bits, jnp.bfloat16)
 
 
 class _Remembering:

@@ -1,8 +1,10 @@
 """How do the core's batches become torch tensors?
 
-1. The `Emit` asks for what torch takes as it is: int32 indices, and one of torch's types of values. For a GPU it asks
-   for CSR in page-locked memory in any case: a dense matrix is made where it is wanted, of far fewer bytes.
-2. Each buffer becomes a tensor by DLPack. Copies to a GPU are queued, and their sources kept until they are made.
+1. The `Emit` asks for what torch takes as it is: int32 indices, and one of torch's types of values. To copy batches to
+   a GPU it asks for CSR in page-locked memory in any case: a dense matrix is made where it is wanted, of far fewer
+   bytes.
+2. Each buffer becomes a tensor by DLPack. Copies to a GPU are queued, and their sources kept until they are made. What
+   the core has made on a GPU stays where it is (`annbatch_torch._device`).
 3. A rank, or a worker process of a ``DataLoader``, says which consumer it is.
 """
 
@@ -20,12 +22,12 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.dlpack import from_dlpack
 
-from annbatch.adapter import Adapter, converted
+from annbatch.adapter import Adapter, a_loader, converted
 from annbatch.batch import CSR, Array, Batch, Emit, Fields
 from annbatch.errors import InputError
 from annbatch.loader import WHOLE, available_cores
 from annbatch.order import Partition
-from annbatch_torch._device import Copies, event_behind_copies, page_locked
+from annbatch_torch._device import Copies, OnCurrentStream, event_behind_copies, page_locked
 from annbatch_torch._sparse import densify
 from annbatch_torch._workers import SharedEpoch
 
@@ -91,8 +93,12 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
     - ``batch.codes[column]``: (n_rows,) int64 codes into ``categories[column]``, missing -1, as loss functions take
       them; float32 values, missing NaN, for a numeric column.
 
-    On the CPU ``data`` and ``index`` are the core's own memory. A batch may be kept: its memory, host or device, is not
-    used again before the last tensor on it is gone.
+    On the CPU ``data`` and ``index`` are the core's own memory, and so is ``data`` of ``Loader(device="cuda")``. A
+    batch may be kept: its memory, host or device, is not used again before the last tensor on it is gone.
+
+    On a CUDA device use a batch on the stream under which it was asked for. Another stream has to wait for that one,
+    and the batch has to be kept until the other one is done. If the core made it, ``Tensor.record_stream`` does not
+    help: the memory is CuPy's, not torch's.
 
     Under ``torch.distributed`` each rank gets its own windows, and equally many batches, unless the core loader was
     given a ``partition``. So does each worker of a ``DataLoader(…, batch_size=None, num_workers=n)``: an epoch gives
@@ -105,13 +111,16 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
     ds
         The core loader, its data already added. It stays reachable as ``.loader``.
     device
-        Where the tensors shall be: the CPU, or a CUDA device. Copies to it come out of page-locked memory, are queued
-        on the stream that is current when a batch is asked for, and are not waited for. Worker processes of a
-        ``DataLoader`` give CPU tensors only: there, use ``batch.to(device)`` in the training process.
+        Where the tensors shall be: the CPU, or a CUDA device. None means where the core loader makes its batches.
+        Of ``Loader(device="cuda")`` they are the memory that the core has made on the device. Otherwise copies come out
+        of page-locked memory. Both are queued on the stream that is current in torch when a batch is asked for, and
+        nothing waits for them. Worker processes of a ``DataLoader`` give CPU tensors only: there, use
+        ``batch.to(device)`` in the training process.
     layout
         ``"csr"`` or ``"dense"``.
     dtype
-        Type of the values. A 16-bit float costs one more pass, since torch narrows float32 to it.
+        Type of the values. A 16-bit float costs one more pass, since torch narrows float32 to it, unless the core makes
+        dense batches on a device.
 
     Raises
     ------
@@ -123,7 +132,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         self,
         ds: Loader,
         *,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         layout: Literal["csr", "dense"] = "csr",
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -131,17 +140,25 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             raise InputError(f"layout must be 'csr' or 'dense', got {layout!r}")
         if dtype not in _EMITTED:
             raise InputError(f"dtype must be one of {', '.join(map(str, _EMITTED))}, got {dtype!r}")
-        self.device = _usable_device(device)
-        is_remote = self.device.type == "cuda"
+        born_on = a_loader(ds).device
+        self.device = _usable_device(born_on if device is None else device)
+        self._is_born_there = born_on != "cpu"
+        if self._is_born_there and self.device != _usable_device(born_on):
+            raise InputError(f"device must be {born_on!r}, where the loader makes its batches, got {str(device)!r}")
+        is_copied = self.device.type == "cuda" and not self._is_born_there
         emit = Emit(
             dtype=np.dtype(_EMITTED[dtype]),
-            layout="csr" if is_remote else layout,
-            allocate=page_locked if is_remote else None,
+            layout="csr" if is_copied else layout,
+            allocate=page_locked if is_copied else None,
         )
+        if self._is_born_there and layout == "dense" and dtype == torch.float16:
+            emit = replace(emit, dtype=np.dtype(np.float16))
+        if self._is_born_there and layout == "dense" and dtype == torch.bfloat16:
+            emit = replace(emit, bfloat16=True)
         super().__init__(ds, emit)
         self.dtype = dtype
         self.layout = layout
-        self._copies = Copies() if is_remote else None
+        self._copies = Copies() if is_copied else None
         self._shared_epoch = SharedEpoch()
         self._rank: Partition | None = None
         self._is_resumed = False
@@ -154,6 +171,8 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             except (RuntimeError, InputError) as error:
                 # Raised here, it would end the worker without a word to the parent.
                 return _raising(error)
+        if self._is_born_there:
+            return OnCurrentStream(self.loader.batches(self._emit, self.partition), self._hand_over, self.device)
         return super().__iter__()
 
     @property
@@ -184,7 +203,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
 
     def _enter_worker(self, worker: int, n_workers: int, seed: int) -> None:
         """Agree with the other workers on the epoch, and share the cores with them."""
-        if self._copies is not None:
+        if self._is_born_there or self._copies is not None:
             raise InputError(f"device must be 'cpu' in worker processes of a DataLoader, got {str(self.device)!r}")
         if self.loader.threads is None:
             self.loader.threads = max(1, available_cores() // n_workers)
@@ -216,7 +235,8 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
 
     def _matrix(self, data: CSR | Array) -> torch.Tensor:
         if not isinstance(data, CSR):
-            return self._tensor(data).to(self.dtype)
+            tensor = self._tensor(data)
+            return tensor.view(torch.bfloat16) if self._emit.bfloat16 else tensor.to(self.dtype)
         crow_indices, col_indices = self._tensor(data.indptr), self._tensor(data.indices)
         values = self._tensor(data.data).to(self.dtype)
         if self.layout == "dense":
@@ -231,7 +251,11 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
 
     def _tensor(self, array: Array) -> torch.Tensor:
         # `from_dlpack` takes read-only arrays without the warning that `from_numpy` gives.
-        return from_dlpack(array).to(self.device, non_blocking=True)
+        tensor = from_dlpack(array)
+        if tensor.device != self.device and self._copies is None:
+            # Nobody here owns host memory until it was copied; torch does so with page-locked memory of its own.
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
 
 
 def _pinned(tensor: torch.Tensor) -> torch.Tensor:
@@ -263,8 +287,7 @@ def _usable_device(device: str | torch.device) -> torch.device:
     try:
         usable = torch.device(device)
         if usable.type in ("cpu", "cuda"):
-            torch.empty(1, device=usable)
-            return usable
+            return torch.empty(1, device=usable).device
     # A torch without CUDA says so with an AssertionError.
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]

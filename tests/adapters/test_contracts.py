@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ class Framework:
     """Says where the ``data`` of a batch lies."""
     code_dtype: Any
     """Type of label codes."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the core loader."""
 
 
 def torch_framework(layout: str) -> Framework:
@@ -37,7 +39,7 @@ def torch_framework(layout: str) -> Framework:
 
     return Framework(
         lambda ds: TorchLoader(ds, layout=layout),
-        lambda tensor: tensor.numpy(),
+        lambda tensor: tensor.cpu().numpy(),
         lambda data: data.to_dense(),
         lambda data: (data.values() if data.is_sparse_csr else data).data_ptr(),
         np.int64,
@@ -70,22 +72,47 @@ def cupy_framework() -> Framework:
     )
 
 
+def on_gpu(framework: Framework) -> Framework:
+    """The same, of a core loader that makes its batches on a GPU."""
+    return replace(framework, options={"device": "cuda"})
+
+
+def jax_on_gpu(layout: str) -> Framework:
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    if not any(device.platform == "gpu" for device in jax.devices()):
+        pytest.skip("this JAX sees no CUDA device")
+    return on_gpu(jax_framework(layout))
+
+
+def torch_on_gpu(layout: str) -> Framework:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("this torch sees no CUDA device")
+    return on_gpu(torch_framework(layout))
+
+
 FRAMEWORKS: dict[str, Callable[[], Framework]] = {
     "torch csr": lambda: torch_framework("csr"),
     "torch dense": lambda: torch_framework("dense"),
     "jax padded csr": lambda: jax_framework("padded_csr"),
     "jax dense": lambda: jax_framework("dense"),
     "cupy": cupy_framework,
+    "cupy, made on a gpu": lambda: on_gpu(cupy_framework()),
+    "torch csr, made on a gpu": lambda: torch_on_gpu("csr"),
+    "torch dense, made on a gpu": lambda: torch_on_gpu("dense"),
+    "jax padded csr, made on a gpu": lambda: jax_on_gpu("padded_csr"),
+    "jax dense, made on a gpu": lambda: jax_on_gpu("dense"),
 }
+ON_GPU = [name for name in FRAMEWORKS if "gpu" in name or name == "cupy"]
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (name == "cupy")) for name in FRAMEWORKS])
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (name in ON_GPU)) for name in FRAMEWORKS])
 def framework(request: pytest.FixtureRequest) -> Framework:
     return FRAMEWORKS[request.param]()
 
 
 def test_kept_batches_stay_as_they_are(framework: Framework, make_disk_loader: MakeLoader, disk_truth: Truth) -> None:
-    ds = framework.open(make_disk_loader())
+    ds = framework.open(make_disk_loader(**framework.options))
 
     def check(batch: Any) -> None:
         codes = {name: framework.to_numpy(array) for name, array in batch.codes.items()}
@@ -96,5 +123,5 @@ def test_kept_batches_stay_as_they_are(framework: Framework, make_disk_loader: M
 
 
 def test_label_columns(framework: Framework, make_disk_loader: MakeLoader, disk_truth: Truth) -> None:
-    ds = framework.open(make_disk_loader())
+    ds = framework.open(make_disk_loader(**framework.options))
     check_label_columns(ds, disk_truth.obs, framework.to_numpy, framework.code_dtype)

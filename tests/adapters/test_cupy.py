@@ -43,10 +43,24 @@ def check(batch: Any, truth: Truth, categories: Any) -> None:
     truth.check(cupy.asnumpy(batch.index), cupy.asnumpy(batch.data.toarray()), codes, categories)
 
 
+def test_streams_of_torch_are_views() -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    from annbatch_torch._device import cupy_stream
+
+    assert cupy_stream(0, 0).ptr == 0
+    assert cupy_stream(12345, 0).ptr == 12345
+
+
+def test_layouts_that_there_are_not(make_loader: MakeLoader) -> None:
+    with pytest.raises(InputError, match="layout must be 'csr' or 'dense', got 'padded_csr'"):
+        CupyLoader(make_loader(), layout="padded_csr")
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_an_epoch_is_every_row_once(shuffle: bool, make_loader: MakeLoader, truth: Truth) -> None:
-    ds = CupyLoader(make_loader(shuffle=shuffle))
+def test_an_epoch_is_every_row_once(shuffle: bool, device: str, make_loader: MakeLoader, truth: Truth) -> None:
+    ds = CupyLoader(make_loader(shuffle=shuffle, device=device))
     seen = []
     for batch in ds:
         check(batch, truth, ds.categories)
@@ -69,12 +83,13 @@ def test_types_and_keys(dtype: Any, make_loader: MakeLoader) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("dense", [False, True])
-def test_layers_obsm_and_dense_x(dense: bool) -> None:
+def test_layers_obsm_and_dense_x(dense: bool, device: str) -> None:
     x = sp.csr_matrix((np.arange(60).reshape(10, 6) % 7).astype(np.float32))
     pca = np.arange(30).reshape(10, 3) / 8
     adata = ad.AnnData(X=x.toarray() if dense else x, layers={"doubled": sp.csr_matrix(2 * x)}, obsm={"pca": pca})
-    with Loader(batch_size=4, layers=["doubled"], obsm=["pca"]).add_anndatas([adata]) as ds:
+    with Loader(batch_size=4, layers=["doubled"], obsm=["pca"], device=device).add_anndatas([adata]) as ds:
         for batch in CupyLoader(ds):
             rows = cupy.asnumpy(batch["index"])
             assert isinstance(batch["data"], cupy.ndarray if dense else csr_matrix)
@@ -108,10 +123,31 @@ def check_parts(parts: list[Any], truth: Truth) -> None:
 
 
 @pytest.mark.gpu
-def test_under_another_stream(make_loader: MakeLoader, truth: Truth) -> None:
+@pytest.mark.parametrize("layout", ["csr", "dense"])
+def test_what_was_made_on_the_device_is_wrapped(layout: Any, make_loader: MakeLoader, truth: Truth) -> None:
+    made = []
+
+    class Seen(CupyLoader):
+        def _hand_over(self, batch: Any) -> Any:
+            parts = (batch.data.data, batch.data.indices, batch.data.indptr) if layout == "csr" else (batch.data,)
+            made.append([part.data.ptr for part in parts])
+            return super()._hand_over(batch)
+
+    for batch in Seen(make_loader(device="cuda"), layout=layout):
+        parts = parts_of(batch)[1:] if layout == "csr" else [batch.data]
+        assert [part.data.ptr for part in parts] == made.pop()
+        dense = batch.data.toarray() if layout == "csr" else batch.data
+        np.testing.assert_array_equal(cupy.asnumpy(dense), truth.x[cupy.asnumpy(batch.index)].toarray())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_under_another_stream(device: str, make_loader: MakeLoader, truth: Truth) -> None:
     """All is queued behind what the stream has to do already, and what is dropped is not overwritten too early."""
     stream = cupy.cuda.Stream(non_blocking=True)
-    ds = CupyLoader(make_loader())
+    ds = CupyLoader(make_loader(device=device))
+    # Kernels are compiled, and loaded, which may wait for the device.
+    list(ds)
     with stream:
         keep_busy()
         seen = [[part.copy() for part in parts_of(batch)] for batch in ds]
@@ -123,11 +159,12 @@ def test_under_another_stream(make_loader: MakeLoader, truth: Truth) -> None:
 
 
 @pytest.mark.gpu
-def test_on_a_stream_that_waits_for_the_other(make_loader: MakeLoader, truth: Truth) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_on_a_stream_that_waits_for_the_other(device: str, make_loader: MakeLoader, truth: Truth) -> None:
     here, there = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
     with here:
         keep_busy()
-        kept = list(CupyLoader(make_loader()))
+        kept = list(CupyLoader(make_loader(device=device)))
         there.wait_event(here.record())
     with there:
         seen = [[part.copy() for part in parts_of(batch)] for batch in kept]
