@@ -4,6 +4,7 @@
 #   make lint    ruff and mypy --strict
 #   make docs    the documentation, in docs/_build/html
 #   make bench   the benchmarks (ARGS is passed on)
+#   make test-gpu, make bench-gpu    the tests and the benchmark that need a GPU, whose driver is of CUDA 13
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: demo test lint format docs bench clean
+.PHONY: demo test test-gpu lint format docs bench bench-gpu clean
 .SECONDARY:
 
 demo: $(VENV)/.installed-demo
@@ -36,6 +37,12 @@ docs: $(VENV)/.installed-docs
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+test-gpu: $(VENV)/.installed-gpu
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+bench-gpu: $(VENV)/.installed-gpu
+	$(BIN)/python benchmarks/bench_gpu.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -50,6 +50,8 @@ class Setting:
     """Which of several processes that share the rows it is."""
     ranks: int = 1
     """How many of them there are."""
+    device: str = "cpu"
+    """Where batches go, for contenders that know devices."""
 
     @property
     def window(self) -> int:
@@ -76,18 +78,22 @@ class Job:
     """Path of the store that it reads, where it has one."""
     label: str = ""
     """How tables call the row; empty for the contender's title."""
+    train: str = ""
+    """Model of `gpu_training` that is trained on the batches; empty if they are summed up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
     """What a batch holds, as a worker touches it."""
 
-    values: np.ndarray[Any, Any]
-    """Stored values, or the whole dense matrix."""
-    columns: np.ndarray[Any, Any] | None
+    values: Any
+    """Stored values, or the whole dense matrix; of NumPy or CuPy."""
+    columns: Any | None
     """Column number of each value; None where ``values`` is dense."""
     n_rows: int
     """Number of cells."""
+    for_training: Callable[[], tuple[Any, Any]] | None = None
+    """Gives a dense (n_rows, n_vars) tensor and (n_rows,) int64 classes, where the contender can be trained from."""
 
 
 Epoch = Callable[[], Iterator[Matrix]]
@@ -107,6 +113,8 @@ class Contender:
     """Where it runs; None for the environment of this project."""
     needs_touch: bool = field(default=True)
     """False for what hands nothing over: its bytes are counted, not its sums."""
+    writes: bool = False
+    """Whether it writes its store; it then does so for all who read the same one."""
 
 
 def _ours(path: str) -> Callable[[Job], Epoch]:
@@ -464,7 +472,7 @@ TORCH = Environment("torch", ("scDataset==0.3.0", "anndata", "torch"))
 LAMINDB = Environment("lamindb", ("lamindb", "torch"))
 
 CONTENDERS = {
-    "direct": Contender("annbatch-dlpack", _ours("direct"), "ours"),
+    "direct": Contender("annbatch-dlpack", _ours("direct"), "ours", writes=True),
     "cached": Contender("annbatch-dlpack, cached on disk", _ours("cached"), "ours"),
     "zarr": Contender("annbatch-dlpack, zarr path", _ours("zarr"), "ours"),
     "torch": Contender("TorchLoader alone", _torch(), "ours"),
@@ -475,7 +483,7 @@ CONTENDERS = {
         for n in (2, 4)
     },
     "direct-peer-store": Contender("annbatch-dlpack on scverse annbatch's store", _ours("direct"), "peer"),
-    "peer": Contender("scverse annbatch 0.3.1", open_peer, "peer", PEER),
+    "peer": Contender("scverse annbatch 0.3.1", open_peer, "peer", PEER, writes=True),
     "peer-remote": Contender("scverse annbatch 0.3.1, zarr 3.4", _peer_remote(False), "peer", PEER_REMOTE),
     "peer-remote-fused": Contender("scverse annbatch 0.3.1, zarr 3.4 fused", _peer_remote(True), "peer", PEER_REMOTE),
     "objectstore": Contender("zarr ObjectStore, blocks alone", _objectstore(False), "peer"),

@@ -7,7 +7,7 @@ Every dot is one round, every bar or line the median of its rounds.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ OURS, OTHERS, LIMIT = "#0b7a75", "#9aa5b1", "#e3e7eb"
 TITLES = {
     "512x32": "blocks of 512 rows, 32 of them shuffled together",
     "32x256": "blocks of 32 rows, 256 of them shuffled together",
+    "512x64": "blocks of 512 rows, 64 of them shuffled together",
+    "512x128": "blocks of 512 rows, 128 of them shuffled together",
     "1x16384": "perfectly random rows, windows of 16,384",
     "128-1": "batches of 128, 1 obs column",
     "128-20": "batches of 128, 20 obs columns",
@@ -53,7 +55,7 @@ def style() -> None:
 
 def color_of(contender: str) -> str:
     """Give this project, the decoding limit and everybody else their colours."""
-    if contender.startswith("annbatch-dlpack"):
+    if contender.startswith(("annbatch-dlpack", "ours ")):
         return OURS
     return LIMIT if contender.startswith("decoding") else OTHERS
 
@@ -65,10 +67,11 @@ def short(rate: float) -> str:
     return f"{rate / 1000:,.{0 if rate >= 10_000 or rate % 1000 == 0 else 1}f}k"
 
 
-def plot_speeds(results: Path) -> Path:
-    """Draw a file of the main benchmark as a PNG beside it; give its path."""
+def plot_speeds(results: Path, shows: Callable[[dict[str, Any]], bool] = bool) -> Path:
+    """Draw those rows that ``shows`` picks of a file of the main benchmark as a PNG beside it; give its path."""
     style()
     record = json.loads(results.read_text())
+    record["rows"] = [row for row in record["rows"] if shows(row)]
     settings = list(dict.fromkeys(row["setting"] for row in record["rows"]))
     groups = [[row for row in record["rows"] if row["setting"] == setting] for setting in settings]
     figure, panels = plt.subplots(

@@ -72,6 +72,43 @@ def main_table(record: Record) -> str:
     return text
 
 
+def gpu_table(record: Record) -> str:
+    """Speeds by size of windows beside the peer's best, what the machine can do at best, and idle time in training."""
+    rows = record["rows"]
+    speeds = [row for row in rows if "model" not in row and not row["contender"].startswith("limit")]
+    best = max((median(row) for row in speeds if row["contender"].startswith("peer")), default=None)
+    text = ""
+    for setting in dict.fromkeys(row["setting"] for row in speeds):
+        own = sorted((row for row in speeds if row["setting"] == setting), key=median, reverse=True)
+        lines = [(row["contender"], rate(row), f"{median(row) / best:.2f}×" if best else "") for row in own]
+        title = TITLES.get(setting, setting)
+        head = ("", "cells/s", "against the peer's best of all settings" if best else "")
+        text += f"\n**{title[0].upper()}{title[1:]}**\n\n{table(head, lines)}"
+    limits = [row for row in rows if row["contender"].startswith("limit")]
+    if limits:
+        lines = [(row["contender"].removeprefix("limit: "), rate(row)) for row in limits]
+        text += f"\n**One stage alone, for all of X**\n\n{table(('', 'cells/s'), lines)}"
+    trained = [row for row in rows if "model" in row]
+    if trained:
+        lines = [
+            (
+                row["contender"],
+                row["setting"],
+                rate(row),
+                f"{middle(row['idle_share']):.1%} ± {(max(row['idle_share']) - min(row['idle_share'])) / 2:.1%}",
+            )
+            for row in trained
+        ]
+        facts = trained[0]
+        size = (
+            f"{facts['n_obs']:,} cells × {facts['n_vars']:,} genes, {facts['nnz'] / facts['n_obs']:,.0f} values a cell"
+        )
+        head = ("", "model, window", "cells/s", "time without a step")
+        text += f"\n**While training on {size}**\n\n{table(head, lines)}"
+    versions = ", ".join(f"{name} {version}" for name, version in record["software"].items())
+    return f"{text}\n{versions}.\n"
+
+
 def remote_table(record: Record) -> str:
     """Speeds by distance, beside the faster of the peer's pipelines."""
     text = ""
@@ -395,6 +432,13 @@ SECTIONS = {
         "values a row.",
         page="distributed",
     ),
+    "gpu": Section(
+        "Measured",
+        gpu_table,
+        "Batches of 4,096 cells on the GPU, each summed up there. A step of training begins with its dense batch.",
+        "own",
+        "gpu",
+    ),
     "remote": Section(
         "Measured",
         remote_table,
@@ -439,6 +483,13 @@ SECTIONS = {
     ),
 }
 """Kind of results -> how they are shown, in the order of the page."""
+
+
+NOTHING_YET = {
+    "gpu": "## Measured\n\nNothing yet: there are no figures of a GPU. `make bench-gpu`, on a machine with one, "
+    "makes them, and `python benchmarks/report.py` then puts the tables here.\n"
+}
+"""Page -> what it says where there are no results."""
 
 
 def section(kind: str, results: Path, target: Path) -> str:
@@ -491,6 +542,7 @@ def main() -> None:
         tables = arguments.docs / f"{page}-tables.inc"
         kinds = [kind for kind, shown in SECTIONS.items() if shown.page == page]
         text = "".join(section(kind, arguments.results, tables) for kind in kinds)
+        text = text or NOTHING_YET.get(page, "")
         if text:
             tables.write_text(text.rstrip() + "\n")
             print(f"wrote {tables}")

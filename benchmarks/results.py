@@ -14,6 +14,7 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def options(description: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ENVIRONMENT=PATH",
-        help="interpreter of an environment that exists already (peer, torch, lamindb)",
+        help="interpreter of an environment that exists already (peer, peer-gpu, torch, lamindb)",
     )
     return parser
 
@@ -92,7 +93,13 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def save(kind: str, arguments: argparse.Namespace, facts: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
+def save(
+    kind: str,
+    arguments: argparse.Namespace,
+    facts: dict[str, Any],
+    rows: list[dict[str, Any]],
+    software: Mapping[str, str] | None = None,
+) -> Path:
     """Write the rows of one command; give the path.
 
     Parameters
@@ -105,6 +112,8 @@ def save(kind: str, arguments: argparse.Namespace, facts: dict[str, Any], rows: 
         What `generate.generate` said about the input.
     rows
         One dict a measurement.
+    software
+        Versions of what matters besides Python.
     """
     arguments.results.mkdir(parents=True, exist_ok=True)
     path: Path = arguments.results / f"{kind}-{slug(arguments.machine)}.json"
@@ -121,7 +130,8 @@ def save(kind: str, arguments: argparse.Namespace, facts: dict[str, Any], rows: 
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
         "input": {key: value for key, value in facts.items() if key != "files"},
-        "software": {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"},
+        "software": {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+        | dict(software or {}),
         "rows": rows,
     }
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -86,9 +86,8 @@ def prepare(bench: Bench, contender: str) -> Path | None:
     done = store.with_name(f"{store.name}.json")
     if done.exists():
         return store
-    owner = next(
-        other for name, other in CONTENDERS.items() if other.store == entry.store and name in ("direct", "peer")
-    )
+    writers = [other for other in CONTENDERS.values() if other.store == entry.store and other.writes]
+    owner = entry if entry.writes else writers[0]
     store.parent.mkdir(exist_ok=True)
     if store.exists():
         raise Unavailable(f"{store} exists but was not finished; remove it")
@@ -182,8 +181,11 @@ def choose_round(bench: Bench, setting: Setting, warm_up: dict[str, Any]) -> dic
     return {"cells": max(1, math.ceil(rate * round_s / unit)) * unit}
 
 
-def measure(bench: Bench, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Time jobs against each other; give one row each, in the format of the results."""
+def measure(bench: Bench, jobs: Sequence[Job], warm_ups: int = 1) -> list[dict[str, Any]]:
+    """Time jobs against each other; give one row each, in the format of the results.
+
+    Where the first epoch compiles what others use, ``warm_ups`` is 2: the last one decides how long a round is.
+    """
     workers = []
     for job in jobs:
         try:
@@ -192,7 +194,9 @@ def measure(bench: Bench, jobs: Sequence[Job]) -> list[dict[str, Any]]:
             print(f"  left out: {job.label or CONTENDERS[job.contender].title}: {error}", flush=True)
     for worker in list(workers):
         try:
-            warm_up = worker.run(at_most_s=bench.warm_up_s)
+            for _ in range(warm_ups):
+                warm_up = worker.run(at_most_s=bench.warm_up_s, thorough=True)
+                check_sums(worker, warm_up)
             worker.round = choose_round(bench, worker.job.setting, warm_up)
             print(f"  {worker.title}: first {warm_up['cells']} cells in {warm_up['seconds']:.2f} s", flush=True)
         except Unavailable as error:
@@ -209,15 +213,14 @@ def measure(bench: Bench, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         print(f"  round {number + 1}: {rates} cells/s", flush=True)
     rows = []
     for worker in workers:
-        facts = json.loads((Path(worker.job.inputs[0]).parent / "input.json").read_text())
         for answer in worker.rounds:
-            check_sums(worker, answer, facts)
+            check_sums(worker, answer)
         rows.append(as_row(worker))
         worker.close()
     return rows
 
 
-def check_sums(worker: Worker, answer: dict[str, Any], facts: dict[str, Any]) -> None:
+def check_sums(worker: Worker, answer: dict[str, Any]) -> None:
     """Compare what whole epochs summed up with what was generated.
 
     Raises
@@ -227,8 +230,10 @@ def check_sums(worker: Worker, answer: dict[str, Any], facts: dict[str, Any]) ->
     """
     if not CONTENDERS[worker.job.contender].needs_touch or not answer["epochs"] or "cells" in worker.round:
         return
-    for key, wanted in (("cells", "n_obs"), ("sum_values", "sum_values"), ("sum_columns", "sum_columns")):
-        if answer[key] != answer["epochs"] * facts[wanted]:
+    facts = json.loads((Path(worker.job.inputs[0]).parent / "input.json").read_text())
+    wanted_sums = () if worker.job.train else (("sum_values", "sum_values"), ("sum_columns", "sum_columns"))
+    for key, wanted in (("cells", "n_obs"), *wanted_sums):
+        if answer[key] is not None and answer[key] != answer["epochs"] * facts[wanted]:
             raise ValueError(
                 f"{worker.title}: {key} of {answer['epochs']} epochs must be {answer['epochs'] * facts[wanted]}, "
                 f"got {answer[key]}"
@@ -237,7 +242,11 @@ def check_sums(worker: Worker, answer: dict[str, Any], facts: dict[str, Any]) ->
 
 def as_row(worker: Worker) -> dict[str, Any]:
     """Give a worker's measurements as a row of the results."""
-    return {
+    trained = {}
+    if worker.job.train:
+        idle = [round(1 - answer["train_s"] / answer["seconds"], 4) for answer in worker.rounds]
+        trained = {"idle_share": idle, "losses": worker.rounds[-1]["losses"]}
+    return trained | {
         "contender": worker.title,
         "setting": worker.job.setting.name,
         "cells_per_s": [round(answer["cells"] / answer["seconds"], 1) for answer in worker.rounds],

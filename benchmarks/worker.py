@@ -24,15 +24,34 @@ from typing import Any
 
 import numpy as np
 
+import gpu_contenders  # noqa: F401  adds contenders
 from contenders import CONTENDERS, WRITERS, Epoch, Job, Matrix, Setting
 from environments import Unavailable
 
 
-def touch(matrix: Matrix) -> tuple[int, int]:
-    """Sum a batch's values and the column numbers of its stored elements, exactly and as fast as memory allows."""
+def touch(matrix: Matrix, thorough: bool = True) -> tuple[Any, Any]:
+    """Sum a batch's values and the column numbers of its stored elements, exactly and as fast as memory allows.
+
+    On a GPU the sums stay there, and the column numbers of a dense batch are summed only if it shall be ``thorough``;
+    None otherwise: finding them costs more than making the batch.
+    """
+    if not isinstance(matrix.values, np.ndarray):
+        return _touch_on_device(matrix, thorough)
     if matrix.columns is None:
         return _touch_dense(matrix.values)
     return _sum_values(matrix.values), _sum_columns(matrix.columns)
+
+
+def _touch_on_device(matrix: Matrix, thorough: bool) -> tuple[Any, Any]:
+    values = matrix.values.sum(dtype=np.float64)
+    if matrix.columns is not None:
+        return values, matrix.columns.sum(dtype=np.int64)
+    if not thorough:
+        return values, None
+    import cupy
+
+    stored = cupy.count_nonzero(matrix.values, axis=0)
+    return values, (stored * cupy.arange(len(stored))).sum()
 
 
 def _touch_dense(values: np.ndarray[Any, Any]) -> tuple[int, int]:
@@ -109,12 +128,19 @@ def train(step_s: float, busy: bool) -> None:
         x.sum()
 
 
-def run_round(epoch: Epoch, command: dict[str, Any], needs_touch: bool) -> dict[str, Any]:
+def run_round(epoch: Epoch, command: dict[str, Any], needs_touch: bool, model: str = "") -> dict[str, Any]:
     """Run one round and give what was measured."""
     limit = command.get("cells")
     wait_s = step_s = 0.0
     first_s: list[float] = []
-    cells = sum_values = sum_columns = n_batches = 0
+    cells = n_batches = 0
+    sum_values: Any = 0
+    sum_columns: Any = 0
+    trainer = None
+    if model:
+        from gpu_training import Trainer
+
+        trainer = Trainer(model)
     counter = Counter() if command.get("count") else None
     if counter is not None:
         counter.start()
@@ -141,18 +167,23 @@ def run_round(epoch: Epoch, command: dict[str, Any], needs_touch: bool) -> dict[
             if command.get("step_s"):
                 train(command["step_s"], command.get("busy", False))
                 step_s += command["step_s"]
+            elif trainer is not None:
+                trainer.step(batch)
             elif needs_touch:
-                values, columns = touch(batch)
+                values, columns = touch(batch, command.get("thorough", False))
                 sum_values += values
-                sum_columns += columns
+                sum_columns = None if columns is None else sum_columns + columns
             if (limit is not None and cells >= limit) or time.perf_counter() > deadline:
                 done = True
                 break
         del batches, batch
         epochs += not done
         done = done or (limit is None and epochs >= command.get("epochs", 1))
+    # What a GPU was asked for is done when its sums are there, or its losses.
+    sum_values, sum_columns = int(sum_values), None if sum_columns is None else int(sum_columns)
+    trained = {} if trainer is None else trainer.finish()
     seconds = time.perf_counter() - started
-    return {
+    return trained | {
         "cells": cells,
         "seconds": seconds,
         "epochs": epochs,
@@ -193,7 +224,7 @@ def serve(job: Job, answer: Any) -> None:
             time.sleep(command["count_for_s"])
             say({"counts_per_s": counter.rate()})
         else:
-            say(run_round(epoch, command, contender.needs_touch))
+            say(run_round(epoch, command, contender.needs_touch, job.train))
 
 
 def main() -> None:
