@@ -30,6 +30,7 @@ PAGES = {
     "distributed.md": 5,
     "layouts.md": 1,
     "remote.md": 2,
+    "gpu.md": 2,
 }
 """Page -> number of its examples."""
 
@@ -101,7 +102,7 @@ def _bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.gpu] * (page == "gpu.md")) for page in PAGES])
 @pytest.mark.filterwarnings("ignore:.*fork.*", "ignore:Sparse", "ignore:::lightning", "ignore:::pytorch_lightning")
 def test_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = examples_of(ROOT / "docs" / page)
