@@ -149,7 +149,7 @@ def open_device(name: str) -> Device:
     InputError
         If it is no such name, CuPy is not installed, or there is no such device.
     """
-    found = re.fullmatch(r"cuda(?::(\d+))?", name) if isinstance(name, str) else None
+    found = re.fullmatch(r"cuda(?::(\d+))?", str(name))
     if found is None:
         raise InputError(f"device must be 'cpu', 'cuda' or 'cuda:0', 'cuda:1', …, got {name!r}")
     try:
