@@ -156,7 +156,7 @@ def test_chosen_genes(device, collection, layout, decode):
     )  # fmt: skip
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)
 @given(
     dice=st.one_of(st.none(), st.integers(0, 2**32)),
     batch_size=st.integers(1, 130),
