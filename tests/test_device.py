@@ -131,7 +131,14 @@ EMITS = {
 }
 
 
-@pytest.mark.parametrize("form", ["v3 sharded", "v3 sharded uint16", "v3 gzip", "v3 big endian", "v2", "in memory"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "v3 sharded",
+        "v3 big endian",
+        *(pytest.param(form, marks=pytest.mark.slow) for form in ("v3 sharded uint16", "v3 gzip", "v2", "in memory")),
+    ],
+)
 @pytest.mark.parametrize("emit", ["csr", "dense"])
 def test_every_store_form(device, stores_of, form, emit):
     adatas = stores_of(form)
@@ -180,7 +187,7 @@ def test_every_option(collection, dice, decode, layout, **options):
 
 
 @pytest.mark.parametrize("decode", ["cpu", "gpu"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 2, 3, 4))])
 def test_dropped_batches_and_several_streams(device, collection, decode, seed):
     """Each batch is used on its stream and dropped at once, while memory of windows and batches goes round."""
     device.dice.seed(seed)
