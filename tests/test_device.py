@@ -263,7 +263,7 @@ def test_closing_leaves_nothing(device, collection):
         assert not pool._copies
         assert ds._slabs.idle_bytes == 0
     gc.collect()
-    live = [one for one in gc.get_objects() if isinstance(one, staged_module.Window)]
+    live = [one for one in gc.get_objects() if type(one) is staged_module.Window]
     assert not live
 
 
