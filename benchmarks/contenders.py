@@ -189,7 +189,7 @@ def _take_path(path: str) -> None:
     """Make this process take the direct path or zarr's API: the one place that knows the switch."""
     from annbatch import elements
 
-    elements.DIRECT = path == "direct"
+    elements.DIRECT = path != "zarr"
 
 
 def open_peer(job: Job) -> Epoch:
