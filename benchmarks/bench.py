@@ -11,10 +11,9 @@ Usage: ``python benchmarks/bench.py [--contenders direct,peer] [--settings 512x3
 from __future__ import annotations
 
 from contenders import CONTENDERS, Job, Setting
-from environments import Unavailable
 from plots import plot_speeds
 from results import median, options, prepared, print_table, save
-from rounds import Bench, measure, prepare
+from rounds import Bench, measure, runnable
 
 SETTINGS = {
     setting.name: setting
@@ -40,21 +39,16 @@ BLOCKLESS = {"limit", "limit-peer-store"}
 
 def jobs_of(bench: Bench, setting: Setting, names: list[str], is_first: bool) -> list[Job]:
     """Give the jobs of a setting, leaving out who cannot run or has nothing to say to it."""
-    jobs = []
-    for name in names:
+
+    def says_something(name: str) -> bool:
         if name in RANDOM_ACCESS and setting.name != "1x16384":
-            continue
+            return False
         if (name in BLOCKLESS and not is_first) or (name == "scdataset" and setting.batch_size != 4096):
-            continue
-        if setting.frame and not name.startswith("direct"):
-            continue
-        try:
-            store = prepare(bench, name)
-        except Unavailable as error:
-            print(f"  left out: {CONTENDERS[name].title}: {error}", flush=True)
-            continue
-        jobs.append(Job(name, setting, bench.files, str(store)))
-    return jobs
+            return False
+        return not setting.frame or name.startswith("direct")
+
+    stores = runnable(bench, filter(says_something, names))
+    return [Job(name, setting, bench.files, str(store)) for name, store in stores]
 
 
 def main() -> None:

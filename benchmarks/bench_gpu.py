@@ -27,7 +27,7 @@ from environments import Unavailable
 from gpu_contenders import GPU_CONTENDERS, LIMITS
 from plots import plot_speeds
 from results import HERE, options, prepared, print_table, save
-from rounds import Bench, measure, prepare
+from rounds import Bench, measure, runnable
 
 TRAINED = ("gpu-cpu-csr", "gpu-gpu-csr", "gpu-gpu-dense", "gpu-peer-torch")
 """Contenders that models are trained from; where batches are CSR, making them dense is no part of the step."""
@@ -76,15 +76,7 @@ def settings_of(names: str, device: str) -> list[Setting]:
 
 def jobs_of(bench: Bench, names: tuple[str, ...], setting: Setting, model: str = "") -> list[Job]:
     """Give the jobs of those contenders that can run here."""
-    jobs = []
-    for name in names:
-        try:
-            store = prepare(bench, name)
-        except Unavailable as error:
-            print(f"  left out: {CONTENDERS[name].title}: {error}", flush=True)
-            continue
-        jobs.append(Job(name, setting, bench.files, str(store), train=model))
-    return jobs
+    return [Job(name, setting, bench.files, str(store), train=model) for name, store in runnable(bench, names)]
 
 
 def measured(

@@ -31,10 +31,9 @@ from typing import Any
 import numpy as np
 
 from contenders import CONTENDERS, Job, Setting
-from environments import Unavailable
 from plots import plot_lines
 from results import options, prepared, print_table, save
-from rounds import Bench, Worker, measure, prepare
+from rounds import Bench, Worker, measure, runnable
 
 BLOCKS = Setting("512x32")
 Rows = list[dict[str, Any]]
@@ -42,12 +41,7 @@ Rows = list[dict[str, Any]]
 
 def job(bench: Bench, contender: str, setting: Setting, label: str = "") -> list[Job]:
     """Give a job as a list of one, or an empty list with a message where the contender cannot run."""
-    try:
-        store = prepare(bench, contender)
-    except Unavailable as error:
-        print(f"  left out: {contender}: {error}", flush=True)
-        return []
-    return [Job(contender, setting, bench.files, str(store), label)]
+    return [Job(name, setting, bench.files, str(store), label) for name, store in runnable(bench, [contender])]
 
 
 def first_batch(arguments: argparse.Namespace) -> None:

@@ -17,11 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import SETTINGS
-from contenders import CONTENDERS, Job
-from environments import Unavailable
+from contenders import Job
 from range_server import range_server
 from results import options, prepared, print_table, save
-from rounds import Bench, measure, prepare
+from rounds import Bench, measure, prepare, runnable
 
 REMOTE = (
     "direct", "cached", "direct-peer-store", "peer-remote", "peer-remote-fused", "objectstore", "objectstore-fused"
@@ -33,12 +32,7 @@ def jobs_of(bench: Bench, setting: str, names: list[str], urls: dict[float, str]
     """Give the jobs of one setting and delay."""
     named = replace(SETTINGS[setting], name=f"{setting}, {1000 * latency_s:.0f} ms")
     jobs = []
-    for name in names:
-        try:
-            store = prepare(bench, name)
-        except Unavailable as error:
-            print(f"  left out: {CONTENDERS[name].title}: {error}", flush=True)
-            continue
+    for name, store in runnable(bench, names):
         jobs.append(Job(name, named, bench.files, f"{urls[latency_s]}/{Path(str(store)).name}"))
         if not latency_s and name in LOCAL:
             jobs.append(Job(name, named, bench.files, str(store), LOCAL[name]))

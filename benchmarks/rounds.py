@@ -14,7 +14,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,17 @@ class Bench:
 def clean_environment() -> dict[str, str]:
     """The environment variables of a worker: nothing of this process's Python."""
     return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | {"PYTHONUNBUFFERED": "1"}
+
+
+def runnable(bench: Bench, contenders: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
+    """Give the contenders that can run here, each with its store; says which cannot, and why."""
+    for name in contenders:
+        try:
+            store = prepare(bench, name)
+        except Unavailable as error:
+            print(f"  left out: {CONTENDERS[name].title}: {error}", flush=True)
+            continue
+        yield name, store
 
 
 def prepare(bench: Bench, contender: str) -> Path | None:
