@@ -198,10 +198,7 @@ class Reader:
     """Reads inputs one after the other, and puts right again what each changed."""
 
     def __init__(self, pristine: Path, folder: Path) -> None:
-        per_shard = SHARD // CHUNK
-        self._bases = {
-            path.name: Base.of(path, per_shard, N_VARS).copy(folder / path.name) for path in pristine.iterdir()
-        }
+        self._bases = {path.name: Base.of(path, N_VARS).copy(folder / path.name) for path in pristine.iterdir()}
         whole = self._bases["collection"]
         self._bases["arrays"] = whole.below("chunk_0.zarr/X/")
         self._folder = folder

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,7 +43,6 @@ class Base:
     """Where it lies."""
     files: dict[str, bytes]
     """Path below the folder to bytes."""
-    chunks_per_shard: int
     n_vars: int
     _names: dict[str, list[str]] = field(default_factory=dict)
 
@@ -53,22 +53,22 @@ class Base:
         return self._names[kind]
 
     @classmethod
-    def of(cls, folder: Path, chunks_per_shard: int, n_vars: int) -> Base:
+    def of(cls, folder: Path, n_vars: int) -> Base:
         """Read what was written."""
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-        return cls(folder, files, chunks_per_shard, n_vars)
+        return cls(folder, files, n_vars)
 
     def below(self, prefix: str) -> Base:
         """Give a part of it, which is changed alone."""
         files = {name: stored for name, stored in self.files.items() if name.startswith(prefix)}
-        return Base(self.folder, files, self.chunks_per_shard, self.n_vars)
+        return Base(self.folder, files, self.n_vars)
 
     def copy(self, folder: Path) -> Base:
         """Write it elsewhere."""
         for name, stored in self.files.items():
             write(folder / name, stored)
-        return Base(folder, self.files, self.chunks_per_shard, self.n_vars)
+        return Base(folder, self.files, self.n_vars)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def mutate(base: Base, rng: np.random.Generator) -> Mutation:
     name = names[rng.integers(len(names))]
     changed = _KINDS[kind][1](base.files[name], rng, name, base)
     files = {name: changed}
-    is_hidden = kind in ("metadata", "shard") or (kind == "values" and encoding_of(base, name).is_sharded)
+    is_hidden = kind in ("metadata", "shard") or (kind == "values" and encoding_of(base, name).chunks_per_shard > 0)
     if MANIFEST in base.files and name != MANIFEST and rng.random() < 0.8:
         # The manifest of who forges agrees with what he forged.
         files[MANIFEST], is_hidden = _recorded(base.files[MANIFEST], name, changed), True
@@ -198,7 +198,8 @@ def mutate_bytes(stored: bytes, rng: np.random.Generator, name: str, base: Base)
 
 def mutate_shard(stored: bytes, rng: np.random.Generator, name: str, base: Base) -> bytes:
     """Change a shard's index, or a chunk, and forge the checksums of both."""
-    raw, n = bytearray(stored), base.chunks_per_shard
+    encoding = encoding_of(base, name)
+    raw, n, n_check = bytearray(stored), encoding.chunks_per_shard, encoding.checksum_bytes
     start = len(raw) - (16 * n + 4)
     index = np.frombuffer(bytes(raw[start:-4]), "<u8").copy()
     k = int(rng.integers(n))
@@ -206,10 +207,11 @@ def mutate_shard(stored: bytes, rng: np.random.Generator, name: str, base: Base)
     if rng.random() < 0.4:
         extremes = [*INDEX_EXTREMES, at, size, len(raw), start]
         index[int(rng.integers(2 * n))] = int(rng.choice(np.array(extremes, np.uint64)))
-    elif at + size <= start and size > 4:
-        # The header of a blosc chunk is where a forger would begin.
-        change_bytes(raw, rng, at, at + (size - 4 if rng.random() < 0.5 else min(16, size - 4)))
-        raw[at + size - 4 : at + size] = _crc(bytes(raw[at : at + size - 4])).to_bytes(4, "little")
+    elif at + size <= start and size > n_check:
+        # The header of a compressed chunk is where a forger would begin.
+        stop = at + size - n_check
+        change_bytes(raw, rng, at, stop if rng.random() < 0.5 else min(at + 16, stop))
+        raw[at : at + size] = encoding.checked(bytes(raw[at:stop]))
     raw[start:-4] = index.tobytes()
     raw[-4:] = _crc(bytes(raw[start:-4])).to_bytes(4, "little")
     return bytes(raw)
@@ -229,17 +231,16 @@ def _change_values(values: np.ndarray[Any, Any], rng: np.random.Generator, n_var
 
 def mutate_values(stored: bytes, rng: np.random.Generator, name: str, base: Base) -> bytes:
     """Write other numbers into ``indptr``, codes or ``indices``, encoded and with checksums as they should be."""
-    encoding = encoding_of(base, name)
-    if not encoding.is_sharded:
-        return encoding.changed(stored, rng, base.n_vars)
-    n = base.chunks_per_shard
+    encoding, n_vars = encoding_of(base, name), base.n_vars
+    n = encoding.chunks_per_shard
+    if n == 0:
+        return encoding.changed(stored, rng, n_vars)
     start = len(stored) - (16 * n + 4)
     index = np.frombuffer(stored[start:-4], "<u8").reshape(n, 2).copy()
     chunks = [b"" if at == 2**64 - 1 else stored[at : at + size] for at, size in index.tolist()]
     present = [k for k, chunk in enumerate(chunks) if chunk]
     k = present[rng.integers(len(present))]
-    encoded = encoding.changed(chunks[k][:-4], rng, base.n_vars)
-    chunks[k] = encoded + _crc(encoded).to_bytes(4, "little")
+    chunks[k] = encoding.changed(chunks[k], rng, n_vars)
     raw = b""
     for k in present:
         index[k] = len(raw), len(chunks[k])
@@ -254,14 +255,21 @@ class Encoding:
     dtype: np.dtype[Any]
     codec: Any
     """numcodecs' codec; None for none."""
-    is_sharded: bool
+    checksum_bytes: int
+    """How many bytes of each chunk, its last, are its checksum."""
+    chunks_per_shard: int
+    """Zero where there are no shards."""
 
     def changed(self, stored: bytes, rng: np.random.Generator, n_vars: int) -> bytes:
         """Change values of a chunk."""
-        raw = stored if self.codec is None else self.codec.decode(stored)
-        values = np.frombuffer(bytearray(raw), self.dtype)
+        encoded = stored[: len(stored) - self.checksum_bytes]
+        values = np.frombuffer(bytearray(encoded if self.codec is None else self.codec.decode(encoded)), self.dtype)
         _change_values(values, rng, n_vars)
-        return bytes(values.tobytes() if self.codec is None else self.codec.encode(values))
+        return self.checked(bytes(values.tobytes() if self.codec is None else self.codec.encode(values)))
+
+    def checked(self, encoded: bytes) -> bytes:
+        """Add the checksum of a chunk, where it has one."""
+        return encoded + _crc(encoded).to_bytes(4, "little")[: self.checksum_bytes]
 
 
 def encoding_of(base: Base, name: str) -> Encoding:
@@ -270,12 +278,15 @@ def encoding_of(base: Base, name: str) -> Encoding:
     if f"{array}/.zarray" in base.files:
         fields = json.loads(base.files[f"{array}/.zarray"])
         compressor = fields["compressor"]
-        return Encoding(np.dtype(fields["dtype"]), None if compressor is None else get_codec(compressor), False)
+        return Encoding(np.dtype(fields["dtype"]), None if compressor is None else get_codec(compressor), 0, 0)
     fields = json.loads(base.files[f"{array}/zarr.json"])
-    is_sharded = fields["codecs"][0]["name"] == "sharding_indexed"
-    codecs = {codec["name"] for codec in fields["codecs"]}
-    codec = Blosc("lz4", 5, Blosc.SHUFFLE) if is_sharded else Zstd() if "zstd" in codecs else None
-    return Encoding(np.dtype(fields["data_type"]), codec, is_sharded)
+    codecs, chunks_per_shard = fields["codecs"], 0
+    if codecs[0]["name"] == "sharding_indexed":
+        inner, shard = codecs[0]["configuration"], fields["chunk_grid"]["configuration"]["chunk_shape"]
+        codecs, chunks_per_shard = inner["codecs"], math.prod(shard) // math.prod(inner["chunk_shape"])
+    names = {codec["name"] for codec in codecs}
+    codec = Blosc("lz4", 5, Blosc.SHUFFLE) if "blosc" in names else Zstd() if "zstd" in names else None
+    return Encoding(np.dtype(fields["data_type"]), codec, 4 * ("crc32c" in names), chunks_per_shard)
 
 
 _KINDS: dict[str, tuple[float, Callable[[bytes, np.random.Generator, str, Base], bytes]]] = {
@@ -288,7 +299,7 @@ _KINDS: dict[str, tuple[float, Callable[[bytes, np.random.Generator, str, Base],
 _APPLIES: dict[str, Callable[[str, Base], bool]] = {
     "metadata": lambda name, base: name.endswith(METADATA),
     "shard": lambda name, base: (
-        re.search(r"X/(data|indices)/c/", name) is not None and encoding_of(base, name).is_sharded
+        re.search(r"X/(data|indices)/c/", name) is not None and encoding_of(base, name).chunks_per_shard > 0
     ),
     "values": lambda name, base: re.search(r"(X/indices|X/indptr|/codes|/n)/(c/)?\d+$", name) is not None,
     "bytes": lambda name, base: True,

@@ -162,7 +162,11 @@ def test_builds_refuse_codecs_that_may_run_what_is_stored(tmp_path, array, key, 
     (folder / ".zarray").write_text(json.dumps(fields | {"compressor": None, key: value}))
     (folder / "0").write_bytes(pickle.dumps(Bomb()))
     # Some of them zarr does not even open.
-    refusals = f"{array}.*: the codec '.*' may run what is stored", "No Zarr data type found", "codec not available"
+    refusals = (
+        f"{array}.*: the codec '.*' may run what is stored",
+        "No Zarr data type found",
+        "UnknownCodecError|codec not available",
+    )
     message = rf"0\.zarr.*({'|'.join(refusals)})"
     with pytest.raises(InputError, match=message):
         create_anndata_collection(tmp_path / "0.zarr", tmp_path / "store", progress=False)
@@ -173,7 +177,7 @@ def test_mutated_values_are_what_the_writer_would_have_written(tmp_path):
     """A mutation that a checksum or a codec would give away tests nothing."""
     adata = named_adata(np.random.default_rng(0), range(40), range(30))
     collection = create_anndata_collection(adata, tmp_path / "a", chunk_elements=16, shard_elements=64, progress=False)
-    base, name = Base.of(tmp_path / "a", 4, 30), "chunk_0.zarr/X/indices/c/0"
+    base, name = Base.of(tmp_path / "a", 30), "chunk_0.zarr/X/indices/c/0"
     before = zarr.open_array(collection.store_paths[0] / "X/indices", mode="r")[:]
     (tmp_path / "a" / name).write_bytes(mutate_values(base.files[name], np.random.default_rng(3), name, base))
     after = zarr.open_array(collection.store_paths[0] / "X/indices", mode="r")[:]
