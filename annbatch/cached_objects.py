@@ -22,10 +22,10 @@ import zarr
 from numpy.typing import NDArray
 
 from annbatch.cache import PAGE_NBYTES, CachedFile, DiskCache
-from annbatch.errors import CorruptStoreError, StoreError
-from annbatch.objects import Fetched, Ints, Objects, array_of, redacted, slots
+from annbatch.errors import CorruptStoreError, StoreError, redacted
+from annbatch.objects import Fetched, Ints, Objects, array_of
 from annbatch.ranges import merge
-from annbatch.requests import together
+from annbatch.requests import slots, together
 
 _log = logging.getLogger("annbatch")
 

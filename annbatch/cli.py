@@ -26,9 +26,8 @@ from tqdm.auto import tqdm
 from annbatch import __version__
 from annbatch.codecs import shuffle_is_known
 from annbatch.collection import Collection
-from annbatch.errors import InputError, OutputError, StoreError
+from annbatch.errors import InputError, OutputError, StoreError, naming
 from annbatch.foreign import refuse_executable
-from annbatch.objects import naming
 from annbatch.verify import verify_store
 from annbatch.write import append_to_collection, create_anndata_collection
 from annbatch.write.matrices import matrix_of

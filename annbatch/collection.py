@@ -24,7 +24,7 @@ from typing import Any
 import anndata as ad
 import zarr
 
-from annbatch.errors import CorruptStoreError, StoreError
+from annbatch.errors import CorruptStoreError, StoreError, naming
 from annbatch.folder import Folder, folder_of, open_group
 from annbatch.manifest import (
     THEIR_STORE,
@@ -42,7 +42,6 @@ from annbatch.manifest import (
     store_number,
     write_whole,
 )
-from annbatch.objects import naming
 
 MANIFEST = "collection.json"
 FORMAT = "annbatch-dlpack-collection"

@@ -11,10 +11,16 @@
     └── OutputError (OSError)                an output cannot be written
         └── OutputExistsError (FileExistsError)
 
-Each subclasses the built-in that it refines. Messages name the file, the element, the rule and the value.
+Each subclasses the built-in that it refines. Messages name the file, the element, the rule and the value; `naming`
+makes such errors of those that libraries raise. Nothing that might be a secret is in them: no user, password or
+query of a URL.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class AnnbatchError(Exception):
@@ -47,3 +53,32 @@ class OutputError(AnnbatchError, OSError):
 
 class OutputExistsError(OutputError, FileExistsError):
     """The output path is taken, and overwriting was not asked for."""
+
+
+def redacted(text: str) -> str:
+    """Give a text without the parts of its URLs that may be secret: user, password and query."""
+    text = re.sub(r"(\w://)[^/@\s\"']*@", r"\1…@", text)
+    return re.sub(r"\?[^\s\"',)]+", "?…", text)
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line what an error of obstore says first."""
+    return redacted(str(error).split("\n\n")[0].strip()) or type(error).__name__
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Turn whatever libraries raise of what a store holds into a StoreError that names it, and holds no secret.
+
+    zarr and anndata raise whatever their code trips over where metadata make no sense: no list of types is complete.
+    """
+    try:
+        yield
+    except AnnbatchError:
+        raise
+    except Exception as e:
+        found = StoreError(f"{name}: cannot be read: {type(e).__name__}: {reason(e)}")
+        # What obstore says of an error may hold secrets, so that it is not chained.
+        if type(e).__module__.startswith("obstore"):
+            raise found from None
+        raise found from e

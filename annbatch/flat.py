@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from annbatch.codecs import Workspace
 from annbatch.elements import ThisProcess, own_array, workspace
-from annbatch.errors import StoreError
-from annbatch.objects import naming
+from annbatch.errors import StoreError, naming
 from annbatch.plan import Found, Ints, Ranges
 from annbatch.remote_array import RemoteArray
 from annbatch.requests import Requests

@@ -20,8 +20,9 @@ from zarr.storage import StorePath
 
 from annbatch.cache import DiskCache
 from annbatch.cached_objects import cached, objects_of
-from annbatch.errors import StoreError
-from annbatch.objects import Objects, is_url, naming, open_url
+from annbatch.errors import StoreError, naming
+from annbatch.objects import Objects
+from annbatch.urls import is_url, open_url
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,9 +18,8 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
-from annbatch.errors import InputError, StoreError
+from annbatch.errors import InputError, StoreError, naming
 from annbatch.flat import Flat, flat_of
-from annbatch.objects import naming
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,151 +2,33 @@
 
 obstore does the requests (https://developmentseed.org/obstore). `Objects` adds what it leaves open:
 
-1. Answers that are short, or break off, are asked for again, with growing pauses, until `RETRY_S` have passed since the
-   first failure; a smaller object than it should be is an error at once.
-2. At most `max_requests` are under way in the process.
-3. Errors name the object. Nothing that might be a secret is in them: no query of a URL, no configuration.
+1. Answers that are short, or break off, are asked for again, with growing pauses, until `requests.RETRY_S` have passed
+   since the first failure; a smaller object than it should be is an error at once.
+2. Errors name the object. Nothing that might be a secret is in them: no query of a URL, no configuration.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from annbatch.errors import AnnbatchError, CorruptStoreError, StoreError
-from annbatch.ranges import MAX_GROUP, merge
-from annbatch.requests import Requests, check_process, together
+from annbatch import requests
+from annbatch.errors import CorruptStoreError, StoreError, naming, reason
+from annbatch.ranges import merge
+from annbatch.requests import Requests, check_process, slots, together
+from annbatch.urls import name_of
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
 
-RETRY_S = 60.0
-"""Seconds after its first failure for which a read is tried again."""
-IDLE_S = 20.0
-"""Seconds of silence after which a request counts as failed."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
-_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "file", "memory")
-_URL = re.compile(rf"({'|'.join(_SCHEMES)})://", re.IGNORECASE)
-
-
-def is_url(text: str) -> bool:
-    """Say whether a text is the URL of an object store, rather than a path."""
-    return _URL.match(text) is not None
-
-
-def open_url(url: str) -> Any:
-    """Give the obstore store of a URL; keys and regions come from the environment, as obstore documents.
-
-    Raises
-    ------
-    ImportError
-        If obstore is not installed.
-    StoreError
-        If it cannot make a store of the URL.
-    """
-    try:
-        from obstore.exceptions import BaseError
-        from obstore.store import from_url
-    except ImportError as e:
-        raise ImportError(f"reading {redacted(url)} needs obstore: pip install obstore") from e
-    check_process()
-    idle = timedelta(seconds=IDLE_S)
-    options: Any = {"connect_timeout": idle, "read_timeout": idle, "timeout": timedelta(hours=1)}
-    # obstore takes these options instead of those of the environment, of which this one is in use.
-    allowed = (os.environ.get(f"{cloud}_ALLOW_HTTP", "").lower() for cloud in ("AWS", "GOOGLE", "AZURE"))
-    options["allow_http"] = url.lower().startswith("http://") or any(text in ("1", "true", "yes") for text in allowed)
-    retries: Any = {"max_retries": 100, "retry_timeout": timedelta(seconds=RETRY_S)}
-    scheme = _URL.match(url)
-    more = {} if scheme and scheme[1].lower() in ("file", "memory") else {"client_options": options}
-    try:
-        return from_url(url, retry_config=retries, **more) if more else from_url(url)
-    except (BaseError, ValueError, TypeError, OSError) as e:
-        raise StoreError(f"{redacted(url)}: is no URL that obstore can open: {_reason(e)}") from None
-
-
-def redacted(text: str) -> str:
-    """Give a text without the parts of its URLs that may be secret: user, password and query."""
-    text = re.sub(r"(\w://)[^/@\s\"']*@", r"\1…@", text)
-    return re.sub(r"\?[^\s\"',)]+", "?…", text)
-
-
-def _reason(error: BaseException) -> str:
-    """Say in one line what an error of obstore says first."""
-    return redacted(str(error).split("\n\n")[0].strip()) or type(error).__name__
-
-
-@contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Turn whatever libraries raise of what a store holds into a StoreError that names it, and holds no secret.
-
-    zarr and anndata raise whatever their code trips over where metadata make no sense: no list of types is complete.
-    """
-    try:
-        yield
-    except AnnbatchError:
-        raise
-    except Exception as e:
-        found = StoreError(f"{name}: cannot be read: {type(e).__name__}: {_reason(e)}")
-        # What obstore says of an error may hold secrets, so that it is not chained.
-        if type(e).__module__.startswith("obstore"):
-            raise found from None
-        raise found from e
-
-
-def name_of(store: Any) -> str:
-    """Give the URL of an obstore store, as people know it and without secrets."""
-    kind, prefix = type(store).__name__, getattr(store, "prefix", None)
-    place = f"/{prefix}" if prefix else ""
-    if kind == "HTTPStore":
-        return redacted(str(store.url)).rstrip("/")
-    if kind in ("S3Store", "GCSStore"):
-        return f"{'s3' if kind == 'S3Store' else 'gs'}://{store.config.get('bucket', '')}{place}"
-    if kind == "AzureStore":
-        return f"az://{store.config.get('container_name', '')}{place}"
-    return f"file://{place}" if kind == "LocalStore" else "memory://"
-
-
-def _max_requests() -> int:
-    """Give how many requests may be under way: each may need a connection, and so a descriptor."""
-    try:
-        import resource
-
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    except ImportError:
-        return 250
-    return 250 if soft == resource.RLIM_INFINITY else max(MAX_GROUP, min(250, soft // 4))
-
-
-max_requests = _max_requests()
-_free = asyncio.Semaphore(max_requests)
-_turn = asyncio.Lock()
-
-
-@asynccontextmanager
-async def slots(n: int = 1) -> AsyncIterator[None]:
-    """Wait until so many more requests may be under way."""
-    n_taken = 0
-    try:
-        # One after the other: two that have taken some might wait for each other.
-        async with _turn:
-            for _ in range(n):
-                await _free.acquire()
-                n_taken += 1
-        yield
-    finally:
-        for _ in range(n_taken):
-            _free.release()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -334,18 +216,18 @@ class Objects:
             except FileNotFoundError:
                 raise
             except (obstore.exceptions.PermissionDeniedError, obstore.exceptions.UnauthenticatedError) as e:
-                raise StoreError(f"{name}: access was denied: {_reason(e)}") from None
+                raise StoreError(f"{name}: access was denied: {reason(e)}") from None
             except obstore.exceptions.GenericError as e:
-                problem = _reason(e)
+                problem = reason(e)
                 if "builder error" in problem:
                     raise StoreError(f"{name}: cannot be asked for: {problem}") from None
             except Exception as e:
                 if not type(e).__module__.startswith("obstore"):
                     raise
-                raise StoreError(f"{name}: cannot be read: {_reason(e)}") from None
+                raise StoreError(f"{name}: cannot be read: {reason(e)}") from None
             # The client has its own retries: they count from the beginning of the attempt.
             first_failure = asked if first_failure is None else first_failure
-            if time.monotonic() - first_failure + pause > RETRY_S:
+            if time.monotonic() - first_failure + pause > requests.RETRY_S:
                 raise StoreError(
                     f"{name}: could not be read within {time.monotonic() - began:.0f} s: {problem}"
                 ) from None

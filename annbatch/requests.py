@@ -3,7 +3,8 @@
 1. One thread of the process, `_Loop`, runs all requests; it is a daemon, and waits for nothing but the network.
 2. `Requests` are those of one epoch, or of one opening: they are cancelled together, at once, also at the interpreter's
    exit. Whoever waits for a result can be interrupted.
-3. `together` awaits several coroutines, and leaves none of them behind if one fails.
+3. `slots` keeps the requests under way at most `max_requests`.
+4. `together` awaits several coroutines, and leaves none of them behind if one fails.
 
 After a fork nothing of this works in the child: what an object store's client did before the fork hangs there.
 `check_process` refuses it with an error that says what to do instead.
@@ -15,13 +16,20 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from annbatch.errors import StoreError
+from annbatch.ranges import MAX_GROUP
 
 T = TypeVar("T")
+
+RETRY_S = 60.0
+"""Seconds after its first failure for which a read is tried again."""
+IDLE_S = 20.0
+"""Seconds of silence after which a request counts as failed."""
 
 _process: int | None = None
 _lock = threading.Lock()
@@ -114,6 +122,38 @@ def _cancel_all() -> None:
 
 # Threads that wait for requests are waited for at exit: their requests are cancelled before.
 getattr(threading, "_register_atexit", lambda function: None)(_cancel_all)
+
+
+def _max_requests() -> int:
+    """Give how many requests may be under way: each may need a connection, and so a descriptor."""
+    try:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except ImportError:
+        return 250
+    return 250 if soft == resource.RLIM_INFINITY else max(MAX_GROUP, min(250, soft // 4))
+
+
+max_requests = _max_requests()
+_free = asyncio.Semaphore(max_requests)
+_turn = asyncio.Lock()
+
+
+@asynccontextmanager
+async def slots(n: int = 1) -> AsyncIterator[None]:
+    """Wait until so many more requests may be under way."""
+    n_taken = 0
+    try:
+        # One after the other: two that have taken some might wait for each other.
+        async with _turn:
+            for _ in range(n):
+                await _free.acquire()
+                n_taken += 1
+        yield
+    finally:
+        for _ in range(n_taken):
+            _free.release()
 
 
 async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

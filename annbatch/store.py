@@ -30,13 +30,12 @@ from annbatch.cached_objects import cached
 from annbatch.codecs import shuffle_is_known
 from annbatch.collection import Collection
 from annbatch.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
-from annbatch.errors import CorruptStoreError, InputError, StoreError
+from annbatch.errors import CorruptStoreError, InputError, StoreError, naming
 from annbatch.flat import Flat, flat_of
 from annbatch.folder import open_group
 from annbatch.foreign import refuse_executable
 from annbatch.labels import StoreColumn, columns_of_frame, columns_of_group
 from annbatch.manifest import StoreEntry
-from annbatch.objects import naming
 
 ORIGINAL_DTYPE = "original-dtype"
 """Attribute of a matrix: the dtype that its values had before they were written."""

@@ -17,9 +17,8 @@ import numpy as np
 
 from annbatch.codecs import shuffle_is_known
 from annbatch.collection import Collection
-from annbatch.errors import CorruptStoreError, InputError
+from annbatch.errors import CorruptStoreError, InputError, naming
 from annbatch.manifest import StoreEntry
-from annbatch.objects import naming
 from annbatch.write.kernels import first_bad_row
 from annbatch.write.matrices import Matrix, cut_rows, matrix_of
 

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from annbatch import Loader, StoreError, create_anndata_collection, objects, scatter
+from annbatch import Loader, StoreError, create_anndata_collection, requests, scatter
 from datagen import named_adata
 
 N_OBS, N_VARS, DEADLINE_S = 200, 30, 60
@@ -105,7 +105,7 @@ def outcome(run: Callable[[], Batches], wanted: Batches, names: str = "", *, is_
         result = "right" if found == wanted else "WRONG BATCH"
     if time.monotonic() - began > DEADLINE_S:
         return "HANG"
-    left = left_behind(before, objects.max_requests if is_remote else 0)
+    left = left_behind(before, requests.max_requests if is_remote else 0)
     return f"LEAK of {left}" if left else result
 
 
@@ -480,14 +480,14 @@ def served(collection: Path) -> Iterator[Any]:
     """Serve the collection's bucket behind a proxy; faults that stay are given up soon."""
     from object_servers import fault_proxy, s3_environment, s3_server
 
-    before = objects.RETRY_S, objects.IDLE_S
-    objects.RETRY_S, objects.IDLE_S = 1.0, 1.0
+    before = requests.RETRY_S, requests.IDLE_S
+    requests.RETRY_S, requests.IDLE_S = 1.0, 1.0
     try:
         with s3_server(collection.parents[1]) as port, fault_proxy(port) as proxy:
             os.environ.update(s3_environment(proxy.port))
             yield proxy
     finally:
-        objects.RETRY_S, objects.IDLE_S = before
+        requests.RETRY_S, requests.IDLE_S = before
 
 
 def main() -> None:

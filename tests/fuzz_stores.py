@@ -36,7 +36,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from annbatch import Loader, create_anndata_collection, elements, objects
+from annbatch import Loader, create_anndata_collection, elements, requests
 from annbatch.codecs import Workspace
 from annbatch.errors import AnnbatchError
 from annbatch.shards import ShardedArray
@@ -249,7 +249,7 @@ def read_inputs(connection: Connection, pristine: Path, seed: int, first: int, s
     warnings.simplefilter("ignore")
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    objects.RETRY_S = 0.2
+    requests.RETRY_S = 0.2
     with tempfile.TemporaryDirectory(dir=pristine.parent) as folder:
         reader = Reader(pristine, Path(folder))
         connection.send(None)

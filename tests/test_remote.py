@@ -34,8 +34,8 @@ from annbatch import (
     append_to_collection,
     create_anndata_collection,
     flat,
-    objects,
     ranges,
+    requests,
 )
 from annbatch.cli import main
 from datagen import named_adata
@@ -252,7 +252,7 @@ def test_requests_under_way_are_bounded(proxy, wanted, monkeypatch):
     proxy.set(latency_s=0.02)
     assert epoch(URL) == wanted
     counts = proxy.calm()
-    assert 20 < counts["most_under_way"] <= objects.max_requests
+    assert 20 < counts["most_under_way"] <= requests.max_requests
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -337,8 +337,8 @@ def test_flipped_bits_are_found(proxy, match):
 
 @pytest.mark.parametrize("fault", ["503", "drop", "cut", "short", "silence"])
 def test_faults_that_stay_end_in_an_error_after_a_known_time(proxy, monkeypatch, fault):
-    monkeypatch.setattr(objects, "RETRY_S", 1.0)
-    monkeypatch.setattr(objects, "IDLE_S", 1.0)
+    monkeypatch.setattr(requests, "RETRY_S", 1.0)
+    monkeypatch.setattr(requests, "IDLE_S", 1.0)
     ds = loader(URL)
     proxy.set(fault=fault, match="X/data/c", times=-1)
     began = time.monotonic()
@@ -400,7 +400,7 @@ def test_early_exits_leave_nothing_behind(proxy):
     ds.close()
     gc.collect()
     assert background_threads() == []
-    assert n_descriptors() <= before + objects.max_requests
+    assert n_descriptors() <= before + requests.max_requests
 
 
 def resident_bytes() -> int:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from annbatch.collection import Collection
-from annbatch.errors import InputError
-from annbatch.objects import is_url, redacted
+from annbatch.errors import InputError, redacted
+from annbatch.urls import is_url
 from annbatch.write.build import build
 from annbatch.write.inputs import Input, Load, as_origins
 from annbatch.write.join import How
