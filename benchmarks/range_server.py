@@ -31,7 +31,9 @@ events {{ worker_connections 8192; }}
 http {{
   access_log off;
   sendfile on;
-  tcp_nopush on;
+  # Else small answers end with a packet that waits some 40 ms for an acknowledgement of those before.
+  tcp_nopush off;
+  tcp_nodelay on;
   keepalive_requests 1000000;
   client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
   uwsgi_temp_path {folder}; scgi_temp_path {folder};
