@@ -196,8 +196,9 @@ CONTENDERS |= {
             ("copy", "copy, as decoded"),
             ("copy-zstd", "copy, zstd"),
             ("nvcomp", "nvCOMP alone"),
+            ("kvikio", "KvikIO into the GPU, zstd"),
         )
     },
 }
 GPU_CONTENDERS = tuple(name for name in CONTENDERS if name.startswith("gpu-"))
-LIMITS = ("limit-read", "limit-copy", "limit-copy-zstd", "limit-nvcomp")
+LIMITS = ("limit-read", "limit-copy", "limit-copy-zstd", "limit-nvcomp", "limit-kvikio")
