@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import multiprocessing
@@ -430,6 +431,59 @@ def test_early_exits_keep_no_memory(tmp_path):
     leave(60)
     gc.collect()
     assert resident_bytes() - before < 60e6
+
+
+class Heap(ctypes.Structure):
+    """What glibc says of its memory: ``struct mallinfo2``, see mallinfo(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "top",
+        )
+    )
+
+
+@pytest.mark.slow
+def test_many_epochs_keep_no_memory(proxy):
+    """What malloc has given out, obstore's part of it too, and Python's objects; not what glibc keeps for later."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("needs glibc 2.33")
+    libc.mallinfo2.restype = Heap
+    rng = np.random.default_rng(0)
+
+    def epochs(times: int) -> tuple[int, int]:
+        held = []
+        for i in range(times):
+            if i % 3 == 0:
+                ds = loader(URL)
+            stop = int(rng.integers(10))
+            for b, _ in enumerate(ds):
+                if b == stop:
+                    break
+            if i >= times - 10:
+                ds.close()
+                gc.collect()
+                heap = libc.mallinfo2()
+                held.append((heap.uordblks + heap.hblkhd, len(gc.get_objects())))
+        # The least of some: requests that were cancelled may hold theirs a little longer.
+        return min(n_bytes for n_bytes, _ in held), min(n_objects for _, n_objects in held)
+
+    n_bytes, n_objects = epochs(100)
+    n_bytes_after, n_objects_after = epochs(600)
+    print(f"600 epochs: {n_bytes} -> {n_bytes_after} bytes, {n_objects} -> {n_objects_after} objects")
+    assert n_bytes_after - n_bytes < 600 * 2000
+    assert n_objects_after - n_objects < 300
 
 
 def read_in_child(ds: Loader, results: multiprocessing.SimpleQueue) -> None:
