@@ -156,7 +156,8 @@ def _place(source: Array, src: Array, length: Array, dst: Array, first: int, las
             return _PIECE
         if n == 0:
             continue
-        values = source[start : start + n]
+        # Not a slice, which counts references: each count would wait until all lines have reached the memory.
+        values = view(address_of(source) + start * source.itemsize, n, source)
         if limit >= 0:
             low = high = values[0]
             for i in range(n):
