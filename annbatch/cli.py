@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import anndata as ad
 import click
@@ -24,13 +24,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from annbatch import __version__
-from annbatch.codecs import shuffle_is_known
+from annbatch.codecs import numcodecs_are_known
 from annbatch.collection import Collection
 from annbatch.errors import InputError, OutputError, StoreError, naming
 from annbatch.foreign import refuse_executable
 from annbatch.verify import verify_store
 from annbatch.write import append_to_collection, create_anndata_collection
 from annbatch.write.matrices import matrix_of
+from annbatch.write.sharded import Codec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -92,7 +93,10 @@ def _options_of_both(function: F) -> F:
         ),
         click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells in a store."),
         click.option(
-            "--codec", type=click.Choice(["blosc", "zstd"]), default="blosc", help="zstd is what a GPU can decode."
+            "--codec",
+            type=click.Choice(get_args(Codec)),
+            default="blosc",
+            help="blosc is read by all, delta fastest by this loader; zstd is what a GPU can decode.",
         ),
         click.option("--allow-nonfinite", is_flag=True, help="Store NaN and infinite values instead of refusing them."),
         click.option("--memory-limit", default="1GB", help="Memory for data, like 2GB."),
@@ -182,7 +186,7 @@ def verify(collection: str, progress: bool, as_json: bool) -> None:
 @_command
 @click.argument("collection")
 @click.option("-n", "n_rows", type=click.IntRange(1), default=5, help="How many cells.")
-@shuffle_is_known()
+@numcodecs_are_known()
 def head(collection: str, n_rows: int, as_json: bool) -> None:
     """Show the first cells of COLLECTION.
 

@@ -59,6 +59,8 @@ class Decoder:
     """Element size of the ``numcodecs.shuffle`` in front of it, in bytes; 1 means none."""
     crc32c: bool = False
     """Whether the stored bytes end in a crc32c of themselves."""
+    delta: bool = False
+    """Whether elements are stored as differences from the one before in their chunk, as ``numcodecs.delta`` does."""
 
     def stored_nbytes(self, chunk_nbytes: int) -> tuple[int, int]:
         """Give the fewest and the most bytes that a chunk of ``chunk_nbytes`` can be stored in."""
@@ -86,6 +88,11 @@ def parse_codecs(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any], chun
     if not 1 <= chunk_nbytes <= MAX_CHUNK_NBYTES:
         return f"inner chunks must decode to 1 to {MAX_CHUNK_NBYTES} bytes, not {chunk_nbytes}"
     steps = [(str(codec["name"]), dict(codec.get("configuration") or {})) for codec in codecs]
+    delta = bool(steps) and steps[0][0] == f"{_NUMCODECS_PREFIX}delta"
+    if delta:
+        stored_as = steps.pop(0)[1]
+        if dtype.kind not in "iu" or {np.dtype(name) for name in stored_as.values()} != {dtype}:
+            return f"differences must be of the integers' own type, {dtype}, got {stored_as}"
     if not steps or steps[0][0] != "bytes":
         return f"the codec chain does not start with 'bytes': {[name for name, _ in steps]}"
     if steps.pop(0)[1].get("endian", "little" if dtype.itemsize == 1 else None) != "little" and dtype.itemsize > 1:
@@ -105,15 +112,16 @@ def parse_codecs(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any], chun
     if steps and steps[0][0] == "crc32c":
         crc32c = bool(steps.pop(0))
     if steps:
-        return f"the codec chain goes beyond [bytes, shuffle, compressor, crc32c]: {[name for name, _ in steps]}"
+        rest = [name for name, _ in steps]
+        return f"the codec chain goes beyond [delta, bytes, shuffle, compressor, crc32c]: {rest}"
     if codec in (Codec.BLOSC, Codec.ZSTD) and isinstance(loaded := library(), str):
         return loaded
-    return Decoder(codec, shuffle, crc32c)
+    return Decoder(codec, shuffle, crc32c, delta)
 
 
 @contextmanager
-def shuffle_is_known() -> Iterator[None]:
-    """Keep zarr from saying, at each array, that numcodecs' shuffle is not in its specification: all know it here."""
+def numcodecs_are_known() -> Iterator[None]:
+    """Keep zarr from saying, at each array, that codecs of numcodecs are not in its specification: all know it here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
         yield

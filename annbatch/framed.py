@@ -55,6 +55,8 @@ def why_not(matrices: Sequence[tuple[str, Matrix]]) -> str | None:
             form = elements.form
             if form.decoder.codec is not Codec.ZSTD:
                 return f"the chunks of {name}/{key} are {form.decoder.codec.name.lower()}, not zstd"
+            if form.decoder.delta:
+                return f"{name}/{key} is stored as differences"
             if form.decoder.shuffle not in (1, form.dtype.itemsize):
                 return (
                     f"{name}/{key} is shuffled by {form.decoder.shuffle} bytes, its elements have {form.dtype.itemsize}"

@@ -4,7 +4,7 @@ For each inner chunk, `scatter_chunks`
 
 1. reads its bytes with ``pread`` and checks their crc32c (`annbatch.native`),
 2. checks the compressor's header, which is never trusted, and decodes into a scratch that stays in the cache,
-3. undoes the byte shuffle and copies each row piece, with a cast, to its address.
+3. undoes byte shuffle and differences, and copies each row piece, with a cast, to its address.
 
 `scatter_buffer` is step 3 for elements that somebody else decoded. Both return a `Status`; nothing is written outside
 scratch and destination whatever the bytes say. Types are few: `native_types` maps (stored, wanted) to what is compiled.
@@ -22,6 +22,7 @@ from annbatch.native import (
     READ_FAILED,
     READ_SHORT,
     Kernel,
+    accumulate_vectors,
     address_of,
     call_decompress,
     crc32c_at,
@@ -149,6 +150,16 @@ def _unshuffle(planes: Array, target: Array, element_nbytes: int) -> None:
 
 
 @inline
+def _accumulate(values: Array) -> None:
+    """Replace integers by their running sums, which wrap as their type does."""
+    lanes = 16 // values.itemsize
+    n_vectors = values.size // lanes
+    accumulate_vectors(address_of(values), n_vectors, values)
+    for i in range(max(1, n_vectors * lanes), values.size):
+        values[i] += values[i - 1]
+
+
+@inline
 def _place(source: Array, src: Array, length: Array, dst: Array, first: int, last: int, limit: int, like: Array) -> int:
     for piece in range(first, last):
         start, n = src[piece], length[piece]
@@ -185,6 +196,7 @@ def scatter_chunks(
     context: int,
     codec: int,
     shuffle: int,
+    delta: bool,
     verify: bool,
     fds: Array,
     offsets: Array,
@@ -209,7 +221,7 @@ def scatter_chunks(
     ----------
     decompress, context
         Addresses of libblosc2's function and of this thread's context.
-    codec, shuffle, verify
+    codec, shuffle, delta, verify
         The fields of the `Decoder`.
     fds, offsets, sizes
         (n,) int32, int64, int64: where each chunk is stored; offset -1 means that it is missing and all ``fill``.
@@ -249,6 +261,8 @@ def scatter_chunks(
                 return status, j
             if shuffle > 1:
                 _unshuffle(shuffled, target, shuffle)
+            if delta:
+                _accumulate(scratch)
         status = _place(scratch, piece_src, piece_len, piece_dst, piece_ptr[j], piece_ptr[j + 1], limit, like)
         if status != _OK:
             return status, j

@@ -21,6 +21,7 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import extending
+from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
@@ -167,6 +168,40 @@ def streamed(typing: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@_intrinsic
+def accumulate_vectors(typing: Any, address: Any, n: Any, like: Any) -> Any:
+    """Replace ``n`` vectors of 16 bytes, of integers as wide as the dtype of ``like``, by their running sums.
+
+    Each vector is summed up by itself: only one addition waits for the vector before.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes = 128 // like.dtype.bitwidth
+        vector, lane = ir.VectorType(ir.IntType(like.dtype.bitwidth), lanes), ir.IntType(32)
+
+        def chosen(one: Any, other: Any, numbers: Any) -> Any:
+            return builder.shuffle_vector(one, other, ir.Constant(ir.VectorType(lane, lanes), list(numbers)))
+
+        nothing = ir.Constant(vector, None)
+        before = cgutils.alloca_once_value(builder, nothing)  # type: ignore[no-untyped-call]
+        base = builder.inttoptr(arguments[0], vector.as_pointer())
+        with cgutils.for_range(builder, arguments[1]) as loop:
+            place = builder.gep(base, [loop.index])
+            sums = builder.load(place, align=like.dtype.bitwidth // 8)
+            distance = 1
+            while distance < lanes:
+                # From `distance` zeros on, the lanes from the first one on.
+                moved = chosen(nothing, sums, range(lanes - distance, 2 * lanes - distance))
+                sums = builder.add(sums, moved)
+                distance *= 2
+            carried = builder.load(before)
+            builder.store(builder.add(sums, carried), place, align=like.dtype.bitwidth // 8)
+            builder.store(builder.add(carried, chosen(sums, nothing, [lanes - 1] * lanes)), before)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, like), generate
 
 
 @_intrinsic

@@ -122,6 +122,7 @@ class Scatter:
             workspace.context,
             int(decoder.codec),
             decoder.shuffle,
+            decoder.delta,
             decoder.crc32c,
             self.located.fds,
             self.located.offsets,
@@ -177,7 +178,7 @@ class Scatter:
         if plain is None:
             self._fail(Status.DECODE, j)
         decoded.view(np.uint8).reshape(-1, form.decoder.shuffle)[:] = plain.reshape(form.decoder.shuffle, -1).T
-        return decoded
+        return np.cumsum(decoded, dtype=decoded.dtype) if form.decoder.delta else decoded
 
     def _limit(self) -> int:
         """Give the limit for a kernel, which may see negative values as huge unsigned ones."""

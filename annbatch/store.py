@@ -27,7 +27,7 @@ from anndata.abc import CSCDataset, CSRDataset
 
 from annbatch.cache import DiskCache
 from annbatch.cached_objects import cached
-from annbatch.codecs import shuffle_is_known
+from annbatch.codecs import numcodecs_are_known
 from annbatch.collection import Collection
 from annbatch.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
 from annbatch.errors import CorruptStoreError, InputError, StoreError, naming
@@ -105,7 +105,7 @@ class Store:
     """(n_vars, …) var of the store."""
 
 
-@shuffle_is_known()
+@numcodecs_are_known()
 def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache | None = None) -> Store:
     """Describe an AnnData whose matrices are sparse datasets on a zarr store, zarr arrays, or in memory.
 
@@ -128,7 +128,7 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache 
     return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, adata.var))
 
 
-@shuffle_is_known()
+@numcodecs_are_known()
 def open_stores(collection: Collection, wanted: Wanted) -> list[Store]:
     """Open the AnnData stores of a collection; those that are not on a disk many at a time.
 

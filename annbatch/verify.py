@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.codecs import shuffle_is_known
+from annbatch.codecs import numcodecs_are_known
 from annbatch.collection import Collection
 from annbatch.errors import CorruptStoreError, InputError, naming
 from annbatch.manifest import StoreEntry
@@ -25,7 +25,7 @@ from annbatch.write.matrices import Matrix, cut_rows, matrix_of
 _BLOCK_ELEMENTS = 2**22
 
 
-@shuffle_is_known()
+@numcodecs_are_known()
 def verify_store(
     collection: Collection, store: StoreEntry, report: Callable[[int], object] = lambda rows: None
 ) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -429,11 +430,11 @@ def open_limit(job: Job) -> Epoch:
     return decode_epoch(job.store, job.setting.threads)
 
 
-def write_ours(inputs: list[str], store: str) -> None:
-    """Write with this project's defaults."""
+def write_ours(inputs: list[str], store: str, **options: Any) -> None:
+    """Write with this project's defaults, or with options that differ from them."""
     import annbatch
 
-    annbatch.create_anndata_collection(adata_paths=inputs, output_path=store, shuffle=True, seed=0)
+    annbatch.create_anndata_collection(adata_paths=inputs, output_path=store, shuffle=True, seed=0, **options)
 
 
 def write_peer(inputs: list[str], store: str) -> None:
@@ -463,7 +464,13 @@ def write_peer_1gb(inputs: list[str], store: str) -> None:
     annbatch.DatasetCollection(store).add_adatas(inputs, dataset_size="1GB")
 
 
-WRITERS = {"ours": write_ours, "peer": write_peer, "peer-1GB": write_peer_1gb}
+WRITERS: dict[str, Callable[[list[str], str], None]] = {
+    "ours": write_ours,
+    "ours-delta": partial(write_ours, codec="delta"),
+    "ours-zstd": partial(write_ours, codec="zstd"),
+    "peer": write_peer,
+    "peer-1GB": write_peer_1gb,
+}
 """Whose store, or how it is written -> the function that writes it."""
 
 PEER = Environment("peer", ("annbatch==0.3.1", "zarrs>=0.2.3"))
@@ -473,6 +480,8 @@ LAMINDB = Environment("lamindb", ("lamindb", "torch"))
 
 CONTENDERS = {
     "direct": Contender("annbatch-dlpack", _ours("direct"), "ours", writes=True),
+    "direct-delta": Contender("annbatch-dlpack, codec delta", _ours("direct"), "ours-delta", writes=True),
+    "direct-zstd": Contender("annbatch-dlpack, codec zstd", _ours("direct"), "ours-zstd", writes=True),
     "cached": Contender("annbatch-dlpack, cached on disk", _ours("cached"), "ours"),
     "zarr": Contender("annbatch-dlpack, zarr path", _ours("zarr"), "ours"),
     "torch": Contender("TorchLoader alone", _torch(), "ours"),

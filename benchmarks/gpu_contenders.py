@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from contenders import CONTENDERS, WRITERS, Contender, Epoch, Job, Matrix
+from contenders import CONTENDERS, Contender, Epoch, Job, Matrix
 from environments import Environment, Unavailable
 
 
@@ -158,15 +158,6 @@ def _shared(tensor: Any) -> Any:
     return cupy.asarray(tensor)
 
 
-def write_zstd(inputs: list[str], store: str) -> None:
-    """Write with this project's codec for decoding on a GPU."""
-    import annbatch
-
-    annbatch.create_anndata_collection(
-        adata_paths=inputs, output_path=store, shuffle=True, seed=0, codec="zstd", progress=False
-    )
-
-
 def _limit(stage: str) -> Callable[[Job], Epoch]:
     """Open with a function of `gpu_limits`, which this project's environment alone can import."""
 
@@ -178,14 +169,13 @@ def _limit(stage: str) -> Callable[[Job], Epoch]:
     return open_limit
 
 
-WRITERS["ours-zstd"] = write_zstd
-
 PEER_GPU = Environment("peer-gpu", ("annbatch==0.3.1", f"{cupy_package()}[ctk]", "torch>=2.6", "zarrs>=0.2.3"))
 
 CONTENDERS |= {
-    "gpu-cpu-csr": Contender("ours cpu-decode csr", _ours("cpu", "csr"), "ours", writes=True),
-    "gpu-gpu-csr": Contender("ours gpu-decode csr", _ours("gpu", "csr"), "ours-zstd", writes=True),
-    "gpu-gpu-dense": Contender("ours gpu-decode dense", _ours("gpu", "dense"), "ours-zstd", writes=True),
+    "gpu-cpu-csr": Contender("ours cpu-decode csr", _ours("cpu", "csr"), "ours"),
+    "gpu-cpu-csr-delta": Contender("ours cpu-decode csr, codec delta", _ours("cpu", "csr"), "ours-delta"),
+    "gpu-gpu-csr": Contender("ours gpu-decode csr", _ours("gpu", "csr"), "ours-zstd"),
+    "gpu-gpu-dense": Contender("ours gpu-decode dense", _ours("gpu", "dense"), "ours-zstd"),
     "gpu-peer-torch": Contender("peer torch", _peer("torch"), "peer", PEER_GPU, writes=True),
     "gpu-peer-cupy": Contender("peer cupy", _peer(None), "peer", PEER_GPU, writes=True),
     "gpu-peer-torch-dense": Contender("peer torch dense", _peer("torch", dense=True), "peer", PEER_GPU, writes=True),

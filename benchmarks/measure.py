@@ -7,12 +7,13 @@ Each command below answers one question with the workers of the main benchmark, 
 3. ``counting``: how much does an epoch slow down pure Python in the same process, and the other way round?
 4. ``chunk-size``, ``threads``: how does speed depend on them?
 5. ``inner-chunk``: which inner chunk size serves which block size best?
-6. ``checksum``: what do the inner checksums cost?
-7. ``labels``: what do twenty obs columns cost where batches are small?
-8. ``growth``: does speed last as the collection grows ten-fold?
-9. ``whole``: how fast are whole files read into memory?
-10. ``workers``: what does torch's ``DataLoader`` with worker processes make of it?
-11. ``ranks``: what do several processes that share the rows, as training ranks do, read together?
+6. ``codecs``: how much space does a collection take with each codec, and how fast is it read?
+7. ``checksum``: what do the inner checksums cost?
+8. ``labels``: what do twenty obs columns cost where batches are small?
+9. ``growth``: does speed last as the collection grows ten-fold?
+10. ``whole``: how fast are whole files read into memory?
+11. ``workers``: what does torch's ``DataLoader`` with worker processes make of it?
+12. ``ranks``: what do several processes that share the rows, as training ranks do, read together?
 
 Usage: ``python benchmarks/measure.py COMMAND [options]``
 """
@@ -20,6 +21,7 @@ Usage: ``python benchmarks/measure.py COMMAND [options]``
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import tempfile
@@ -36,6 +38,8 @@ from results import options, prepared, print_table, save
 from rounds import Bench, Worker, measure, runnable
 
 BLOCKS = Setting("512x32")
+SMALL_BLOCKS = Setting("32x256", chunk_size=32, preload_nchunks=256)
+SINGLE_ROWS = Setting("1x16384", chunk_size=1, preload_nchunks=16384)
 Rows = list[dict[str, Any]]
 
 
@@ -192,6 +196,20 @@ def inner_chunk(arguments: argparse.Namespace) -> None:
     plot_lines(save("inner-chunk", arguments, bench.facts, rows), "chunk_size", "chunk_size")
 
 
+def codecs(arguments: argparse.Namespace) -> None:
+    """Read our stores of all codecs, at three block sizes, and weigh them."""
+    bench = prepared(arguments)
+    rows: Rows = []
+    for setting in (BLOCKS, SMALL_BLOCKS, SINGLE_ROWS):
+        jobs = [one for name in ("direct", "direct-delta", "direct-zstd") for one in job(bench, name, setting)]
+        found = measure(bench, jobs)
+        print_table(found, reference=CONTENDERS["direct"].title)
+        for row, one in zip(found, jobs, strict=True):
+            n_bytes = json.loads(Path(f"{one.store}.json").read_text())["bytes"]
+            rows.append(row | {"bytes_per_cell": n_bytes / bench.facts["n_obs"]})
+    save("codecs", arguments, bench.facts, rows)
+
+
 def without_checksums(source: Path, target: Path) -> None:
     """Copy a collection, leaving out the inner checksums of X."""
     import zarr
@@ -242,7 +260,7 @@ def growth(arguments: argparse.Namespace) -> None:
     arguments.nnz = 500
     benches = [prepared(arguments), prepared(arguments, cells=10 * arguments.cells)]
     rows: Rows = []
-    for setting in (BLOCKS, Setting("1x16384", chunk_size=1, preload_nchunks=16384)):
+    for setting in (BLOCKS, SINGLE_ROWS):
         jobs, sizes = [], {}
         for bench in benches:
             for contender in ("direct", "peer"):
@@ -331,6 +349,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "chunk-size": chunk_size,
     "threads": threads,
     "inner-chunk": inner_chunk,
+    "codecs": codecs,
     "checksum": checksum,
     "labels": labels,
     "growth": growth,

@@ -310,6 +310,19 @@ def build_table(record: Record) -> str:
     return table(("", "", "time", "cells/s", "ratio", "peak memory", "bytes a cell"), lines)
 
 
+def codecs_table(record: Record) -> str:
+    """Bytes a cell and speeds, a line for each codec."""
+    settings = list(dict.fromkeys(row["setting"] for row in record["rows"]))
+    lines = []
+    for contender in dict.fromkeys(row["contender"] for row in record["rows"]):
+        rows = {row["setting"]: row for row in record["rows"] if row["contender"] == contender}
+        codec = contender.partition("codec ")[2] or "blosc"
+        lines.append(
+            (f"`{codec}`", f"{rows[settings[0]]['bytes_per_cell']:,.0f}", *(rate(rows[one]) for one in settings))
+        )
+    return table(("`codec`", "bytes a cell", *(TITLES.get(one, one) for one in settings)), lines)
+
+
 def mixing_table(record: Record) -> str:
     """Entropy of the parts in a batch."""
     lines = [
@@ -473,6 +486,13 @@ SECTIONS = {
         "Ten times as many cells in the same memory",
         build_table,
         "`memory_limit` is 1 GB for both; the ratio is that of cells a second.",
+        page="building",
+    ),
+    "codecs": Section(
+        "What a codec costs, and gives",
+        codecs_table,
+        "The same cells written with each codec: bytes of all files of a collection, and cells per second on the CPU, "
+        "every value and column number summed.",
         page="building",
     ),
     "build-mixing": Section(

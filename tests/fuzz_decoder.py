@@ -108,7 +108,7 @@ def main() -> None:
     counts: dict[str, int] = {}
     with tempfile.TemporaryFile() as file:
 
-        def decode(codec: Codec, shuffle: int, stored: bytes, verify: bool) -> Status:
+        def decode(codec: Codec, shuffle: int, delta: bool, stored: bytes, verify: bool) -> Status:
             if verify:
                 stored += google_crc32c.value(stored).to_bytes(4, "little")
             # The read bytes lie as close to the forbidden page as the kernel allows.
@@ -120,6 +120,7 @@ def main() -> None:
                 workspace.context,
                 int(codec),
                 shuffle,
+                delta,
                 verify,
                 np.array([file.fileno()], np.int32),
                 one[:1],
@@ -142,12 +143,13 @@ def main() -> None:
         goods = seeds(values)
         for i in range(options.count):
             codec, shuffle, good = goods[i % len(goods)]
-            status = decode(codec, shuffle, mutate(rng, good), verify=bool(i & 64))
+            status = decode(codec, shuffle, bool(i & 32), mutate(rng, good), verify=bool(i & 64))
             counts[status.name] = counts.get(status.name, 0) + 1
             if i % 16 == 0:
-                target[:] = 0
-                assert decode(codec, shuffle, good, verify=True) is Status.OK, "the context was spoilt"
-                assert (target.view(np.float32) == values).all(), "a good chunk was decoded wrongly"
+                for delta, expected in ((False, values), (True, np.cumsum(values, dtype=DTYPE))):
+                    target[:] = 0
+                    assert decode(codec, shuffle, delta, good, verify=True) is Status.OK, "the context was spoilt"
+                    assert (target.view(np.float32) == expected).all(), "a good chunk was decoded wrongly"
     print(counts)
 
 

@@ -75,7 +75,8 @@ def write_bases(folder: Path) -> None:
     adata = ad.AnnData(x, obs, pd.DataFrame(index=[f"g{i}" for i in range(N_VARS)]))
     adata.layers["dense"] = x.toarray()
     adata.obsm["pca"] = np.ones((N_OBS, 2), np.float32)
-    create_anndata_collection(adata, folder / "collection", chunk_elements=CHUNK, shard_elements=SHARD, progress=False)
+    cut: dict[str, Any] = {"chunk_elements": CHUNK, "shard_elements": SHARD}
+    create_anndata_collection(adata, folder / "collection", **cut, codec="delta", progress=False)
     for name, zarr_format in (("v2", 2), ("v3", 3)):
         ad.settings.zarr_write_format = zarr_format
         adata.write_zarr(folder / name / "a.zarr")

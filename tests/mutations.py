@@ -28,6 +28,7 @@ EXTREMES: list[Any] = [
     *(float("inf"), "float128", "complex128", "object", "<U9", "M8[s]", "|O", "/etc/passwd", "csc_matrix", "dict"),
     *([], {}, [0], [2**40], [-1], [2**20, 2**20]),
     *(["bytes"], {"name": "blosc"}, {"name": "pickle"}, {"name": "numcodecs.zstd", "configuration": {"level": 1}}),
+    *({"name": "numcodecs.delta", "configuration": {"dtype": dtype}} for dtype in ("<u2", "<u4", "|O")),
     *({"id": "pickle"}, {"id": "blosc"}, [{"id": "pickle", "protocol": 5}], [{"id": "vlen-utf8"}]),
     *("categorical", "nullable-integer", "nullable-boolean", "string-array", "array", "dataframe", "csr_matrix"),
 ]  # fmt: skip
@@ -255,6 +256,8 @@ class Encoding:
     dtype: np.dtype[Any]
     codec: Any
     """numcodecs' codec; None for none."""
+    delta: bool
+    """Whether elements are stored as differences."""
     checksum_bytes: int
     """How many bytes of each chunk, its last, are its checksum."""
     chunks_per_shard: int
@@ -264,7 +267,11 @@ class Encoding:
         """Change values of a chunk."""
         encoded = stored[: len(stored) - self.checksum_bytes]
         values = np.frombuffer(bytearray(encoded if self.codec is None else self.codec.decode(encoded)), self.dtype)
+        if self.delta:
+            values = np.cumsum(values, dtype=self.dtype)
         _change_values(values, rng, n_vars)
+        if self.delta:
+            values = np.diff(values, prepend=self.dtype.type(0))
         return self.checked(bytes(values.tobytes() if self.codec is None else self.codec.encode(values)))
 
     def checked(self, encoded: bytes) -> bytes:
@@ -278,7 +285,7 @@ def encoding_of(base: Base, name: str) -> Encoding:
     if f"{array}/.zarray" in base.files:
         fields = json.loads(base.files[f"{array}/.zarray"])
         compressor = fields["compressor"]
-        return Encoding(np.dtype(fields["dtype"]), None if compressor is None else get_codec(compressor), 0, 0)
+        return Encoding(np.dtype(fields["dtype"]), None if compressor is None else get_codec(compressor), False, 0, 0)
     fields = json.loads(base.files[f"{array}/zarr.json"])
     codecs, chunks_per_shard = fields["codecs"], 0
     if codecs[0]["name"] == "sharding_indexed":
@@ -286,7 +293,8 @@ def encoding_of(base: Base, name: str) -> Encoding:
         codecs, chunks_per_shard = inner["codecs"], math.prod(shard) // math.prod(inner["chunk_shape"])
     names = {codec["name"] for codec in codecs}
     codec = Blosc("lz4", 5, Blosc.SHUFFLE) if "blosc" in names else Zstd() if "zstd" in names else None
-    return Encoding(np.dtype(fields["data_type"]), codec, 4 * ("crc32c" in names), chunks_per_shard)
+    is_delta = "numcodecs.delta" in names
+    return Encoding(np.dtype(fields["data_type"]), codec, is_delta, 4 * ("crc32c" in names), chunks_per_shard)
 
 
 _KINDS: dict[str, tuple[float, Callable[[bytes, np.random.Generator, str, Base], bytes]]] = {

@@ -16,6 +16,7 @@ BLOSC = {"name": "blosc", "configuration": {"typesize": 2, "cname": "lz4", "clev
 ZSTD = {"name": "zstd", "configuration": {"level": 3, "checksum": False}}
 GZIP = {"name": "gzip", "configuration": {"level": 5}}
 CRC = {"name": "crc32c"}
+DELTA = {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}
 SHUFFLE = {"name": "numcodecs.shuffle", "configuration": {"elementsize": 4}}
 U2 = np.dtype("u2")
 
@@ -28,6 +29,11 @@ CHAINS = {
     "shuffle": ([BYTES, SHUFFLE], Decoder(Codec.RAW, 4)),
     "numcodecs.zstd": ([BYTES, {"name": "numcodecs.zstd"}], Decoder(Codec.ZSTD)),
     "gzip": ([BYTES, GZIP], Decoder(Codec.GZIP)),
+    "delta+blosc+crc": ([DELTA, BYTES, BLOSC, CRC], Decoder(Codec.BLOSC, crc32c=True, delta=True)),
+    "delta as": (
+        [DELTA | {"configuration": {"dtype": "<u2", "astype": "<u2"}}, BYTES],
+        Decoder(Codec.RAW, delta=True),
+    ),
 }
 REFUSALS = {
     "nothing": ([], "does not start with 'bytes'"),
@@ -38,6 +44,13 @@ REFUSALS = {
     "checksum inside": ([BYTES, CRC, BLOSC], "goes beyond"),
     "snappy": ([BYTES, {"name": "blosc", "configuration": {"cname": "snappy"}}], "snappy"),
     "odd shuffle": ([BYTES, {"name": "numcodecs.shuffle", "configuration": {"elementsize": 3}}], "elementsize"),
+    "delta alone": ([DELTA], "does not start with 'bytes'"),
+    "delta behind": ([BYTES, DELTA], "goes beyond"),
+    "delta twice": ([DELTA, DELTA, BYTES], "does not start with 'bytes'"),
+    "delta of others": ([DELTA | {"configuration": {"dtype": "<u4"}}, BYTES], "the integers' own type, uint16"),
+    "delta of big ones": ([DELTA | {"configuration": {"dtype": ">u2"}}, BYTES], "the integers' own type, uint16"),
+    "delta as others": ([DELTA | {"configuration": {"dtype": "<u2", "astype": "|u1"}}, BYTES], "integers' own type"),
+    "delta of nothing": ([{"name": "numcodecs.delta"}, BYTES], "the integers' own type"),
     "nested shards": ([{"name": "sharding_indexed", "configuration": {}}], "does not start with 'bytes'"),
 }
 
@@ -59,6 +72,11 @@ def test_a_chain_that_cannot_says_why(name: str) -> None:
 def test_chunk_size_must_suit_the_library() -> None:
     assert "inner chunks must decode to" in str(parse_codecs([BYTES, BLOSC], U2, 2**30))
     assert "divide 4098" in str(parse_codecs([BYTES, SHUFFLE], U2, 4098))
+
+
+def test_only_integers_have_differences() -> None:
+    chain = [DELTA | {"configuration": {"dtype": "<f4"}}, BYTES]
+    assert "the integers' own type, float32" in str(parse_codecs(chain, np.dtype("f4"), 4096))
 
 
 def test_single_bytes_have_no_order() -> None:

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annbatch import shard_tables
-from annbatch.codecs import Codec, Workspace
+from annbatch.codecs import Codec, Workspace, numcodecs_are_known
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.pieces import Pieces
 from annbatch.scatter import Scatter
@@ -67,6 +67,9 @@ def values(dtype: str, size: int = SIZE) -> np.ndarray[Any, Any]:
 def write(path: Path, x: np.ndarray[Any, Any], chain: str = "blosc-lz4-shuffle+crc32c", **options: Any) -> Path:
     rest = x.shape[1:]
     options = {"chunks": (CHUNK, *rest), "shards": (CHUNK * PER_SHARD, *rest)} | options
+    if chain.startswith("delta+"):
+        chain = chain.removeprefix("delta+")
+        options["filters"] = [{"name": "numcodecs.delta", "configuration": {"dtype": x.dtype.str}}]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         array = zarr.create_array(path, shape=x.shape, dtype=x.dtype, compressors=compressors(chain), **options)
@@ -134,6 +137,33 @@ def test_every_codec_gives_what_was_written(tmp_path: Path, chain: str, checksum
         got = scatter(opened(path), [0, 700, 1000, 3333], [13, 800, 3000, SIZE], "f4" if dtype != "f8" else "f8")
         expected = np.concatenate([x[3333:], x[1000:3000], x[700:800], x[0:13]])
         assert (got == expected).all()
+
+
+@pytest.mark.parametrize("chain", ["blosc-lz4-shuffle+crc32c", "", "shuffle-{}+zstd", "gzip"])
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype[0] in "iu"])
+def test_differences_become_elements_again(tmp_path: Path, dtype: str, chain: str) -> None:
+    """Of extreme values, which wrap; chunks have no whole number of vectors; a row goes on in the next one."""
+    info, chain = np.iinfo(dtype), chain.format(dtype[1])
+    x = np.random.default_rng(0).integers(info.min, info.max, 2000, dtype, endpoint=True)
+    x[7:900] = np.sort(x[7:900])
+    path = write(tmp_path / "a", x, f"delta+{chain}", chunks=(301,), shards=(903,))
+    assert opened(path).decoder.delta
+    with numcodecs_are_known():
+        assert (zarr.open_array(path, mode="r")[:] == x).all()
+    assert (read(opened(path)) == x).all()
+    got = opened(path).read_ranges(Workspace(), np.array([5, 299, 800]), np.array([7, 650, 2000]))
+    assert (got == np.concatenate([x[5:7], x[299:650], x[800:]])).all()
+    y = x[:1995].reshape(285, 7)
+    path = write(tmp_path / "b", y, f"delta+{chain}", chunks=(9, 7), shards=(90, 7))
+    assert (read(opened(path)) == y.reshape(-1)).all()
+
+
+def test_missing_chunks_have_no_differences(tmp_path: Path) -> None:
+    x = np.full(SIZE, 3, "u2")
+    x[CHUNK : 2 * CHUNK] = 5
+    path = write(tmp_path / "a", x, "delta+blosc-lz4-shuffle", fill_value=3)
+    assert (opened(path).locate(np.arange(3)).offsets < 0).tolist() == [True, False, True]
+    assert (read(opened(path)) == x).all()
 
 
 @pytest.mark.parametrize("chain", ["blosc-lz4-shuffle", "zstd+crc32c", "gzip"])

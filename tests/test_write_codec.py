@@ -1,7 +1,8 @@
-"""Is a collection whose chunks are zstd behind a shuffle like any other one?"""
+"""Is a collection of another codec than the default like any other one?"""
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import anndata as ad
 import numpy as np
 import pytest
-import zarr
 from click.testing import CliRunner
 
 from annbatch import (
@@ -18,6 +18,7 @@ from annbatch import (
     Loader,
     append_to_collection,
     create_anndata_collection,
+    elements,
     reshuffle_collection,
 )
 from annbatch.cli import main
@@ -32,9 +33,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return write_inputs(folder, sizes=(50, 30), columns=[range(30)] * 2, obs_columns=["stage"])
 
 
-@pytest.fixture(scope="module")
-def zstd(inputs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    return create_anndata_collection(inputs, tmp_path_factory.mktemp("zstd") / "out", codec="zstd", **SMALL)
+SHUFFLE = {"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}
+DELTA = {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}
+CODECS: dict[Any, tuple[list[Any], list[Any]]] = {
+    "zstd": (["bytes", SHUFFLE, "zstd", "crc32c"], ["bytes", SHUFFLE, "zstd", "crc32c"]),
+    "delta": (["bytes", "blosc", "crc32c"], [DELTA, "bytes", "blosc", "crc32c"]),
+}
+"""Codec -> those of the inner chunks of X/data and X/indices, by name, or as a whole."""
 
 
 def batches(collection: Collection) -> list[bytes]:
@@ -42,37 +47,46 @@ def batches(collection: Collection) -> list[bytes]:
         return [part.tobytes() for b in ds for part in (b.data.data, b.data.indices, b.data.indptr, b.index)]
 
 
-def test_it_holds_the_same_and_says_how(inputs: list[Path], zstd: Collection, tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", CODECS)
+def test_it_holds_the_same_and_says_how(
+    codec: Any, inputs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = create_anndata_collection(inputs, tmp_path / "out", codec=codec, **SMALL)
     blosc = create_anndata_collection(inputs, tmp_path / "blosc", **SMALL)
-    assert batches(zstd) == batches(blosc)
-    for one, other in zip(zstd.store_paths, blosc.store_paths, strict=True):
+    expected_batches = batches(blosc)
+    assert batches(collection) == expected_batches
+    for one, other in zip(collection.store_paths, blosc.store_paths, strict=True):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found, expected = ad.read_zarr(one), ad.read_zarr(other)
-            codecs = zarr.open_group(one, mode="r")["X/data"].metadata.to_dict()["codecs"]
         for name in ("data", "indices", "indptr"):
             np.testing.assert_array_equal(getattr(found.X, name), getattr(expected.X, name))
         assert found.obs.equals(expected.obs)
-        inner = codecs[0]["configuration"]["codecs"]  # type: ignore[index, call-overload]
-        assert [codec["name"] for codec in inner] == ["bytes", "numcodecs.shuffle", "zstd", "crc32c"]
-        assert inner[1]["configuration"]["elementsize"] == 2
+        for name, chain in zip(("data", "indices"), CODECS[codec], strict=True):
+            sharding = json.loads((one / "X" / name / "zarr.json").read_bytes())["codecs"][0]["configuration"]
+            assert [
+                inner if isinstance(stated, dict) else inner["name"]
+                for inner, stated in zip(sharding["codecs"], chain, strict=True)
+            ] == chain
+    monkeypatch.setattr(elements, "DIRECT", False)
+    assert batches(collection) == expected_batches
 
 
-def test_it_can_be_appended_to_and_reshuffled_and_looked_at(
-    inputs: list[Path], zstd: Collection, tmp_path: Path
-) -> None:
-    more = create_anndata_collection(inputs, tmp_path / "more", codec="zstd", **SMALL)
-    more = append_to_collection(inputs, more.path, codec="zstd", **SMALL)
-    anew = reshuffle_collection(more.path, tmp_path / "anew", codec="zstd", **SMALL)
-    assert anew.n_obs == 2 * zstd.n_obs
+@pytest.mark.parametrize("codec", CODECS)
+def test_it_can_be_appended_to_and_reshuffled_and_looked_at(codec: Any, inputs: list[Path], tmp_path: Path) -> None:
+    collection = create_anndata_collection(inputs, tmp_path / "more", codec=codec, **SMALL)
+    more = append_to_collection(inputs, collection.path, codec=codec, **SMALL)
+    anew = reshuffle_collection(more.path, tmp_path / "anew", codec=codec, **SMALL)
+    assert anew.n_obs == 2 * collection.n_obs
     for command in (["verify", str(anew.path), "--no-progress"], ["head", str(anew.path)]):
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 0, done.output
 
 
-def test_a_flipped_bit_is_found(inputs: list[Path], tmp_path: Path) -> None:
-    collection = create_anndata_collection(inputs, tmp_path / "out", codec="zstd", **SMALL)
-    shard = collection.store_paths[0] / "X" / "data" / "c" / "0"
+@pytest.mark.parametrize(("codec", "name"), [("zstd", "data"), ("delta", "indices")])
+def test_a_flipped_bit_is_found(codec: Any, name: str, inputs: list[Path], tmp_path: Path) -> None:
+    collection = create_anndata_collection(inputs, tmp_path / "out", codec=codec, **SMALL)
+    shard = collection.store_paths[0] / "X" / name / "c" / "0"
     stored = np.fromfile(shard, np.uint8)
     stored[30] ^= 4
     stored.tofile(shard)
@@ -80,6 +94,16 @@ def test_a_flipped_bit_is_found(inputs: list[Path], tmp_path: Path) -> None:
         batches(collection)
 
 
+def test_differences_come_from_an_object_store_too(inputs: list[Path], tmp_path: Path) -> None:
+    obstore = pytest.importorskip("obstore")
+    collection = create_anndata_collection(inputs, tmp_path / "out", codec="delta", **SMALL)
+    with Loader(batch_size=16, chunk_size=4, preload_nchunks=4).use_collection(
+        obstore.store.LocalStore(prefix=str(collection.path))
+    ) as ds:
+        found = [part.tobytes() for b in ds for part in (b.data.data, b.data.indices, b.data.indptr, b.index)]
+    assert found == batches(collection)
+
+
 def test_other_codecs_are_refused(inputs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="codec must be one of 'blosc', 'zstd', got 'lz4'"):
+    with pytest.raises(InputError, match="codec must be one of 'blosc', 'delta', 'zstd', got 'lz4'"):
         create_anndata_collection(inputs, tmp_path / "out", codec="lz4", **SMALL)  # type: ignore[arg-type]

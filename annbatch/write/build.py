@@ -25,7 +25,7 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from annbatch.codecs import shuffle_is_known
+from annbatch.codecs import numcodecs_are_known
 from annbatch.collection import FORMAT, Collection, digest_names
 from annbatch.manifest import ElementTypes, InputEntry, write_whole
 from annbatch.write.budget import Budget, check_disk, disk_bytes, element_bytes
@@ -48,7 +48,7 @@ _LOOK_S = 0.2
 _log = logging.getLogger("annbatch")
 
 
-@shuffle_is_known()
+@numcodecs_are_known()
 def build(
     origins: Sequence[Origin],
     output: Path,

@@ -108,8 +108,10 @@ def create_anndata_collection(
     shard_elements
         Elements of a shard, which is one file; at most, and in whole chunks.
     codec
-        What compresses the inner chunks: ``"blosc"``, which decodes fastest on a CPU, or ``"zstd"`` behind a shuffle of
-        bytes, which is smaller and which a GPU can decode (``Loader(decode="gpu")``).
+        What compresses the inner chunks: ``"blosc"``, which all readers of zarr know; ``"delta"``, the same with column
+        numbers as differences from the one before (``numcodecs.delta``), which is smaller and decodes fastest on a CPU,
+        but which of other readers few know, zarr-python among them; or ``"zstd"`` behind a shuffle of bytes, which is
+        smaller still and which a GPU can decode (``Loader(decode="gpu")``).
     narrow
         Whether values that are all whole and non-negative are stored in the smallest of uint16, uint32 and uint64 that
         holds them, and column numbers too. The original type is recorded as ``original-dtype`` in the attributes.

@@ -55,15 +55,20 @@ def shuffled_zstd(itemsize: int, level: int) -> Encode:
     return encode
 
 
+def differences(encode: Encode) -> Encode:
+    """Give what compresses a chunk's first element and the differences from each to the next, which may wrap."""
+    return lambda chunk: encode(np.diff(chunk, prepend=chunk.dtype.type(0)))
+
+
 class ShardFiles:
     """Fills the shards of a new local zarr array from the front; cut along the first axis only.
 
     Parameters
     ----------
     array
-        Whose codecs are [bytes, …, crc32c] inside shards with their index at the end.
+        Whose codecs end in crc32c, inside shards with their index at the end.
     encode
-        The codecs between.
+        The codecs before that.
     workers
         Compress chunks.
     syncing

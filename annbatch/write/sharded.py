@@ -26,11 +26,11 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
-from annbatch.codecs import shuffle_is_known
+from annbatch.codecs import numcodecs_are_known
 from annbatch.manifest import ElementTypes, FileEntry
 from annbatch.store import ORIGINAL_DTYPE
 from annbatch.write.heap import give_back
-from annbatch.write.shard_files import Cname, ShardFiles, blosc, shuffled_zstd
+from annbatch.write.shard_files import Cname, ShardFiles, blosc, differences, shuffled_zstd
 from annbatch.write.sources import Element
 from annbatch.write.table import NAMES, Table
 from annbatch.write.text import decode
@@ -46,7 +46,7 @@ OTHER_LEVEL: tuple[Cname, int] = ("lz4", 5)
 ZSTD_LEVEL = 3
 """Level where the codec is zstd."""
 
-Codec = Literal["blosc", "zstd"]
+Codec = Literal["blosc", "delta", "zstd"]
 
 # Every chunk is written, also one of zeros only, so that each has its bytes and its checksum.
 _KEEP_EMPTY: Any = {"write_empty_chunks": True}
@@ -63,7 +63,8 @@ class Layout:
     plain_rows: int = 2**20
     """Elements in a plain chunk of ``indptr`` or of an obs column."""
     codec: Codec = "blosc"
-    """What compresses inner chunks: blosc (lz4, shuffled) decodes fastest on a CPU; zstd behind a shuffle on a GPU."""
+    """What compresses inner chunks: blosc (lz4, shuffled), which all zarr readers know; delta, the same with column
+    numbers as differences, which is smaller and decodes fastest on a CPU; or zstd behind a shuffle, for GPUs."""
 
     def __post_init__(self) -> None:
         # Blosc cannot hold a chunk of 2 GiB or more.
@@ -115,7 +116,7 @@ def write_store(
     dict
         Size and checksum of the files that hold X, layers and obsm, by their paths in the store.
     """
-    with warnings.catch_warnings(), shuffle_is_known():
+    with warnings.catch_warnings(), numcodecs_are_known():
         # AnnData asks pandas for an option that pandas 3 deprecates: nothing that the caller could change.
         warnings.filterwarnings("ignore", message="The 'future.infer_string' option is deprecated")
         root = zarr.open_group(path, mode="w-", zarr_format=3, attributes=_encoding("anndata", "0.1.0"))
@@ -139,19 +140,20 @@ def _write_matrices(
 ) -> tuple[dict[str, FileEntry], npt.NDArray[Any], dict[str, list[Any]]]:
     writers: dict[str, ShardFiles] = {}
 
-    def start(array: zarr.Array[Any], level: tuple[Cname, int]) -> None:
+    def start(array: zarr.Array[Any], level: tuple[Cname, int], *, ascends: bool = False) -> None:
         itemsize = np.dtype(array.dtype).itemsize
-        encode = blosc(*level) if layout.codec == "blosc" else shuffled_zstd(itemsize, ZSTD_LEVEL)
+        encode = shuffled_zstd(itemsize, ZSTD_LEVEL) if layout.codec == "zstd" else blosc(*level)
+        if ascends and layout.codec == "delta":
+            encode = differences(encode)
         writers[array.path] = ShardFiles(array, encode, workers, syncing)
 
     for element in contents.elements:
         if element.kind == "dense":
             start(_create_dense(root, element, contents, layout), OTHER_LEVEL)
         else:
-            for array, level in zip(
-                _create_sparse(root, element, contents, layout), (DATA_LEVEL, OTHER_LEVEL), strict=True
-            ):
-                start(array, level)
+            data, indices = _create_sparse(root, element, contents, layout)
+            start(data, DATA_LEVEL)
+            start(indices, OTHER_LEVEL, ascends=True)
     records, lengths = [], {key: [np.zeros(1, np.int64)] for key in contents.nnz}
     texts: dict[str, list[Any]] = {name: [] for name in contents.table.texts}
     try:
@@ -218,15 +220,16 @@ def _write_obs(
             ad.experimental.write_dispatched(group, column.name, column.decoded(records), callback=writing)
 
 
-def _codecs(dtype: np.dtype[Any], level: tuple[Cname, int], codec: Codec) -> dict[str, Any]:
-    if codec == "blosc":
-        cname, clevel = level
-        compressors: list[Any] = [BloscCodec(cname=cname, clevel=clevel, shuffle="shuffle", typesize=dtype.itemsize)]
-    else:
+def _codecs(dtype: np.dtype[Any], level: tuple[Cname, int], codec: Codec, *, ascends: bool = False) -> dict[str, Any]:
+    if codec == "zstd":
         shuffle = {"name": "numcodecs.shuffle", "configuration": {"elementsize": dtype.itemsize}}
-        compressors = [shuffle, ZstdCodec(level=ZSTD_LEVEL)]
+        compressors: list[Any] = [shuffle, ZstdCodec(level=ZSTD_LEVEL)]
+    else:
+        cname, clevel = level
+        compressors = [BloscCodec(cname=cname, clevel=clevel, shuffle="shuffle", typesize=dtype.itemsize)]
+    delta = {"name": "numcodecs.delta", "configuration": {"dtype": dtype.newbyteorder("<").str}}
     return {
-        "filters": None,
+        "filters": [delta] if ascends and codec == "delta" else None,
         "serializer": BytesCodec(endian="little"),
         "compressors": [*compressors, Crc32cCodec()],
         "fill_value": 0,
@@ -248,7 +251,7 @@ def _create_sparse(
     nnz = contents.nnz[element.key]
     shard = layout.shard(nnz, layout.chunk_elements, layout.shard_elements)
 
-    def create(name: str, dtype: np.dtype[Any], level: tuple[Cname, int]) -> zarr.Array[Any]:
+    def create(name: str, dtype: np.dtype[Any], level: tuple[Cname, int], *, ascends: bool) -> zarr.Array[Any]:
         return group.create_array(
             name,
             shape=(nnz,),
@@ -256,10 +259,13 @@ def _create_sparse(
             chunks=(layout.chunk_elements,),
             shards=(shard,),
             attributes=_encoding("array", "0.2.0"),
-            **_codecs(dtype, level, layout.codec),
+            **_codecs(dtype, level, layout.codec, ascends=ascends),
         )
 
-    return create("data", types.stored, DATA_LEVEL), create("indices", types.indices, OTHER_LEVEL)
+    return (
+        create("data", types.stored, DATA_LEVEL, ascends=False),
+        create("indices", types.indices, OTHER_LEVEL, ascends=True),
+    )
 
 
 def _create_dense(root: zarr.Group, element: Element, contents: Contents, layout: Layout) -> zarr.Array[Any]:
