@@ -159,14 +159,18 @@ extern "C" __global__ void check_rows(
   const i64* start = (const i64*)starts;
   for (i64 row = blockIdx.x; row < n_rows; row += gridDim.x) {
     i64 length = start[row + 1] - start[row];
-    for (i64 k = threadIdx.x; k < length; k += blockDim.x) {
-      Run here = run_at(of, from[row] + k);
-      INDEX column = element<INDEX>(of, here.chunk, here.first);
-      if ((i64)column < 0 || (i64)column >= n_columns) *(i64*)wrong = first_row + row + 1;
-      if (k > 0) {
-        Run before = run_at(of, from[row] + k - 1);
-        if (element<INDEX>(of, before.chunk, before.first) >= column) ((unsigned char*)unordered)[row] = 1;
+    for (i64 done = 0; done < length;) {
+      Run run = run_at(of, from[row] + done);
+      i64 n = least(run.left, length - done);
+      for (i64 k = threadIdx.x; k < n; k += blockDim.x) {
+        i64 e = run.first + k;
+        INDEX column = element<INDEX>(of, run.chunk, e);
+        if ((i64)column < 0 || (i64)column >= n_columns) *(i64*)wrong = first_row + row + 1;
+        if (done + k == 0) continue;
+        INDEX before = e > 0 ? element<INDEX>(of, run.chunk, e - 1) : element<INDEX>(of, run.chunk - of.nbytes, of.n - 1);
+        if (before >= column) ((unsigned char*)unordered)[row] = 1;
       }
+      done += n;
     }
   }
 }

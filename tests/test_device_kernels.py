@@ -254,6 +254,29 @@ def test_columns_that_are_none_are_found_and_never_written(kernels, index):
     np.testing.assert_array_equal(found, truth)
 
 
+@pytest.mark.parametrize("form", ["whole", "chunks", "shuffled"])
+@pytest.mark.parametrize("index", INDEX_TYPES, ids=str)
+def test_rows_that_do_not_ascend_are_found_across_chunks(kernels, index, form):
+    """Ascending rows, of which some have two neighbours exchanged or alike: every place of a chunk is among these."""
+    rng = np.random.default_rng(6)
+    lengths = rng.integers(0, 12, 300)
+    rows = [np.sort(rng.choice(N_COLUMNS, n, replace=False)) for n in lengths]
+    expected = np.zeros(len(rows), np.uint8)
+    for i in np.flatnonzero(lengths > 1)[::2]:
+        k = rng.integers(1, lengths[i])
+        rows[i][k - 1] = rows[i][k] + rng.integers(2) if rows[i][k] < N_COLUMNS - 1 else rows[i][k]
+        expected[i] = 1
+    ends = np.cumsum(lengths)
+    memory, of_indices = laid_out(np.concatenate(rows).astype(index), form)
+    unordered, wrong = np.zeros(len(rows), np.uint8), np.zeros(1, np.int64)
+    tables = (ends - lengths).astype(np.int64), np.r_[0, ends].astype(np.int64)
+    results = len(rows), N_COLUMNS, unordered.ctypes.data, wrong.ctypes.data, 0
+    check = kernels[Kernel("check_rows", index_macros(index))]
+    check(len(rows), [*of_indices, *(table.ctypes.data for table in tables), *results])
+    assert wrong[0] == 0
+    np.testing.assert_array_equal(unordered, expected)
+
+
 def test_a_wait_that_is_missing_shows():
     """The device of the other tests is late: a stream that does not wait reads what was there before."""
     for is_waiting in (True, False):
