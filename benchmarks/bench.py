@@ -29,7 +29,8 @@ SETTINGS = {
 """Name -> setting; batches of 4096 unless the name begins with their size."""
 
 DEFAULT_CONTENDERS = (
-    "direct", "zarr", "direct-peer-store", "peer", "scdataset", "mapped", "annloader", "limit", "limit-peer-store"
+    "direct", "direct-delta", "zarr", "direct-peer-store", "peer", "scdataset", "mapped", "annloader",
+    "limit", "limit-peer-store",
 )  # fmt: skip
 RANDOM_ACCESS = {"mapped", "annloader"}
 """Contenders that read random rows whatever the setting: they run once, at ``1x16384``."""

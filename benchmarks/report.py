@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ README = HERE.parent / "README.md"
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 PEER = "scverse annbatch 0.3.1"
 OURS = "annbatch-dlpack"
+WITH_DELTA = f"{OURS}, codec delta"
 Record = dict[str, Any]
 
 
@@ -530,25 +532,27 @@ def section(kind: str, results: Path, target: Path) -> str:
 
 
 def readme_table(record: Record) -> str:
-    """Ours beside the peer's, a line for each setting in which both ran, with the machine and the command."""
+    """Ours, with both codecs for a CPU, beside the peer, a line for each setting; with the machine and the command."""
     lines = []
     for setting in dict.fromkeys(row["setting"] for row in record["rows"]):
         rows = {row["contender"]: row for row in record["rows"] if row["setting"] == setting}
-        if OURS in rows and PEER in rows:
-            ratio = f"{median(rows[OURS]) / median(rows[PEER]):.1f}×"
-            lines.append((TITLES.get(setting, setting), rate(rows[OURS]), rate(rows[PEER]), ratio))
-    return f"{table(('', 'this project', PEER, 'ratio'), lines)}\n{origin(record)}"
+        if all(name in rows for name in (OURS, WITH_DELTA, PEER)):
+            ours = [rows[OURS], rows[WITH_DELTA]]
+            ratios = [f"{median(row) / median(rows[PEER]):.1f}×" for row in ours]
+            lines.append((TITLES.get(setting, setting), *map(rate, [*ours, rows[PEER]]), ", ".join(ratios)))
+    head = ("", "this project", 'with `codec="delta"`', PEER, "ratios")
+    return f"{table(head, lines)}\n{origin(record)}"
 
 
 def fill_readme(results: Path, readme: Path) -> None:
-    """Put the table of the first machine between the README's two comments."""
-    records = sorted(results.glob("cpu-*.json"))
+    """Put the table of the newest results between the README's two comments."""
+    records = [json.loads(path.read_text()) for path in sorted(results.glob("cpu-*.json"))]
     if not records:
         print(f"{results} holds no results of bench.py: the table in {readme} is left as it is")
         return
     before, rest = readme.read_text().split(BEGIN)
     _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n\n{readme_table(json.loads(records[0].read_text()))}\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n\n{readme_table(max(records, key=itemgetter('date')))}\n{END}{after}")
 
 
 def main() -> None:
