@@ -14,7 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar, get_args
 
 import anndata as ad
@@ -92,12 +92,6 @@ def _options_of_both(function: F) -> F:
             help="Names of cells that occur twice: make them unique, or refuse them.",
         ),
         click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells in a store."),
-        click.option(
-            "--codec",
-            type=click.Choice(get_args(Codec)),
-            default="blosc",
-            help="blosc is read by all, delta fastest by this loader; zstd is what a GPU can decode.",
-        ),
         click.option("--allow-nonfinite", is_flag=True, help="Store NaN and infinite values instead of refusing them."),
         click.option("--memory-limit", default="1GB", help="Memory for data, like 2GB."),
         click.option("--threads", type=click.IntRange(1), help="Threads; by default one for each core."),
@@ -108,10 +102,17 @@ def _options_of_both(function: F) -> F:
     return function
 
 
+_CODEC = partial(click.option, "--codec", type=click.Choice(get_args(Codec)))
+
+
 @_command
 @click.argument("inputs", nargs=-1, required=True)
 @click.argument("output", type=click.Path(file_okay=False))
 @_options_of_both
+@_CODEC(
+    default="blosc",
+    help="blosc is read by every zarr reader, delta fastest by this loader; zstd is what a GPU can decode.",
+)
 @click.option(
     "--join",
     type=click.Choice(["outer", "inner", "same"]),
@@ -141,6 +142,7 @@ def create(inputs: tuple[str, ...], output: str, as_json: bool, **options: Any) 
 @click.argument("inputs", nargs=-1, required=True)
 @click.argument("collection", type=click.Path(file_okay=False))
 @_options_of_both
+@_CODEC(help="As for create; by default that of the last store in COLLECTION.")
 def append(inputs: tuple[str, ...], collection: str, as_json: bool, **options: Any) -> None:
     """Add the cells of INPUTS to COLLECTION, shuffled among themselves.
 

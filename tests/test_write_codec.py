@@ -47,6 +47,13 @@ def batches(collection: Collection) -> list[bytes]:
         return [part.tobytes() for b in ds for part in (b.data.data, b.data.indices, b.data.indptr, b.index)]
 
 
+def codecs_of(store: Path) -> str:
+    """What inner chunks of X are: their size and codecs, as text."""
+    arrays = [json.loads((store / "X" / name / "zarr.json").read_bytes()) for name in ("data", "indices")]
+    inner = [array["codecs"][0]["configuration"] for array in arrays]
+    return json.dumps([[one["chunk_shape"], one["codecs"]] for one in inner])
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_it_holds_the_same_and_says_how(
     codec: Any, inputs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,9 +82,14 @@ def test_it_holds_the_same_and_says_how(
 @pytest.mark.parametrize("codec", CODECS)
 def test_it_can_be_appended_to_and_reshuffled_and_looked_at(codec: Any, inputs: list[Path], tmp_path: Path) -> None:
     collection = create_anndata_collection(inputs, tmp_path / "more", codec=codec, **SMALL)
-    more = append_to_collection(inputs, collection.path, codec=codec, **SMALL)
-    anew = reshuffle_collection(more.path, tmp_path / "anew", codec=codec, **SMALL)
+    rest = {key: value for key, value in SMALL.items() if key != "chunk_elements"}
+    more = append_to_collection(inputs, collection.path, **rest)
+    anew = reshuffle_collection(more.path, tmp_path / "anew", **rest)
     assert anew.n_obs == 2 * collection.n_obs
+    found = {codecs_of(path) for one in (more, anew) for path in one.store_paths}
+    assert found == {codecs_of(collection.store_paths[0])}
+    other = append_to_collection(inputs, more.path, codec="blosc", chunk_elements=32, **rest)
+    assert codecs_of(other.store_paths[-1]) not in found
     for command in (["verify", str(anew.path), "--no-progress"], ["head", str(anew.path)]):
         done = CliRunner().invoke(main, command)
         assert done.exit_code == 0, done.output

@@ -58,11 +58,9 @@ def build(
     append: bool = False,
     overwrite: bool = False,
 ) -> Collection:
-    """Write a new collection at ``output``, or with ``append`` more stores for the one that is there."""
+    """Write a new collection at ``output``, or with ``append`` more stores for the one that is there, and checked."""
     mode: Mode = "append" if append else "create"
-    if append:
-        Present.check(output)
-    else:
+    if not append:
         check_output_or_unfinished(output, overwrite)
     arguments = options.to_json() | {
         "memory_limit": resources.memory_bytes,

@@ -18,7 +18,8 @@ from annbatch.write.build import build
 from annbatch.write.inputs import Input, Load, as_origins
 from annbatch.write.join import How
 from annbatch.write.options import Options, Resources
-from annbatch.write.sharded import Codec
+from annbatch.write.present import Present
+from annbatch.write.sharded import Codec, Layout
 from annbatch.write.text import Repeats
 
 if TYPE_CHECKING:
@@ -187,9 +188,9 @@ def append_to_collection(
     obs_names: Repeats = "unique",
     load: Load | None = None,
     rows_per_store: int = 2**20,
-    chunk_elements: int = 2**15,
+    chunk_elements: int | None = None,
     shard_elements: int = 2**25,
-    codec: Codec = "blosc",
+    codec: Codec | None = None,
     narrow: bool = True,
     allow_nonfinite: bool = False,
     memory_limit: str | int = "1GB",
@@ -212,8 +213,10 @@ def append_to_collection(
         Inputs, as `create_anndata_collection` takes them. All must have the collection's layers and obsm arrays.
     collection_path
         The collection's directory.
-    shuffle, seed, x, obs_names, load, rows_per_store, chunk_elements, shard_elements, codec, narrow, allow_nonfinite
+    shuffle, seed, x, obs_names, load, rows_per_store, shard_elements, narrow, allow_nonfinite
         As for `create_anndata_collection`. ``obs_names`` also concerns names that the collection has already.
+    chunk_elements, codec
+        As for `create_anndata_collection`; None means what the collection's last store has.
     memory_limit, threads, client, progress
         As for `create_anndata_collection`.
 
@@ -233,6 +236,8 @@ def append_to_collection(
     --------
     >>> collection = append_to_collection(["c.h5ad"], "store")  # doctest: +SKIP
     """
+    output = _local("collection_path", collection_path)
+    layout = Layout.of(Present.check(output))
     options = Options(
         shuffle=shuffle,
         seed=operator.index(seed),
@@ -246,14 +251,13 @@ def append_to_collection(
         groupby=None,
         obs_names=obs_names,
         rows_per_store=rows_per_store,
-        chunk_elements=chunk_elements,
+        chunk_elements=layout.chunk_elements if chunk_elements is None else chunk_elements,
         shard_elements=shard_elements,
-        codec=codec,
+        codec=layout.codec if codec is None else codec,
         narrow=narrow,
         allow_nonfinite=allow_nonfinite,
     )
     resources = Resources(memory_limit=memory_limit, threads=threads, client=client, progress=progress)
-    output = _local("collection_path", collection_path)
     return build(as_origins(adata_paths, load), output, options, resources, append=True)
 
 
@@ -264,9 +268,9 @@ def reshuffle_collection(
     seed: int = 0,
     groupby: str | None = None,
     rows_per_store: int = 2**20,
-    chunk_elements: int = 2**15,
+    chunk_elements: int | None = None,
     shard_elements: int = 2**25,
-    codec: Codec = "blosc",
+    codec: Codec | None = None,
     memory_limit: str | int = "1GB",
     threads: int | None = None,
     client: Client | None = None,
@@ -281,8 +285,10 @@ def reshuffle_collection(
         A collection of this program, or one that scverse annbatch wrote.
     output_path
         As for `create_anndata_collection`; with ``overwrite`` it may be the collection itself.
-    seed, groupby, rows_per_store, chunk_elements, shard_elements, codec
+    seed, groupby, rows_per_store, shard_elements
         As for `create_anndata_collection`.
+    chunk_elements, codec
+        As for `create_anndata_collection`; None means what the collection has, if it is one of this program.
     memory_limit, threads, client, overwrite, progress
         As for `create_anndata_collection`.
 
@@ -303,6 +309,7 @@ def reshuffle_collection(
     >>> collection = reshuffle_collection("store", "reshuffled", seed=1)  # doctest: +SKIP
     """
     source = Collection.open(source_path)
+    layout = Layout.of(source)
     dense = [key for key, types in source.types.items() if types.indices is None]
     return create_anndata_collection(
         list(source.store_paths),
@@ -312,9 +319,9 @@ def reshuffle_collection(
         dense=dense,
         allow_nonfinite=True,
         rows_per_store=rows_per_store,
-        chunk_elements=chunk_elements,
+        chunk_elements=layout.chunk_elements if chunk_elements is None else chunk_elements,
         shard_elements=shard_elements,
-        codec=codec,
+        codec=layout.codec if codec is None else codec,
         memory_limit=memory_limit,
         threads=threads,
         client=client,

@@ -26,7 +26,10 @@ import pandas as pd
 import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
+from annbatch.array_metadata import describe
+from annbatch.codecs import Codec as Compressor
 from annbatch.codecs import numcodecs_are_known
+from annbatch.collection import FORMAT, Collection
 from annbatch.manifest import ElementTypes, FileEntry
 from annbatch.store import ORIGINAL_DTYPE
 from annbatch.write.heap import give_back
@@ -76,6 +79,18 @@ class Layout:
             )
         if self.plain_rows < 1:
             raise ValueError(f"plain_rows must be >= 1, got {self.plain_rows}")
+
+    @classmethod
+    def of(cls, collection: Collection) -> Layout:
+        """Say how X was cut and compressed in the last store of a collection; as by default if it is none of ours."""
+        if collection.format != FORMAT:
+            return cls()
+        x = collection.store_paths[-1] / "X"
+        found = describe(x if collection.types["X"].indices is None else x / "indices")
+        if isinstance(found, str):
+            return cls()
+        codec: Codec = "delta" if found.decoder.delta else "zstd" if found.decoder.codec is Compressor.ZSTD else "blosc"
+        return cls(found.chunk_elements, codec=codec)
 
     def shard(self, length: int, chunk: int, limit: int) -> int:
         """Give the shard length for an axis of ``length``: whole chunks, at most ``limit``, no more than needed."""
