@@ -335,6 +335,15 @@ def test_chains_of_codecs_that_a_device_decodes(device, tmp_path, options):
     assert ds.decode == "gpu"
 
 
+def test_differences_are_undone_on_the_cpu(device, tmp_path):
+    delta = {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}
+    root, _ = zstd_store(tmp_path / "0.zarr", filters=[delta])
+    ds, _ = both(device, add(root), **SMALL)
+    assert ds.decode == "cpu"
+    with pytest.raises(InputError, match=r"decode 'gpu' cannot be had: adatas\[0\] X/data is stored as differences"):
+        add(root)(Loader(**SMALL, device="cuda", decode="gpu"))
+
+
 @pytest.mark.parametrize("compressors", [[ZSTD], [SHUFFLE, ZSTD, zarr.codecs.Crc32cCodec()]])
 def test_missing_chunks_are_all_fill_value(device, tmp_path, compressors):
     """zarr leaves out chunks of zeros only: here, values and column numbers of many rows of one element each."""

@@ -111,8 +111,8 @@ def create_anndata_collection(
     codec
         What compresses the inner chunks: ``"blosc"``, which all readers of zarr know; ``"delta"``, the same with column
         numbers as differences from the one before (``numcodecs.delta``), which is smaller and decodes fastest on a CPU,
-        but which of other readers few know, zarr-python among them; or ``"zstd"`` behind a shuffle of bytes, which is
-        smaller still and which a GPU can decode (``Loader(decode="gpu")``).
+        and which zarr-python knows, but few others; or ``"zstd"`` behind a shuffle of bytes, which is smaller still and
+        which a GPU can decode (``Loader(decode="gpu")``).
     narrow
         Whether values that are all whole and non-negative are stored in the smallest of uint16, uint32 and uint64 that
         holds them, and column numbers too. The original type is recorded as ``original-dtype`` in the attributes.

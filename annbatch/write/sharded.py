@@ -82,11 +82,11 @@ class Layout:
 
     @classmethod
     def of(cls, collection: Collection) -> Layout:
-        """Say how X was cut and compressed in the last store of a collection; as by default if it is none of ours."""
-        if collection.format != FORMAT:
+        """Say how matrices were cut and compressed in a collection's last store; by default if it is none of ours."""
+        if collection.format != FORMAT or not collection.stores:
             return cls()
-        x = collection.store_paths[-1] / "X"
-        found = describe(x if collection.types["X"].indices is None else x / "indices")
+        sparse = [f"{key}/indices" for key, types in collection.types.items() if types.indices is not None]
+        found = describe(collection.store_paths[-1] / (*sparse, "X")[0])
         if isinstance(found, str):
             return cls()
         codec: Codec = "delta" if found.decoder.delta else "zstd" if found.decoder.codec is Compressor.ZSTD else "blosc"
