@@ -13,7 +13,7 @@ import runpy
 import subprocess
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import anndata as ad
 import numpy as np
@@ -21,6 +21,7 @@ import pytest
 import zarr
 
 from annbatch import Collection, Loader, create_anndata_collection
+from annbatch.write.sharded import Codec
 from object_servers import s3_server
 
 HERE = Path(__file__).parent
@@ -91,14 +92,16 @@ def test_a_peers_collection_describes_itself(peer_collection: Path) -> None:
 
 @pytest.mark.skipif(PEER is None, reason="ANNBATCH_PEER_PYTHON names no Python that has scverse annbatch")
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_the_peer_reads_what_we_write(shuffle: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", get_args(Codec))
+def test_the_peer_reads_what_we_write(shuffle: bool, codec: Codec, tmp_path: Path) -> None:
     sources = [tmp_path / "first.h5ad", tmp_path / "second.h5ad"]
     MAKE["write_source"](sources[0], range(MAKE["FIRST_FILE_ROWS"]))
     MAKE["write_source"](sources[1], range(MAKE["FIRST_FILE_ROWS"], N_OBS))
     store = tmp_path / "ours"
     create_anndata_collection(
-        sources, store, shuffle=shuffle, rows_per_store=50, chunk_elements=64, shard_elements=192, progress=False
-    )
+        sources, store, shuffle=shuffle, codec=codec, rows_per_store=50, chunk_elements=64, shard_elements=192,
+        progress=False,
+    )  # fmt: skip
     assert len(list(store.glob("*.zarr"))) == 3
     # Outside the repository, whose own package would otherwise be imported in the place of the peer's.
     run = subprocess.run(
