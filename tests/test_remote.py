@@ -486,7 +486,9 @@ def test_many_epochs_keep_no_memory(proxy):
     assert n_objects_after - n_objects < 300
 
 
-def read_in_child(ds: Loader, results: multiprocessing.SimpleQueue) -> None:
+def read_in_child(ds: Loader, results: multiprocessing.SimpleQueue, variables: dict[str, str]) -> None:
+    # A fork server has the environment of the moment in which it was started: by any test before this one.
+    os.environ.update(variables)
     try:
         results.put([contents(batch) for batch in ds])
     except StoreError as e:
@@ -502,7 +504,7 @@ def test_processes(proxy, wanted, method):
     results = context.SimpleQueue()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        child = context.Process(target=read_in_child, args=(ds, results), daemon=True)
+        child = context.Process(target=read_in_child, args=(ds, results, dict(os.environ)), daemon=True)
         child.start()
     deadline = time.monotonic() + 60
     while results.empty():
