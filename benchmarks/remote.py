@@ -23,9 +23,14 @@ from results import options, prepared, print_table, save
 from rounds import Bench, measure, prepare, runnable
 
 REMOTE = (
-    "direct", "cached", "direct-peer-store", "peer-remote", "peer-remote-fused", "objectstore", "objectstore-fused"
+    "direct", "direct-delta", "cached", "direct-peer-store", "peer-remote", "peer-remote-fused",
+    "objectstore", "objectstore-fused",
 )  # fmt: skip
-LOCAL = {"direct": "annbatch-dlpack, local directory", "direct-peer-store": "annbatch-dlpack, the other's, local"}
+LOCAL = {
+    "direct": "annbatch-dlpack, local directory",
+    "direct-delta": "annbatch-dlpack, codec delta, local directory",
+    "direct-peer-store": "annbatch-dlpack, the other's, local",
+}
 
 
 def jobs_of(bench: Bench, setting: str, names: list[str], urls: dict[float, str], latency_s: float) -> list[Job]:
