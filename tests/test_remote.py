@@ -486,9 +486,10 @@ def test_many_epochs_keep_no_memory(proxy):
     assert n_objects_after - n_objects < 300
 
 
-def read_in_child(ds: Loader, results: multiprocessing.SimpleQueue, variables: dict[str, str]) -> None:
+def read_in_child(given: Loader | bytes, results: multiprocessing.SimpleQueue, variables: dict[str, str]) -> None:
     # A fork server has the environment of the moment in which it was started: by any test before this one.
     os.environ.update(variables)
+    ds = pickle.loads(given) if isinstance(given, bytes) else given
     try:
         results.put([contents(batch) for batch in ds])
     except StoreError as e:
@@ -502,9 +503,10 @@ def test_processes(proxy, wanted, method):
     ds.set_epoch(0)
     context = multiprocessing.get_context(method)
     results = context.SimpleQueue()
+    given = ds if method == "fork" else pickle.dumps(ds)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        child = context.Process(target=read_in_child, args=(ds, results, dict(os.environ)), daemon=True)
+        child = context.Process(target=read_in_child, args=(given, results, dict(os.environ)), daemon=True)
         child.start()
     deadline = time.monotonic() + 60
     while results.empty():
