@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from annbatch.checksum import crc32c_at
 from annbatch.errors import OutputError
-from annbatch.native import READ_OK, Kernel, address_of, crc32c_at, pread
+from annbatch.native import READ_OK, Kernel, address_of, pread
 
 Ints = NDArray[np.int64]
 

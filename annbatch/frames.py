@@ -15,10 +15,11 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from annbatch.checksum import crc32c_at
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.kernels import Status
 from annbatch.layout import RowPlan
-from annbatch.native import Kernel, crc32c_at, inline, pread, take_ticket, view
+from annbatch.native import Kernel, inline, pread, take_ticket, view
 from annbatch.pieces import Pieces
 from annbatch.plan import Ints
 from annbatch.scatter import Form

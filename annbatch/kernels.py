@@ -2,7 +2,7 @@
 
 For each inner chunk, `scatter_chunks`
 
-1. reads its bytes with ``pread`` and checks their crc32c (`annbatch.native`),
+1. reads its bytes with ``pread`` and checks their crc32c (`annbatch.checksum`),
 2. checks the compressor's header, which is never trusted, and decodes into a scratch that stays in the cache,
 3. undoes byte shuffle and differences, and copies each row piece, with a cast, to its address.
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from annbatch.checksum import crc32c_at
 from annbatch.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec
 from annbatch.native import (
     READ_FAILED,
@@ -25,7 +26,6 @@ from annbatch.native import (
     accumulate_vectors,
     address_of,
     call_decompress,
-    crc32c_at,
     inline,
     pread,
     stream_line,

@@ -1,9 +1,9 @@
-"""How does compiled code reach memory, files and C functions, and what does a checksum cost?
+"""How does compiled code reach memory, files and C functions?
 
 1. `inline` compiles a part of a kernel, `Kernel` a kernel that is cached on disk.
 2. `view` gives an array at an address, `pread` fills one from a file or memory, `call_decompress` calls a C decoder by
    address: kernels that hold a ctypes object could not be cached.
-3. `crc32c` feeds three streams to the processor's instruction, or eight bytes at a time to tables.
+3. `stream_line` and `accumulate_vectors` are what LLVM would not make of a loop by itself.
 
 Caches are renewed when a kernel's own file changes, not when this one does: remove ``__pycache__`` after a change here.
 """
@@ -23,7 +23,6 @@ from llvmlite import ir
 from numba import extending
 from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
 
 Array = np.ndarray[Any, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,7 +36,8 @@ def inline(function: F) -> F:
     return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
 
 
-def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a function say which instructions a call of it becomes."""
     return cast(Callable[..., Any], extending.intrinsic(function))
 
 
@@ -79,7 +79,7 @@ if hasattr(os, "register_at_fork"):
 # --- memory and C -----------------------------------------------------------------------------------------------------
 
 
-@_intrinsic
+@intrinsic
 def pointer(typing: Any, address: Any, like: Any) -> Any:
     """Turn an address into a pointer to elements of the dtype of ``like``; it is indexed without a check."""
 
@@ -101,17 +101,7 @@ def address_of(array: Array) -> int:
     return np.int64(array.ctypes.data)  # type: ignore[return-value]
 
 
-@_intrinsic
-def _load_word(typing: Any, address: Any) -> Any:
-    """Load eight bytes from any address."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
-
-    return types.int64(types.int64), generate
-
-
-@_intrinsic
+@intrinsic
 def _fetch_add(typing: Any, address: Any, value: Any) -> Any:
     """Add to the int64 at an address, as one step for all threads; gives what it was before."""
 
@@ -128,7 +118,7 @@ def take_ticket(tickets: Array) -> int:
     return _fetch_add(address_of(tickets), 1)  # type: ignore[no-any-return]
 
 
-@_intrinsic
+@intrinsic
 def stream_line(typing: Any, target: Any, source: Any, like: Any, stored: Any) -> Any:
     """Cast elements of the dtype of ``stored`` into one 64-byte line of the dtype of ``like``, past the caches.
 
@@ -159,7 +149,7 @@ def stream_line(typing: Any, target: Any, source: Any, like: Any, stored: Any) -
     return types.void(types.int64, types.int64, like, stored), generate
 
 
-@_intrinsic
+@intrinsic
 def streamed(typing: Any) -> Any:
     """Let what `stream_line` wrote be seen by other threads."""
 
@@ -170,7 +160,7 @@ def streamed(typing: Any) -> Any:
     return types.void(), generate
 
 
-@_intrinsic
+@intrinsic
 def accumulate_vectors(typing: Any, address: Any, n: Any, like: Any) -> Any:
     """Replace ``n`` vectors of 16 bytes, of integers as wide as the dtype of ``like``, by their running sums.
 
@@ -204,7 +194,7 @@ def accumulate_vectors(typing: Any, address: Any, n: Any, like: Any) -> Any:
     return types.void(types.int64, types.int64, like), generate
 
 
-@_intrinsic
+@intrinsic
 def call_decompress(typing: Any, function: Any, context_: Any, source: Any, size: Any, target: Any, room: Any) -> Any:
     """Call ``int function(void *context, const void *source, int32 size, void *target, int32 room)``."""
 
@@ -256,102 +246,3 @@ def pread(fd: int, address: int, size: int, offset: int) -> int:
         elif view(_c_errno(), 1, _INT32)[0] != _EINTR:
             return READ_FAILED
     return READ_OK
-
-
-# --- crc32c -----------------------------------------------------------------------------------------------------------
-
-_POLYNOMIAL = 0x82F63B78
-_STREAM = 2048
-
-
-def _crc_tables() -> tuple[Array, Array]:
-    """Give the (8, 256) tables of eight bytes at a time, and the (4, 256) that advance a state over `_STREAM` zeros."""
-    byte: Array = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        byte = (byte >> 1) ^ np.where(byte & 1, np.uint32(_POLYNOMIAL), np.uint32(0))
-    slices = [byte]
-    for _ in range(7):
-        slices.append(byte[slices[-1] & 255] ^ (slices[-1] >> 8))
-
-    def advance(states: Array, columns: Array) -> Array:
-        bits = (states[:, None] >> np.arange(32, dtype=np.uint32)) & 1
-        return np.asarray(np.bitwise_xor.reduce(np.where(bits, columns, np.uint32(0)), axis=1))
-
-    # A state's advance is linear over GF(2), so 32 columns describe it and squaring doubles the distance.
-    columns: Array = np.uint32(1) << np.arange(32, dtype=np.uint32)
-    columns = byte[columns & 255] ^ (columns >> 8)
-    for _ in range(_STREAM.bit_length() - 1):
-        columns = advance(columns, columns)
-    shifts = [advance(np.arange(256, dtype=np.uint32) << np.uint32(8 * place), columns) for place in range(4)]
-    return np.stack(slices).astype(np.int64), np.stack(shifts).astype(np.int64)
-
-
-_SLICES, _SHIFTS = _crc_tables()
-_TRIPLE, _CPU, _FEATURES = cpu_target.target_context.codegen().magic_tuple()
-_INSTRUCTION = {
-    (True, False): ("llvm.x86.sse42.crc32.64.64", 64),
-    (False, True): ("llvm.aarch64.crc32cx", 32),
-}.get(("+sse4.2" in _FEATURES.split(","), "+crc" in _FEATURES.split(",") and _TRIPLE.startswith(("aarch64", "arm64"))))
-
-
-@_intrinsic
-def _step_instruction(typing: Any, state: Any, word: Any) -> Any:
-    """Advance a crc32c state over eight bytes with the processor's instruction."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        assert _INSTRUCTION is not None
-        name, width = _INSTRUCTION
-        state_type, word_type = ir.IntType(width), ir.IntType(64)
-        function_type = ir.FunctionType(state_type, [state_type, word_type])
-        function = builder.module.globals.get(name) or ir.Function(builder.module, function_type, name)
-        state, word = arguments
-        result = builder.call(function, [builder.trunc(state, state_type) if width < 64 else state, word])
-        return builder.zext(result, word_type) if width < 64 else result
-
-    return types.int64(types.int64, types.int64), generate
-
-
-@inline
-def _step_tables(state: Any, word: Any) -> Any:
-    word ^= state
-    state = _SLICES[7, word & 255] ^ _SLICES[6, word >> 8 & 255] ^ _SLICES[5, word >> 16 & 255]
-    state ^= _SLICES[4, word >> 24 & 255] ^ _SLICES[3, word >> 32 & 255] ^ _SLICES[2, word >> 40 & 255]
-    return state ^ _SLICES[1, word >> 48 & 255] ^ _SLICES[0, word >> 56 & 255]
-
-
-_step = _step_tables if _INSTRUCTION is None else _step_instruction
-
-
-@inline
-def _shift(state: Any) -> Any:
-    low = _SHIFTS[0, state & 255] ^ _SHIFTS[1, state >> 8 & 255]
-    return low ^ _SHIFTS[2, state >> 16 & 255] ^ _SHIFTS[3, state >> 24 & 255]
-
-
-@inline
-def crc32c_at(address: int, size: int) -> int:
-    """Give the crc32c (RFC 3720, B.4) of the bytes at an address."""
-    state, end = 0xFFFFFFFF, address + size
-    # The instruction takes three cycles and one can start in each, hence three independent streams.
-    while end - address >= 3 * _STREAM:
-        second = third = 0
-        for place in range(address, address + _STREAM, 8):
-            state = _step(state, _load_word(place))
-            second = _step(second, _load_word(place + _STREAM))
-            third = _step(third, _load_word(place + 2 * _STREAM))
-        state = _shift(_shift(state) ^ second) ^ third
-        address += 3 * _STREAM
-    while end - address >= 8:
-        state = _step(state, _load_word(address))
-        address += 8
-    if end > address:
-        # No byte past the end may be touched, so the rest goes byte by byte.
-        for byte in view(address, end - address, _BYTES):
-            state = _SLICES[0, (state ^ byte) & 255] ^ state >> 8
-    return state ^ 0xFFFFFFFF
-
-
-@Kernel
-def crc32c(buffer: Array) -> int:
-    """Give the crc32c (RFC 3720, B.4) of a contiguous uint8 array."""
-    return int(crc32c_at(address_of(buffer), buffer.size))

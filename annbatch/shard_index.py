@@ -18,8 +18,8 @@ from pathlib import PurePath
 import numpy as np
 import numpy.typing as npt
 
+from annbatch.checksum import crc32c
 from annbatch.errors import CorruptStoreError
-from annbatch.native import crc32c
 
 Ints = npt.NDArray[np.int64]
 

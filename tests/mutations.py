@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 from numcodecs import Blosc, Zstd, get_codec
 
+from annbatch.checksum import crc32c
 from annbatch.collection import MANIFEST
-from annbatch.native import crc32c
 
 EXTREMES: list[Any] = [
     *(0, 1, -1, 2, 3, 7, 8, 255, 2**16, 2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64),

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import annbatch
+from annbatch.checksum import crc32c
 from annbatch.kernels import Status, copy_types, native_types, read_pieces, read_stored, scatter_buffer
-from annbatch.native import crc32c
 
 TYPES = [np.dtype(name) for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]
 
@@ -55,11 +55,11 @@ def test_crc32c_around_the_lengths_where_it_changes_its_way() -> None:
 
 TABLES = """
 import google_crc32c, numpy as np
-from annbatch import native
-assert native._INSTRUCTION is None
+from annbatch import checksum
+assert checksum._INSTRUCTION is None
 block = np.random.default_rng(0).integers(0, 256, 20_000, np.uint8)
 for size in (*range(40), 6143, 6144, 6145, 20_000):
-    assert native.crc32c(block[:size]) == google_crc32c.value(block[:size].tobytes()), size
+    assert checksum.crc32c(block[:size]) == google_crc32c.value(block[:size].tobytes()), size
 """
 
 
@@ -162,7 +162,7 @@ def test_every_status_has_its_text() -> None:
 
 def test_a_damaged_cache_costs_a_compilation(tmp_path: Path) -> None:
     code = (
-        "import numpy as np; from annbatch.native import crc32c; print(crc32c(np.frombuffer(b'123456789', np.uint8)))"
+        "import numpy as np; from annbatch.checksum import crc32c; print(crc32c(np.frombuffer(b'123456789', np.uint8)))"
     )
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 
@@ -187,7 +187,7 @@ def test_an_unwritable_cache_is_done_without(tmp_path: Path) -> None:
     blocked = tmp_path / "home"
     blocked.write_text("")
     code = (
-        "import numpy as np, annbatch; from annbatch.native import crc32c; "
+        "import numpy as np, annbatch; from annbatch.checksum import crc32c; "
         "print(annbatch.__file__, crc32c._compiled._cache.__class__.__name__, "
         "crc32c(np.frombuffer(b'123456789', np.uint8)))"
     )

@@ -26,9 +26,9 @@ import pandas as pd
 import zarr
 from zarr.abc.store import Store as ZarrStore
 
+from annbatch.checksum import crc32c
 from annbatch.errors import InputError, MissingInputError, OutputError, StoreError
 from annbatch.foreign import refuse_executable
-from annbatch.native import crc32c
 from annbatch.write.filters import load_filters
 from annbatch.write.matrices import Matrix
 from annbatch.write.raw import SpillError
