@@ -76,7 +76,8 @@ def write_bases(folder: Path) -> None:
     adata.layers["dense"] = x.toarray()
     adata.obsm["pca"] = np.ones((N_OBS, 2), np.float32)
     cut: dict[str, Any] = {"chunk_elements": CHUNK, "shard_elements": SHARD}
-    create_anndata_collection(adata, folder / "collection", **cut, codec="delta", progress=False)
+    create_anndata_collection(adata, folder / "collection", **cut, progress=False)
+    create_anndata_collection(adata, folder / "differences", **cut, codec="delta", progress=False)
     for name, zarr_format in (("v2", 2), ("v3", 3)):
         ad.settings.zarr_write_format = zarr_format
         adata.write_zarr(folder / name / "a.zarr")
@@ -178,7 +179,8 @@ def build(path: Path, rng: np.random.Generator) -> None:
 Way = tuple[str, str, float, Callable[..., Any]]
 WAYS: tuple[Way, ...] = (
     ("arrays", "arrays", 0.5, lambda folder, rng, workspace: read_arrays(folder, workspace)),
-    ("direct", "collection", 0.2, lambda folder, rng, workspace: read_collection(folder, rng)),
+    ("direct", "collection", 0.12, lambda folder, rng, workspace: read_collection(folder, rng)),
+    ("differences", "differences", 0.08, lambda folder, rng, workspace: read_collection(folder, rng)),
     ("through zarr", "collection", 0.06, lambda folder, rng, workspace: read_collection(folder, rng, direct=False)),
     ("remote", "collection", 0.05, lambda folder, rng, workspace: read_remote(folder, rng)),
     ("foreign v3", "v3", 0.04, lambda folder, rng, workspace: read_store(folder, rng)),
