@@ -1,7 +1,7 @@
 # Every target makes the virtual environment that it needs; nothing else has to be installed before.
 #   make demo    real cells from .h5ad files into a torch and a Flax model, about two minutes after installation
 #   make test    the whole suite (ARGS="-k sampler -x" is passed on to pytest)
-#   make lint    ruff and mypy --strict
+#   make lint    ruff, mypy --strict, and the floors of the rooms (import-linter)
 #   make docs    the documentation, in docs/_build/html
 #   make bench   the benchmarks (ARGS is passed on)
 #   make test-gpu, make bench-gpu    the tests and the benchmark that need a GPU, whose driver is of CUDA 13
@@ -26,6 +26,7 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
@@ -45,7 +46,7 @@ bench-gpu: $(VENV)/.installed-gpu
 	$(BIN)/python benchmarks/bench_gpu.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 
 # Dependency groups need pip 25.1.
 $(BIN)/pip:

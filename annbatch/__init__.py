@@ -6,7 +6,6 @@ from importlib.metadata import version
 
 from annbatch import samplers
 from annbatch.batch import CSR, Batch, Capacity, Emit
-from annbatch.collection import Collection
 from annbatch.errors import (
     AnnbatchError,
     CorruptStoreError,
@@ -18,7 +17,8 @@ from annbatch.errors import (
     StoreError,
 )
 from annbatch.loader import Loader
-from annbatch.order import Partition
+from annbatch.order.consumers import Partition
+from annbatch.stores.collection import Collection
 from annbatch.write import append_to_collection, create_anndata_collection, reshuffle_collection
 
 __version__ = version("annbatch-dlpack")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from annbatch.batch import Batch, Emit
-from annbatch.order import Partition
+from annbatch.order.consumers import Partition
 
 if TYPE_CHECKING:
     import pandas as pd

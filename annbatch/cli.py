@@ -23,15 +23,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from annbatch import __version__
-from annbatch.codecs import numcodecs_are_known
-from annbatch.collection import Collection
 from annbatch.errors import InputError, OutputError, StoreError, naming
-from annbatch.foreign import refuse_executable
+from annbatch.shards.codecs import numcodecs_are_known
+from annbatch.stores.collection import Collection
+from annbatch.stores.refusals import refuse_executable
 from annbatch.verify import verify_store
 from annbatch.write import append_to_collection, create_anndata_collection
-from annbatch.write.matrices import matrix_of
-from annbatch.write.sharded import Codec
+from annbatch.write.array_layout import Codec
+from annbatch.write.inputs.matrix_rows import matrix_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,7 +48,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = ((OutputError, 1), (InputError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.version_option(__version__, package_name="annbatch-dlpack")
+@click.version_option(package_name="annbatch-dlpack")
 def main() -> None:
     """Turn AnnData files into shuffled collections, and look into them.
 

@@ -14,17 +14,17 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from annbatch.columns import Selection
+from annbatch.batches.decoded_on_device import why_not
+from annbatch.batches.label_rows import LabelReader
+from annbatch.device.nvcomp import missing
 from annbatch.errors import InputError
-from annbatch.framed import why_not
-from annbatch.label_rows import LabelReader
-from annbatch.labels import Column, merge_columns
-from annbatch.nvcomp import missing
-from annbatch.plan import plan_readings
-from annbatch.requests import Requests
-from annbatch.rows import digest
-from annbatch.samplers.table import Classes
-from annbatch.store import Matrix, SparseMatrix, Store
+from annbatch.order.row_selection import digest
+from annbatch.order.row_table import Classes
+from annbatch.plan.column_selection import Selection
+from annbatch.plan.window import plan_readings
+from annbatch.remote.request_pool import Requests
+from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
+from annbatch.stores.label_columns import Column, merge_columns
 
 Casting = Literal["safe", "same_kind", "unsafe"]
 

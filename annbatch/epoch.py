@@ -16,9 +16,9 @@ from itertools import islice
 
 from annbatch.batch import Batch
 from annbatch.fetch import BegunWindow, Fetcher, PlannedWindow
-from annbatch.order import Segment, Window
+from annbatch.order.consumers import Segment, Window
+from annbatch.order.state import Position
 from annbatch.prefetch import Prefetch
-from annbatch.state import Position
 
 
 class Epoch(Iterator[Batch]):

@@ -1,11 +1,12 @@
 """How does a window become batches?
 
-1. `Fetcher.begin` sorts the rows, so that each store is read forwards and each chunk once (`annbatch.plan`), and
+1. `Fetcher.begin` sorts the rows, so that each store is read forwards and each chunk once (`annbatch.plan.window`), and
    requests what remote stores have to say of them.
-2. `Fetcher.plan` lays out the rows of every batch (`annbatch.layout`), and requests the chunks of remote stores.
+2. `Fetcher.plan` lays out the rows of every batch (`annbatch.plan.row_places`), and requests the chunks of remote
+   stores.
 3. `Fetcher.read` lets every part of a batch (X, layers, obsm) take its memory and say what has to be read
-   (`annbatch.assemble`).
-4. A pool of threads reads, decodes and scatters; meanwhile labels are gathered (`annbatch.label_rows`).
+   (`annbatch.batches.on_host`).
+4. A pool of threads reads, decodes and scatters; meanwhile labels are gathered (`annbatch.batches.label_rows`).
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.assemble import DensePart, Filling, SparsePart
 from annbatch.batch import Batch, Emit
+from annbatch.batches.decoded_on_device import DecodedOnDevicePart
+from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, Waiting, padded
+from annbatch.batches.on_device import HandOver, OnDevicePart
+from annbatch.batches.on_host import DensePart, Filling, SparsePart
 from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
-from annbatch.columns import Selection
-from annbatch.elements import TASK_BYTES, Elements, RemoteElements, Task, Work
+from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.errors import InputError
-from annbatch.framed import FramedPart
-from annbatch.label_rows import Codes, LabelReader, LabelRows, Waiting, padded
-from annbatch.labels import Column
-from annbatch.layout import RowPlan
-from annbatch.order import Window
-from annbatch.plan import Found, WindowPlan, plan_readings
-from annbatch.requests import Requests
-from annbatch.shard_index import Located
-from annbatch.staged import HandOver, StagedPart
-from annbatch.staging import StagingPool
-from annbatch.store import SparseMatrix, Store
+from annbatch.order.consumers import Window
+from annbatch.plan.column_selection import Selection
+from annbatch.plan.row_places import RowPlan
+from annbatch.plan.window import Found, WindowPlan, plan_readings
+from annbatch.remote.request_pool import Requests
+from annbatch.shards.shard_index import Located
+from annbatch.stores.anndata_store import SparseMatrix, Store
+from annbatch.stores.elements import TASK_BYTES, Elements, RemoteElements, Task, Work
+from annbatch.stores.label_columns import Column
 
 REQUEST_BYTES = 1 << 28
 """Decoded size of the windows that are requested ahead from remote stores, unless that would be few or many windows."""
@@ -119,7 +120,7 @@ class Fetcher:
         n_windows: int,
         *,
         return_index: bool,
-        staging: StagingPool | None = None,
+        staging: WindowMemoryPool | None = None,
         decodes_on_device: bool = False,
     ) -> None:
         self._labels = LabelReader(columns)
@@ -137,14 +138,14 @@ class Fetcher:
             if isinstance(matrices[0], SparseMatrix):
                 values = emit.dtype or dtype
                 part = SparsePart(matrices, names, emit, values, batch_size, chosen, self._slabs)
-                if staging is not None and StagedPart.can_serve(part):
-                    kind = FramedPart if decodes_on_device else StagedPart
+                if staging is not None and OnDevicePart.can_serve(part):
+                    kind = DecodedOnDevicePart if decodes_on_device else OnDevicePart
                     part = kind(matrices, names, emit, values, batch_size, chosen, self._slabs, staging=staging)
                 self._parts[element] = part
             else:
                 values = dtype if emit.dtype is None or not _same_kind(element, dtype, emit.dtype) else emit.dtype
                 self._parts[element] = DensePart(matrices, emit, values, batch_size, chosen, self._slabs)
-            if emit.bfloat16 and element[:4] != "obsm" and not isinstance(self._parts[element], StagedPart):
+            if emit.bfloat16 and element[:4] != "obsm" and not isinstance(self._parts[element], OnDevicePart):
                 raise InputError(
                     f"bfloat16 needs a loader on a device, and sparse matrices: {element} is not made there"
                 )

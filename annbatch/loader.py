@@ -1,10 +1,10 @@
 """How does a user get shuffled batches from stores?
 
 1. `Loader.add_anndatas` or `Loader.use_collection` opens the stores.
-2. A schedule says which rows make each window (`annbatch.schedule`, `annbatch.samplers`).
+2. A schedule says which rows make each window (`annbatch.order.schedule`, `annbatch.samplers`).
 3. A fetcher reads windows into batches (`annbatch.fetch`), one or more of them ahead (`annbatch.prefetch`).
 4. The batches of each window are handed over one by one, and counted, so that a run can go on where it stopped
-   (`annbatch.state`).
+   (`annbatch.order.state`).
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ import pandas as pd
 
 from annbatch.batch import Batch, Emit
 from annbatch.buffers import SlabPool
-from annbatch.cache import DiskCache
 from annbatch.check import boolean, byte_count, integer, names, one_of
-from annbatch.collection import Collection
 from annbatch.dataset import Casting, Dataset
-from annbatch.device import open_device
+from annbatch.device.cuda import open_device
+from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.epoch import Epoch
 from annbatch.errors import InputError
 from annbatch.fetch import Fetcher
-from annbatch.folder import Folder
-from annbatch.order import Partition
-from annbatch.permutation import MAX_WORD
-from annbatch.rows import Runs
+from annbatch.order.consumers import Partition
+from annbatch.order.permutation import MAX_WORD
+from annbatch.order.row_selection import Runs
+from annbatch.order.schedule import Schedule, Settings
+from annbatch.order.splits import Part, describe, split
+from annbatch.order.state import Position, load, save
+from annbatch.remote.disk_cache import DiskCache
+from annbatch.remote.location import RemoteFolder
 from annbatch.samplers import Sampler, Sequential, Shuffled
-from annbatch.schedule import Schedule, Settings
-from annbatch.splits import Part, describe, split
-from annbatch.staging import StagingPool
-from annbatch.state import Position, load, save
-from annbatch.store import Store, Wanted, open_anndata, open_stores
+from annbatch.stores.anndata_store import Store, Wanted, open_anndata, open_stores
+from annbatch.stores.collection import Collection
 
 Decode = Literal["auto", "cpu", "gpu"]
 
@@ -181,7 +181,7 @@ class Loader:
         if device == "cpu" and decode != "auto":
             raise InputError(f"decode must be 'auto' where device is 'cpu', got {decode!r}")
         self._decode: Decode = decode
-        self._staging: StagingPool | None = None
+        self._staging: WindowMemoryPool | None = None
         self._rows: npt.ArrayLike | Runs | None = rows
         self._split: dict[str, Any] | None = None
         self._dataset: Dataset | None = None
@@ -254,7 +254,7 @@ class Loader:
             If it takes obstore to read it, which is not installed.
         """
         collection = Collection.open(path)
-        if isinstance(collection.path, Folder) and (cache := self._cache()) is not None:
+        if isinstance(collection.path, RemoteFolder) and (cache := self._cache()) is not None:
             collection = replace(collection, path=collection.path.through(cache))
         collection.check_sizes()
         wanted, hidden = self._wanted(labels)
@@ -410,7 +410,7 @@ class Loader:
         if self.device != "cpu":
             device = open_device(self.device)
             if self._staging is None or self._staging.device is not device:
-                self._staging = StagingPool(device, self.prefetch + 2)
+                self._staging = WindowMemoryPool(device, self.prefetch + 2)
             allocate = device.page_locked
         if self._slabs.allocate != allocate:
             self._slabs = SlabPool(allocate=allocate)

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.codecs import numcodecs_are_known
-from annbatch.collection import Collection
 from annbatch.errors import CorruptStoreError, InputError, naming
-from annbatch.manifest import StoreEntry
-from annbatch.write.kernels import first_bad_row
-from annbatch.write.matrices import Matrix, cut_rows, matrix_of
+from annbatch.shards.codecs import numcodecs_are_known
+from annbatch.stores.collection import Collection
+from annbatch.stores.manifest import StoreEntry
+from annbatch.write.inputs.matrix_rows import Matrix, cut_rows, matrix_of
+from annbatch.write.shuffle.row_kernels import first_bad_row
 
 _BLOCK_ELEMENTS = 2**22
 

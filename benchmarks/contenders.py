@@ -188,7 +188,7 @@ def _torch(n_workers: int | None = None, method: str | None = None) -> Callable[
 
 def _take_path(path: str) -> None:
     """Make this process take the direct path or zarr's API: the one place that knows the switch."""
-    from annbatch import elements
+    from annbatch.stores import elements
 
     elements.DIRECT = path != "zarr"
 

@@ -15,9 +15,9 @@ from threading import local
 
 import numpy as np
 
-from annbatch.codecs import Workspace
-from annbatch.pieces import Pieces
-from annbatch.shards import ShardedArray
+from annbatch.plan.chunk_pieces import Pieces
+from annbatch.shards.codecs import Workspace
+from annbatch.shards.local_array import ShardedArray
 from contenders import Matrix
 from environments import Unavailable
 

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.shard_index import Located
-from annbatch.shards import ShardedArray
+from annbatch.shards.local_array import ShardedArray
+from annbatch.shards.shard_index import Located
 from contenders import Epoch, Job, Matrix
 from environments import Unavailable
 
@@ -115,7 +115,7 @@ def open_copy(job: Job, *, compressed: bool) -> Epoch:
 
 
 def _device(job: Job) -> Any:
-    from annbatch.device import open_device
+    from annbatch.device.cuda import open_device
 
     if job.setting.device == "cpu":
         raise Unavailable("there is no GPU")
@@ -124,8 +124,8 @@ def _device(job: Job) -> Any:
 
 def open_decode(job: Job) -> Epoch:
     """Decode all chunks of X, which were copied to the GPU before, with nvCOMP, as they are: shuffled."""
-    from annbatch.device import Frames
-    from annbatch.nvcomp import missing
+    from annbatch.device.cuda import Frames
+    from annbatch.device.nvcomp import missing
 
     device = _device(job)
     if (why := missing()) is not None:

@@ -25,10 +25,10 @@ import zarr
 
 import annbatch
 from annbatch import samplers
-from annbatch.order import Segment
+from annbatch.order.consumers import Segment
+from annbatch.order.schedule import Schedule, Settings
+from annbatch.order.state import Position
 from annbatch.samplers import Shuffled
-from annbatch.schedule import Schedule, Settings
-from annbatch.state import Position
 from contenders import Matrix
 from results import median, options, prepared, save, spread
 from worker import touch

@@ -26,7 +26,7 @@ from annbatch.batch import CSR, Array, Batch, Capacity, Emit
 from annbatch.check import integer
 from annbatch.epoch import Epoch
 from annbatch.errors import InputError
-from annbatch.order import Partition
+from annbatch.order.consumers import Partition
 from annbatch_jax._agreement import Agreement
 from annbatch_jax._device import Lender, lender
 from annbatch_jax._sharding import Placement

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from annbatch.errors import InputError
-from annbatch.order import Partition
+from annbatch.order.consumers import Partition
 
 
 @dataclass(frozen=True, slots=True, eq=False)

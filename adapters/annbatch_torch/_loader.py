@@ -26,7 +26,7 @@ from annbatch.adapter import Adapter, a_loader, converted
 from annbatch.batch import CSR, Array, Batch, Emit, Fields
 from annbatch.errors import InputError
 from annbatch.loader import WHOLE, available_cores
-from annbatch.order import Partition
+from annbatch.order.consumers import Partition
 from annbatch_torch._device import Copies, OnCurrentStream, event_behind_copies, page_locked
 from annbatch_torch._sparse import densify
 from annbatch_torch._workers import SharedEpoch

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-from annbatch.order import Order
+from annbatch.order.consumers import Order
+from annbatch.order.row_table import Classes, Sampler, Table
 from annbatch.samplers.blocks import RowOrder, Sequential, Shuffled
 from annbatch.samplers.classes import Grouped, Stratified
 from annbatch.samplers.pairs import MatchedPairs
-from annbatch.samplers.table import Classes, Sampler, Table
 from annbatch.samplers.weighted import ClassBalanced, Weighted
 
 __all__ = [

@@ -1,6 +1,6 @@
 """How do all rows come once an epoch: shuffled, or as they are stored?
 
-1. Blocks of contiguous rows come in random order, or one after the other (`annbatch.stream`).
+1. Blocks of contiguous rows come in random order, or one after the other (`annbatch.order.stream`).
 2. The rows of a window are shuffled among themselves, or left as they are.
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from annbatch.order import Order
-from annbatch.permutation import Identity, Ints, Key, Permutation, Purpose, permutation, shuffle
-from annbatch.samplers.table import Table
-from annbatch.stream import Stream, n_blocks_each
+from annbatch.order.consumers import Order
+from annbatch.order.permutation import Identity, Ints, Key, Permutation, Purpose, permutation, shuffle
+from annbatch.order.row_table import Table
+from annbatch.order.stream import Stream, n_blocks_each
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """How does each batch get the classes that it shall have?
 
-1. The rows of every class are a table of their own, whose blocks come in random order (`annbatch.stream`).
+1. The rows of every class are a table of their own, whose blocks come in random order (`annbatch.order.stream`).
 2. `Stratified` takes a fixed number of rows of each class into every batch; a class that runs out begins again.
 3. `Grouped` makes every batch of one class; batches of all classes come in random order, and every row comes once.
 
@@ -18,11 +18,11 @@ import numpy as np
 
 from annbatch.check import integer
 from annbatch.errors import InputError
-from annbatch.order import Order
-from annbatch.permutation import Ints, Key, Purpose, shuffle, shuffled
+from annbatch.order.consumers import Order
+from annbatch.order.permutation import Ints, Key, Purpose, shuffle, shuffled
+from annbatch.order.row_table import ClassRows, Table
+from annbatch.order.stream import Passes, Stream
 from annbatch.samplers.blocks import shuffled_blocks
-from annbatch.samplers.table import ClassRows, Table
-from annbatch.stream import Passes, Stream
 
 
 @dataclass(frozen=True, slots=True)

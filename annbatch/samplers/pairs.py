@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annbatch.errors import InputError
-from annbatch.order import Order
-from annbatch.permutation import Ints, Key, Purpose, shuffle
+from annbatch.order.consumers import Order
+from annbatch.order.permutation import Ints, Key, Purpose, shuffle
+from annbatch.order.row_table import Classes, ClassRows, Table, ranks_in_class
+from annbatch.order.stream import Stream
 from annbatch.samplers.blocks import shuffled_blocks
-from annbatch.samplers.table import Classes, ClassRows, Table, ranks_in_class
-from annbatch.stream import Stream
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,11 @@ import numpy.typing as npt
 from annbatch.check import integer
 from annbatch.errors import InputError
 from annbatch.native import Kernel
-from annbatch.order import Order
-from annbatch.permutation import Ints, Key, Purpose
-from annbatch.rows import digest
+from annbatch.order.consumers import Order
+from annbatch.order.permutation import Ints, Key, Purpose
+from annbatch.order.row_selection import digest
+from annbatch.order.row_table import Classes, Table
 from annbatch.samplers.blocks import RowOrder, shuffled_blocks
-from annbatch.samplers.table import Classes, Table
 
 _STEP = 256
 """Rows between two sums that are kept."""

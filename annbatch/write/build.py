@@ -25,21 +25,21 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from annbatch.codecs import numcodecs_are_known
-from annbatch.collection import FORMAT, Collection, digest_names
-from annbatch.manifest import ElementTypes, InputEntry, write_whole
-from annbatch.write.budget import Budget, check_disk, disk_bytes, element_bytes
-from annbatch.write.inputs import Origin
-from annbatch.write.job import Job, RunSpec
-from annbatch.write.join import GeneJoin, fit_genes, join_genes, join_var
-from annbatch.write.narrow import ValueScan, choose_types
+from annbatch.shards.codecs import numcodecs_are_known
+from annbatch.stores.collection import FORMAT, Collection, digest_names
+from annbatch.stores.manifest import ElementTypes, InputEntry, write_whole
+from annbatch.write.inputs.append_target import AppendTarget
+from annbatch.write.inputs.contents import Source, describe, select_elements
+from annbatch.write.inputs.gene_join import GeneJoin, fit_genes, join_genes, join_var
+from annbatch.write.inputs.narrow_types import ValueScan, choose_types
+from annbatch.write.inputs.obs_table import ObsTable, check_groupby, spool
+from annbatch.write.inputs.opening import Origin
 from annbatch.write.options import Options, Resources
-from annbatch.write.output import Mode, Workplace, check_output, claimed
+from annbatch.write.output.workplace import Mode, Workplace, check_output, claimed
 from annbatch.write.passes import Local, OnDask, Passes, row_costs
-from annbatch.write.present import Present
-from annbatch.write.runs import Run, plan_runs
-from annbatch.write.sources import Source, describe, select_elements
-from annbatch.write.table import Table, check_groupby, spool
+from annbatch.write.shuffle.budget import Budget, check_disk, disk_bytes, element_bytes
+from annbatch.write.shuffle.job import Job, RunSpec
+from annbatch.write.shuffle.run_writer import Run, plan_runs
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ def _build(
     checkpoint: Callable[[], None],
 ) -> None:
     quiet = not resources.progress
-    present = Present.open(place.output) if place.mode == "append" else None
+    present = AppendTarget.open(place.output) if place.mode == "append" else None
     sources = []
     for origin in tqdm(origins, "opening", unit="file", disable=quiet):
         checkpoint()
@@ -119,7 +119,7 @@ def _plan(
     sources: Sequence[Source],
     options: Options,
     resources: Resources,
-    present: Present | None,
+    present: AppendTarget | None,
     checkpoint: Callable[[], None],
 ) -> tuple[Job, GeneJoin, Budget]:
     if present is None:
@@ -179,9 +179,9 @@ def _spool(
     sources: Sequence[Source],
     options: Options,
     resources: Resources,
-    present: Present | None,
+    present: AppendTarget | None,
     checkpoint: Callable[[], None],
-) -> Table:
+) -> ObsTable:
     def advance(columns: int) -> None:
         checkpoint()
         bar.update(columns)

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annbatch.collection import Collection
 from annbatch.errors import InputError, redacted
-from annbatch.urls import is_url
+from annbatch.remote.urls import is_url
+from annbatch.stores.collection import Collection
+from annbatch.write.array_layout import ArrayLayout, Codec
 from annbatch.write.build import build
-from annbatch.write.inputs import Input, Load, as_origins
-from annbatch.write.join import How
+from annbatch.write.inputs.append_target import AppendTarget
+from annbatch.write.inputs.gene_join import How
+from annbatch.write.inputs.opening import Input, Load, as_origins
+from annbatch.write.inputs.text_file import Repeats
 from annbatch.write.options import Options, Resources
-from annbatch.write.present import Present
-from annbatch.write.sharded import Codec, Layout
-from annbatch.write.text import Repeats
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -237,7 +237,7 @@ def append_to_collection(
     >>> collection = append_to_collection(["c.h5ad"], "store")  # doctest: +SKIP
     """
     output = _local("collection_path", collection_path)
-    layout = Layout.of(Present.check(output))
+    layout = ArrayLayout.of(AppendTarget.check(output))
     options = Options(
         shuffle=shuffle,
         seed=operator.index(seed),
@@ -309,7 +309,7 @@ def reshuffle_collection(
     >>> collection = reshuffle_collection("store", "reshuffled", seed=1)  # doctest: +SKIP
     """
     source = Collection.open(source_path)
-    layout = Layout.of(source)
+    layout = ArrayLayout.of(source)
     dense = [key for key, types in source.types.items() if types.indices is None]
     return create_anndata_collection(
         list(source.store_paths),

@@ -12,10 +12,10 @@ from typing import Any, get_args
 
 from annbatch.check import boolean, integer, one_of
 from annbatch.errors import InputError
-from annbatch.write.budget import parse_bytes
-from annbatch.write.join import How
-from annbatch.write.sharded import Codec, Layout
-from annbatch.write.text import Repeats
+from annbatch.write.array_layout import ArrayLayout, Codec
+from annbatch.write.inputs.gene_join import How
+from annbatch.write.inputs.text_file import Repeats
+from annbatch.write.shuffle.budget import parse_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,9 @@ class Options:
                 raise InputError(f"{name} must be a list of names, got the string {getattr(self, name)!r}")
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> ArrayLayout:
         """How arrays are cut."""
-        return Layout(self.chunk_elements, self.shard_elements, codec=self.codec)
+        return ArrayLayout(self.chunk_elements, self.shard_elements, codec=self.codec)
 
     def to_json(self) -> dict[str, Any]:
         """Give their JSON values."""

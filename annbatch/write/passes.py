@@ -5,8 +5,8 @@
 3. `OnDask` gives the same tasks to the workers of a cluster, which reach the same disk; a task whose worker dies is
    done again elsewhere.
 
-Tasks are the functions `annbatch.write.runs.write_run` and `finish_store`; either leaves its result under a name that
-appears when it is whole, and does nothing if it is there already.
+Tasks are the functions `annbatch.write.shuffle.run_writer.write_run` and `finish_store`; either leaves its
+result under a name that appears when it is whole, and does nothing if it is there already.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from annbatch.manifest import ElementTypes, StoreEntry, store_entry, write_whole
-from annbatch.write.job import Ints, Job, RunSpec
-from annbatch.write.matrices import matrix_of
-from annbatch.write.output import seal
-from annbatch.write.pieces import StorePlan, read_pieces
-from annbatch.write.runs import Run, write_run
-from annbatch.write.sharded import Contents, write_store
-from annbatch.write.transpose import transpose, transposed
+from annbatch.stores.manifest import ElementTypes, StoreEntry, store_entry, write_whole
+from annbatch.write.inputs.matrix_rows import matrix_of
+from annbatch.write.inputs.transpose import transpose, transposed
+from annbatch.write.output.store_writer import StoreContents, write_store
+from annbatch.write.output.workplace import seal
+from annbatch.write.shuffle.job import Ints, Job, RunSpec
+from annbatch.write.shuffle.run_reader import StorePlan, read_pieces
+from annbatch.write.shuffle.run_writer import Run, write_run
 
 Report = Callable[[int], object]
 
@@ -76,7 +76,7 @@ def finish_store(
     building = job.directory / "partial" / f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
     building.parent.mkdir(exist_ok=True)
     start, stop = job.store_rows(number)
-    contents = Contents(stop - start, job.var, job.table, job.elements, types, plan.nnz)
+    contents = StoreContents(stop - start, job.var, job.table, job.elements, types, plan.nnz)
     try:
         with ThreadPoolExecutor(job.threads) as workers, ThreadPoolExecutor(8) as syncing:
             pieces = read_pieces(plan, workers)

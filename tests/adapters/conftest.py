@@ -11,10 +11,10 @@ from typing import Any
 
 import anndata as ad
 import pytest
-from adapter_truth import Truth, make_stores
 
+from adapter_truth import Truth, make_stores
 from annbatch import Loader
-from annbatch import elements as elements_module
+from annbatch.stores import elements as elements_module
 from stores import named_stores
 
 MakeLoader = Callable[..., Loader]

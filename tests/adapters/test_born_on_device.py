@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from adapter_truth import Truth
+from conftest import MakeLoader
 
 import host_device
+from adapter_truth import Truth
 from annbatch import InputError
 from annbatch import loader as core_module
-from conftest import MakeLoader
 from host_device import HostDevice, HostStream, bytes_at
 
 pytestmark = pytest.mark.skipif(host_device.COMPILER is None, reason="no C++ compiler")

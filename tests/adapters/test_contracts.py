@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapter_truth import Truth
-from contracts import check_label_columns, check_lasting
-
-from annbatch import Loader
 from conftest import MakeLoader
+
+from adapter_truth import Truth
+from annbatch import Loader
+from contracts import check_label_columns, check_lasting
 
 
 @dataclass(frozen=True)

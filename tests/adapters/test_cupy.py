@@ -12,9 +12,9 @@ import scipy.sparse as sp
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
 
-from adapter_truth import N_VARS, STORE_ROWS, Truth  # noqa: E402
 from cupyx.scipy.sparse import csr_matrix  # noqa: E402
 
+from adapter_truth import N_VARS, STORE_ROWS, Truth  # noqa: E402
 from annbatch import Loader  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
 from annbatch_cupy import CupyLoader  # noqa: E402

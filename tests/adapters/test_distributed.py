@@ -5,26 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from train_rank import opened
 
 from annbatch import Loader
+from ports import free_port
 from stores import named_stores
+from train_rank import opened
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 PATIENCE_S = 120
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def start(framework: str, world: int, stores: Path, out: Path, stop_after: int | None) -> list[subprocess.Popen[str]]:
@@ -34,7 +28,7 @@ def start(framework: str, world: int, stores: Path, out: Path, stop_after: int |
     return [
         subprocess.Popen(
             [
-                *(sys.executable, str(HERE / "train_rank.py"), framework, str(rank), str(world), port),
+                *(sys.executable, str(SUPPORT / "train_rank.py"), framework, str(rank), str(world), port),
                 *(str(stores), str(out)),
                 *(() if stop_after is None else (str(stop_after),)),
             ],

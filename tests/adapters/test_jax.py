@@ -18,8 +18,8 @@ from stores import named_stores
 jax = pytest.importorskip("jax")
 
 import jax.numpy as jnp  # noqa: E402
-from adapter_truth import N_VARS, STORE_ROWS, Truth  # noqa: E402
 
+from adapter_truth import N_VARS, STORE_ROWS, Truth  # noqa: E402
 from annbatch import Batch, Capacity, Loader  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
 from annbatch_jax import JaxBatch, JaxLoader, PaddedCSR, densify, matmul  # noqa: E402

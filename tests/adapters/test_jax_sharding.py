@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_distributed import free_port
+
+from ports import free_port
 
 pytest.importorskip("jax")
 
-SCRIPT = Path(__file__).parent / "jax_process.py"
+SCRIPT = Path(__file__).parents[1] / "support/jax_process.py"
 PATIENCE_S = 240
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from adapter_truth import Truth
-
 from conftest import MakeLoader
+
+from adapter_truth import Truth
 
 pytestmark = pytest.mark.gpu
 

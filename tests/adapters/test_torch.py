@@ -15,7 +15,6 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from adapter_truth import N_VARS, STORE_ROWS, Recorded, Truth  # noqa: E402
-
 from annbatch import Loader  # noqa: E402
 from annbatch.batch import Batch  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
@@ -164,7 +163,6 @@ ds = TorchLoader(Loader(batch_size=8).add_anndatas(make_stores()[0]))
 for batch in ds:
     pass
 """
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-    )
+    support = Path(__file__).parents[1] / "support"
+    run = subprocess.run([sys.executable, "-c", script], cwd=support, capture_output=True, text=True, check=True)
     assert "beta" not in run.stderr

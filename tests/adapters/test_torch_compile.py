@@ -10,11 +10,11 @@ import scipy.sparse as sp
 
 torch = pytest.importorskip("torch")
 
-from adapter_truth import N_VARS, Truth  # noqa: E402
+from conftest import MakeLoader  # noqa: E402
 from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
+from adapter_truth import N_VARS, Truth  # noqa: E402
 from annbatch_torch import TorchLoader, csr_parts, densify  # noqa: E402
-from conftest import MakeLoader  # noqa: E402
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method")

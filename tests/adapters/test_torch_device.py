@@ -21,14 +21,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from adapter_truth import N_VARS, STORE_ROWS, Truth  # noqa: E402
-from contracts import check_lasting  # noqa: E402
+from conftest import MakeLoader  # noqa: E402
 
+from adapter_truth import N_VARS, STORE_ROWS, Truth  # noqa: E402
 from annbatch.buffers import SlabPool  # noqa: E402
 from annbatch_torch import TorchLoader, densify  # noqa: E402
 from annbatch_torch import _loader as loader_module  # noqa: E402
 from annbatch_torch._device import Copies, page_locked  # noqa: E402
-from conftest import MakeLoader  # noqa: E402
+from contracts import check_lasting  # noqa: E402
 
 Layout = Literal["csr", "dense"]
 

@@ -18,15 +18,15 @@ pytest.importorskip("torch", reason="torch is not installed")
 lightning = pytest.importorskip("lightning.pytorch", reason="Lightning is not installed")
 
 import torch  # noqa: E402
-from adapter_truth import STORE_ROWS, Truth  # noqa: E402
-from train_lightning import RowModel, make_trainer  # noqa: E402
+from conftest import MakeLoader  # noqa: E402
 
+from adapter_truth import STORE_ROWS, Truth  # noqa: E402
 from annbatch import Loader  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
 from annbatch_torch import TorchLoader  # noqa: E402
 from annbatch_torch.lightning import AnnDataModule  # noqa: E402
-from conftest import MakeLoader  # noqa: E402
 from stores import named_stores  # noqa: E402
+from train_lightning import RowModel, make_trainer  # noqa: E402
 
 N_OBS = sum(STORE_ROWS)
 
@@ -142,7 +142,7 @@ def test_two_ranks(tmp_path: Path) -> None:
     """Both make the same number of steps in each epoch, on rows that do not overlap."""
     named_stores(tmp_path / "stores", "v3 sharded")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    script = Path(__file__).with_name("train_lightning.py")
+    script = Path(__file__).parents[1] / "support/train_lightning.py"
     subprocess.run([sys.executable, script, tmp_path / "stores", tmp_path], env=environment, check=True, timeout=250)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     assert len(ranks[0]) == len(ranks[1]) > 4

@@ -1,0 +1,223 @@
+"""How do chunks that a device decodes become batches?
+
+1. `why_not` says whether a device can decode the chunks of some matrices: all zstd, alike in form, on the local disk.
+2. `DecodedOnDevicePart` has them read as they are stored (`annbatch.device.stored_chunks`), copies them, and
+   lets the device decode them and check the column numbers. What it found is there before the first batch of the
+   window is handed over.
+3. Shuffled bytes are put together when batches are made (`annbatch.batches.on_device`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from annbatch.batches.on_device import DeviceWindow, OnDeviceArray, OnDevicePart, extent, place_in
+from annbatch.batches.on_host import Filling
+from annbatch.buffers import aligned
+from annbatch.device.nvcomp import ALIGNMENT_BYTES, Frames
+from annbatch.device.stored_chunks import FrameRead, describe, missing_frame, plan_chunks
+from annbatch.errors import CorruptStoreError
+from annbatch.plan.row_places import RowPlan
+from annbatch.plan.window import Ints, WindowPlan, address
+from annbatch.shards.chunk_files import locate_all
+from annbatch.shards.codecs import Codec
+from annbatch.shards.decode_kernels import Status
+from annbatch.shards.local_array import MAX_FILES
+from annbatch.shards.scatter import Form
+from annbatch.shards.shard_index import Located
+from annbatch.stores.anndata_store import Matrix, SparseMatrix
+from annbatch.stores.elements import DirectElements, Elements, Work
+
+AT_ONCE = 4096
+"""Chunks that are decoded together: enough to keep a device busy, while nvCOMP's own memory stays in bounds (three
+times what it decodes)."""
+
+_INT64 = np.dtype(np.int64)
+
+
+def why_not(matrices: Sequence[tuple[str, Matrix]]) -> str | None:
+    """Say why a device cannot decode the chunks of these sparse matrices of all stores; None if it can.
+
+    Dense ones among them do not matter: they are decoded on the CPU in any case.
+    """
+    sparse = [(name, matrix) for name, matrix in matrices if isinstance(matrix, SparseMatrix)]
+    if not sparse:
+        return "there is no sparse matrix"
+    forms: dict[str, Form] = {}
+    for name, matrix in sparse:
+        for key, elements in (("data", matrix.data), ("indices", matrix.indices)):
+            if not isinstance(elements, DirectElements):
+                return f"{name}/{key} is not read directly from a local disk"
+            form = elements.form
+            if form.decoder.codec is not Codec.ZSTD:
+                return f"the chunks of {name}/{key} are {form.decoder.codec.name.lower()}, not zstd"
+            if form.decoder.delta:
+                return f"{name}/{key} is stored as differences"
+            if form.decoder.shuffle not in (1, form.dtype.itemsize):
+                return (
+                    f"{name}/{key} is shuffled by {form.decoder.shuffle} bytes, its elements have {form.dtype.itemsize}"
+                )
+            element = name.rpartition(" ")[2]
+            if forms.setdefault(f"{element}/{key}", form) != form:
+                return f"the chunks of {name}/{key} have another type, size or codec than those of the first store"
+    return None
+
+
+class _Array:
+    """The chunks of one window in ``data``, or in ``indices``, of all stores."""
+
+    def __init__(self, arrays: Sequence[Elements], rows: RowPlan) -> None:
+        direct = [array for array in arrays if isinstance(array, DirectElements)]
+        self.form = direct[0].form
+        self.tables = [array.tables for array in direct]
+        self.pieces, self.sources = plan_chunks(rows, self.form.chunk_elements)
+        self.stride = _up(self.form.nbytes)
+        per_shard = [tables.layout.chunks_per_shard for tables in self.tables]
+        # As on the CPU: a window of single rows may touch every file, and only so many are held open.
+        parts = self.pieces.parts(per_shard, MAX_FILES) if len(self.pieces.chunks) else []
+        located = [locate_all(self.tables, part.edges, part.chunks) for part in parts[:1]]
+        self._parts = list(zip(parts, located if len(parts) == 1 else [None] * len(parts), strict=True))
+        found = located if len(parts) == 1 else (locate_all(self.tables, part.edges, part.chunks) for part in parts)
+        stored = np.concatenate([np.empty(0, np.int64), *(part.nbytes for part in found)])
+        is_missing = stored < 0
+        self._missing = missing_frame(self.form) if is_missing.any() else np.empty(0, np.uint8)
+        self.room = np.where(is_missing, len(self._missing), stored)
+        self.nbytes = self.room - np.where(is_missing, 0, 4 if self.form.decoder.crc32c else 0)
+
+    def work(self, targets: Ints) -> Work:
+        """Say what reads the chunks to these addresses."""
+        reads, first = [], 0
+        for part, located in self._parts:
+            own = targets[first : first + len(part.chunks)]
+            reads.append(FrameRead(self.form, self.tables, part, own, self._missing, located))
+            first += len(own)
+        return Work(shared=[*reads]) if len(reads) == 1 else Work(single=[*reads])
+
+
+class DecodedOnDevicePart(OnDevicePart):
+    """A CSR matrix over all stores whose chunks are decoded, and whose batches are made, on a device."""
+
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+        """Take page-locked memory for the window's chunks, as they are stored, and say what reads them."""
+        values, indices = arrays = [_Array(elements, rows) for elements in self._arrays(plan)]
+        n_rows, n_values = len(rows.lo), len(values.room)
+        room, nbytes = (np.concatenate([getattr(one, name) for one in arrays]) for name in ("room", "nbytes"))
+        n_frames = len(room)
+        ends = np.cumsum(_up(room))
+        host = self._slabs.arrays(
+            (n_rows, _INT64),
+            (n_rows, _INT64),
+            (len(rows.starts), _INT64),
+            (len(self._lookup), np.dtype(np.int32)),
+            (4 * n_frames, _INT64),
+            (int(ends[-1]) if n_frames else 0, np.dtype(np.uint8)),
+            (1, _INT64),
+            (n_frames, _INT64),
+            (n_frames, np.dtype(np.int32)),
+        )
+        value_rows, index_rows, starts, lookup, table, frames, wrong, decoded, statuses = host
+        value_rows[plan.order], index_rows[plan.order] = values.sources, indices.sources
+        starts[:], lookup[:] = rows.starts, self._lookup
+        targets = address(frames) + ends - _up(room)
+        work = values.work(targets[:n_values])
+        work += indices.work(targets[n_values:])
+
+        def send() -> DeviceWindow:
+            device = self._pool.device
+            stream, sent, results = device.copying, extent(host[:6]), extent(host[6:])
+            sizes = np.repeat([values.form.nbytes, indices.form.nbytes], [n_values, n_frames - n_values])
+            strides = np.repeat([values.stride, indices.stride], [n_values, n_frames - n_values])
+            places = np.cumsum(strides) - strides
+            # In the memory of the device: what the slab holds, decoded chunks, and marks of rows.
+            first = aligned(extent(host))
+            marks = first + aligned(int(strides.sum()))
+            staging = self._pool.take(marks + aligned(n_rows))
+            place = partial(place_in, staging, host)
+            at = staging.ptr + first
+            table.reshape(4, n_frames)[:] = place(frames) + ends - _up(room), nbytes, at + places, sizes
+            stream.copy(staging.ptr, address(host[0]), sent)
+            stream.zero(place(wrong), results)
+            stream.zero(staging.ptr + marks, n_rows)
+            if n_frames:
+                largest, n_together = int(sizes.max()), min(n_frames, AT_ONCE)
+                scratch_nbytes = device.scratch_nbytes(n_together, largest, n_together * largest)
+                scratch = self._pool.scratch(scratch_nbytes)
+            for k in range(0, n_frames, AT_ONCE):
+                source, source_nbytes, target, target_nbytes = (
+                    place(table) + 8 * (n_frames * column + k) for column in range(4)
+                )
+                stream.decompress(
+                    Frames(
+                        n=min(AT_ONCE, n_frames - k),
+                        sources=source,
+                        source_nbytes=source_nbytes,
+                        targets=target,
+                        target_nbytes=target_nbytes,
+                        decoded_nbytes=place(decoded) + 8 * k,
+                        statuses=place(statuses) + 4 * k,
+                        scratch=scratch,
+                        scratch_nbytes=scratch_nbytes,
+                    )
+                )
+            window = DeviceWindow(
+                staging,
+                _staged(at, values),
+                _staged(at + n_values * values.stride, indices),
+                place(value_rows),
+                place(index_rows),
+                place(starts),
+                place(lookup) if len(lookup) else 0,
+                staging.ptr + marks,
+                stream.record(),
+            )
+            self._check_rows(window, rows, place(wrong))
+            stream.copy(address(wrong), place(wrong), results)
+            window.copied = stream.record()
+            window.check = partial(self._check, plan, rows, arrays, wrong, decoded, statuses)
+            self._pool.keep(host, window.copied)
+            return window
+
+        return self._filling(plan, rows, work, extent(host), send)
+
+    def _check(
+        self, plan: WindowPlan, rows: RowPlan, arrays: Sequence[_Array], wrong: Ints, decoded: Ints, statuses: Any
+    ) -> None:
+        """Look at what the device said.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a chunk was not decoded, to its size, or a column number is out of range.
+        """
+        first = 0
+        for array in arrays:
+            own = slice(first, first + len(array.room))
+            bad = np.flatnonzero((statuses[own] != 0) | (decoded[own] != array.form.nbytes))
+            if len(bad):
+                j = int(bad[0])
+                raise CorruptStoreError(
+                    f"{describe(array.tables, array.pieces, j)}: {Status.DECODE.text} (nvCOMP's status "
+                    f"{statuses[own][j]}, {decoded[own][j]} of {array.form.nbytes} bytes)"
+                )
+            first = own.stop
+        if wrong[0]:
+            read = int(np.flatnonzero(plan.order == wrong[0] - 1)[0])
+            reading = plan.readings[int(np.searchsorted(rows.edges, read, "right")) - 1]
+            row = int(reading.ranges.rows[read - reading.first])
+            raise CorruptStoreError(
+                f"{self._names[reading.store]}/indices: row {row}: {Status.LIMIT.text} of {self._n_stored}"
+            )
+
+
+def _staged(at: int, array: _Array) -> OnDeviceArray:
+    form = array.form
+    return OnDeviceArray(at, form.chunk_elements, array.stride, form.decoder.shuffle > 1)
+
+
+def _up(nbytes: Any) -> Any:
+    """Round up to what nvCOMP wants."""
+    return -(-nbytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

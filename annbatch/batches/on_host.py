@@ -1,0 +1,344 @@
+"""How is the memory of the batches of a window laid out, filled and finished?
+
+There is one *part* for each element that batches carry (X, a layer, an element of obsm). ``locate`` and ``plan`` lay
+out the rows of a window, ``request`` asks for what is remote; ``begin`` takes slabs for its batches, and gives a
+`Filling`:
+
+1. ``work`` reads, decodes and scatters pieces to their addresses, in any order and thread.
+2. ``finish`` makes the matrix of a batch when all of it is done. Whole CSR rows, and dense ones, are complete then.
+   Where genes are selected, or sparse rows are wanted dense, the work fills scratch memory in the types of the store,
+   and ``finish`` makes the matrix from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from annbatch.batch import CSR, Emit
+from annbatch.buffers import SlabPool, aligned
+from annbatch.errors import CorruptStoreError, InputError
+from annbatch.plan.chunk_pieces import cut
+from annbatch.plan.column_selection import NO_LOOKUP, Selection, fill_dense, select_columns
+from annbatch.plan.row_places import RowPlan, plan_dense, plan_sparse
+from annbatch.plan.window import Found, Ints, WindowPlan, address
+from annbatch.remote.request_pool import Requests
+from annbatch.shards.shard_index import Located
+from annbatch.stores.anndata_store import DenseMatrix, SparseMatrix
+from annbatch.stores.elements import Elements, RemoteElements, Work, plan_work, request_chunks
+
+Indptrs = Sequence[Callable[[], Found]]
+"""What waits for the ``indptr`` of each store of a window."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Filling:
+    """The matrices of one window, on their way."""
+
+    work: Work
+    """Fills the memory."""
+    finish: Callable[[int], Any]
+    """Gives the matrix of a batch when all work is done."""
+    heavy: bool
+    """Whether ``finish`` is work for a thread."""
+    n_bytes: int
+    """Memory taken for the window."""
+
+
+class SparsePart:
+    """A CSR matrix over all stores."""
+
+    def __init__(
+        self,
+        matrices: Sequence[SparseMatrix],
+        names: Sequence[str],
+        emit: Emit,
+        dtype: np.dtype[Any],
+        batch_size: int,
+        selection: Selection | None,
+        slabs: SlabPool,
+    ) -> None:
+        self._matrices = matrices
+        self._names = names
+        self._emit = emit
+        self._dtype = dtype
+        self._batch_size = batch_size
+        self._n_parts = emit.parts or 1
+        if batch_size % self._n_parts:
+            raise InputError(f"parts must divide batch_size, {batch_size}, got {self._n_parts}")
+        self._selection = selection
+        self._slabs = slabs
+        self._n_stored = matrices[0].shape[1]
+        self._n_columns = self._n_stored if selection is None else len(selection.columns)
+        self._stored_dtype = np.result_type(*(matrix.data.dtype for matrix in matrices))
+        self._stored_index_dtype = np.result_type(*(matrix.indices.dtype for matrix in matrices))
+
+    def locate(self, plan: WindowPlan, requests: Requests) -> list[Callable[[], Found]]:
+        """Begin to read the ``indptr`` of the window's stores."""
+        return [self._matrices[reading.store].indptr.begin(reading.ranges, 1, requests) for reading in plan.readings]
+
+    def plan(self, plan: WindowPlan, indptrs: Indptrs, others: Sequence[tuple[WindowPlan, Indptrs]] = ()) -> RowPlan:
+        """Wait for ``indptr``, check it, lay the window's rows out, and count what other consumers' windows hold.
+
+        Raises
+        ------
+        CorruptStoreError
+            If it does not ascend from 0 to the length of data.
+        """
+        rows = self._lay_out(plan, indptrs)
+        if self._selection is not None and not self._emit.alike:
+            return rows
+        all_rows = [rows, *(self._lay_out(*other) for other in others)]
+        return replace(rows, most=np.max([self._most(one) for one in all_rows], axis=0))
+
+    def _lay_out(self, plan: WindowPlan, indptrs: Indptrs) -> RowPlan:
+        matrices = [self._matrices[reading.store] for reading in plan.readings]
+        plan = replace(plan, cuts=self._divided(plan.cuts))
+        rows = plan_sparse(plan, [wait() for wait in indptrs], [matrix.data.size for matrix in matrices])
+        if isinstance(rows, int):
+            reading, nnz = plan.readings[rows], matrices[rows].data.size
+            raise CorruptStoreError(
+                f"{self._names[reading.store]}/indptr: must ascend from 0 to {nnz}, the length of data, and does not "
+                f"between rows {reading.ranges.starts[0]} and {reading.ranges.stops[-1]}"
+            )
+        # Before memory is taken for them: a row has each column at most once.
+        lengths = rows.hi - rows.lo
+        if lengths.max(initial=0) > self._n_stored:
+            store = next(r.store for r in plan.readings if lengths[r.first : r.stop].max() > self._n_stored)
+            raise CorruptStoreError(
+                f"{self._names[store]}/indptr: a row must have at most {self._n_stored} elements, one has "
+                f"{lengths.max()}"
+            )
+        return rows
+
+    def request(self, plan: WindowPlan, rows: RowPlan, requests: Requests) -> list[Future[Located]]:
+        """Begin to fetch the chunks of remote stores."""
+        return _request(self._arrays(plan), rows, requests)
+
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+        """Take memory for the window's batches, and say what fills it from the chunks that were requested."""
+        n_batches, n = len(plan.cuts) - 1, self._n_parts
+        most: list[int | None] = [None] * n_batches if rows.most is None else rows.most.tolist()
+        # One type for the window: its pieces are scattered together.
+        index_dtype = None if rows.most is None else self._index_dtype(int(rows.most.max()))
+        if self._selection is None and self._emit.layout == "csr":
+            n_elements = rows.n_elements
+            filled = [
+                self._allocate(n_rows, n_elements[b * n : (b + 1) * n], most[b], index_dtype)
+                for b, n_rows in enumerate(np.diff(plan.cuts).tolist())
+            ]
+            targets = [part for matrix in filled for part in self._parts_of(matrix)]
+            rows.write_indptrs([part.indptr for part in targets])
+            return Filling(self._work(plan, rows, targets, located), filled.__getitem__, False, _size(filled))
+        scratch = [self._scratch(rows.indptr(part)) for part in range(n_batches * n)]
+        work = self._work(plan, rows, scratch, located)
+        if self._emit.layout == "dense":
+            dense_bytes = aligned(self._dense_bytes()) * n_batches
+            return Filling(work, lambda b: self._densify(scratch[b]), True, _size(scratch) + dense_bytes)
+
+        def select(b: int) -> CSR:
+            return self._select(scratch[b * n : (b + 1) * n], most[b], index_dtype)
+
+        return Filling(work, select, True, _size(scratch))
+
+    def _arrays(self, plan: WindowPlan) -> list[list[Elements]]:
+        stores = [self._matrices[reading.store] for reading in plan.readings]
+        return [[store.data for store in stores], [store.indices for store in stores]]
+
+    def _work(self, plan: WindowPlan, rows: RowPlan, matrices: list[CSR], located: Iterator[Located]) -> Work:
+        arrays = self._arrays(plan)
+        targets = [[matrix.data for matrix in matrices], [matrix.indices for matrix in matrices]]
+        work = Work()
+        for elements, of_batches, limit, pieces in zip(
+            arrays, targets, (None, self._n_stored), cut(rows, *_extents(arrays, targets)), strict=True
+        ):
+            work += plan_work(elements, pieces, of_batches[0].dtype, limit, matrices, located)
+        return work
+
+    def _divided(self, cuts: Ints) -> Ints:
+        """Cut batches into parts, (n_batches * n_parts + 1,): the last ones of a short batch have no rows."""
+        first = np.arange(self._n_parts) * (self._batch_size // self._n_parts)
+        return np.append(np.minimum(cuts[:-1, None] + first, cuts[1:, None]), cuts[-1])
+
+    def _most(self, rows: RowPlan) -> Ints:
+        """Say how many elements the largest part of each batch has, or may have where columns are selected."""
+        most: Ints = np.array(rows.n_elements, np.int64).reshape(-1, self._n_parts).max(axis=1)
+        if self._selection is not None:
+            most = np.minimum(most, self._batch_size // self._n_parts * self._n_columns)
+        return most
+
+    def _parts_of(self, matrix: CSR) -> list[CSR]:
+        if self._emit.parts is None:
+            return [matrix]
+        shape = (matrix.shape[0] // self._n_parts, matrix.shape[1])
+        return [CSR(*arrays, shape) for arrays in zip(matrix.data, matrix.indices, matrix.indptr, strict=True)]
+
+    def _capacity(self, nnz: int) -> int:
+        """Say how many elements a batch of ``nnz`` has room for."""
+        return nnz if self._emit.nse is None else self._emit.nse(nnz)
+
+    def _index_dtype(self, nnz: int) -> np.dtype[Any]:
+        """Choose the type of column numbers where the largest batch has ``nnz`` elements."""
+        nse = self._capacity(nnz)
+        index_dtype = self._emit.index_dtype or (_INT64 if nse > _MAX_INT32 else _INT32)
+        if nse > np.iinfo(index_dtype).max:
+            raise ValueError(f"index_dtype must hold the number of elements in a batch, {nse}, got {index_dtype}")
+        return index_dtype
+
+    def _room(
+        self, elements: Sequence[int], most: int | None, index_dtype: np.dtype[Any] | None
+    ) -> tuple[int, np.dtype[Any]]:
+        """Say how many elements each part of a batch has room for, and the type of its column numbers."""
+        if most is None:
+            most = max(elements)
+        elif most < max(elements):
+            raise ValueError(f"rows must hold each column at most once, got {max(elements)} elements, not {most}")
+        return self._capacity(most), index_dtype or self._index_dtype(most)
+
+    def _allocate(
+        self, n_rows: int, elements: Sequence[int], most: int | None, index_dtype: np.dtype[Any] | None
+    ) -> CSR:
+        """Take memory for a matrix as it is handed over, with the padding behind the elements of each part in place."""
+        nse, index_dtype = self._room(elements, most, index_dtype)
+        n = self._n_parts
+        n_rows = self._batch_size if self._emit.pad_rows else n_rows
+        wanted = (n * nse, self._dtype), (n * nse, index_dtype), (n_rows + n, index_dtype)
+        data, indices, indptr = self._slabs.arrays(*wanted)
+        if self._emit.parts is not None:
+            data, indices, indptr = (array.reshape(n, -1) for array in (data, indices, indptr))
+        matrix = CSR(data, indices, indptr, (n_rows, self._n_columns))
+        for part, nnz in zip(self._parts_of(matrix), elements, strict=True):
+            if nse > nnz:
+                part.data[nnz:] = 0
+                part.indices[nnz:] = 0
+        return matrix
+
+    def _scratch(self, indptr: Ints) -> CSR:
+        nnz = int(indptr[-1])
+        data, indices = self._slabs.arrays((nnz, self._stored_dtype), (nnz, self._stored_index_dtype))
+        return CSR(data, indices, indptr, (len(indptr) - 1, self._n_stored))
+
+    def _select(self, scratch: Sequence[CSR], most: int | None, index_dtype: np.dtype[Any] | None) -> CSR:
+        selection = self._selection
+        assert selection is not None
+        indptrs = [
+            select_columns(part.data, part.indices, part.indptr, selection.lookup, selection.in_order)
+            for part in scratch
+        ]
+        elements = [int(indptr[-1]) for indptr in indptrs]
+        matrix = self._allocate(scratch[0].shape[0], elements, most, index_dtype)
+        for part, kept, indptr, nnz in zip(self._parts_of(matrix), scratch, indptrs, elements, strict=True):
+            part.data[:nnz] = kept.data[:nnz]
+            part.indices[:nnz] = kept.indices[:nnz]
+            part.indptr[: len(indptr)] = indptr
+            part.indptr[len(indptr) :] = nnz
+        return matrix
+
+    def _dense_bytes(self) -> int:
+        return self._batch_size * self._n_columns * self._dtype.itemsize
+
+    def _densify(self, scratch: CSR) -> NDArray[Any]:
+        n_rows = self._batch_size if self._emit.pad_rows else scratch.shape[0]
+        (out,) = self._slabs.arrays((n_rows * self._n_columns, self._dtype))
+        out = out.reshape(n_rows, self._n_columns)
+        lookup = NO_LOOKUP if self._selection is None else self._selection.lookup
+        fill_dense(scratch.data, scratch.indices, scratch.indptr, lookup, out)
+        return out
+
+
+class DensePart:
+    """A dense matrix over all stores."""
+
+    def __init__(
+        self,
+        matrices: Sequence[DenseMatrix],
+        emit: Emit,
+        dtype: np.dtype[Any],
+        batch_size: int,
+        selection: Selection | None,
+        slabs: SlabPool,
+    ) -> None:
+        self._matrices = matrices
+        self._pad_rows = emit.pad_rows
+        self._dtype = dtype
+        self._batch_size = batch_size
+        self._selection = selection
+        self._slabs = slabs
+        self._width = matrices[0].shape[1]
+
+    def locate(self, plan: WindowPlan, requests: Requests) -> list[Callable[[], Found]]:
+        """Give nothing: rows are found without reading anything."""
+        return []
+
+    def plan(self, plan: WindowPlan, indptrs: Indptrs, others: Sequence[tuple[WindowPlan, Indptrs]] = ()) -> RowPlan:
+        """Lay the window's rows out; what other consumers have is of the same size."""
+        return plan_dense(plan, self._width)
+
+    def request(self, plan: WindowPlan, rows: RowPlan, requests: Requests) -> list[Future[Located]]:
+        """Begin to fetch the chunks of remote stores."""
+        return _request([self._values(plan)], rows, requests)
+
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+        """Take memory for the window's batches, and say what fills it from the chunks that were requested."""
+        arrays = [self._allocate(n_rows, self._width) for n_rows in np.diff(plan.cuts).tolist()]
+        values = self._values(plan)
+        (pieces,) = cut(rows, *_extents([values], [arrays]))
+        work = plan_work(values, pieces, self._dtype, None, arrays, located)
+        finish: Callable[[int], Any] = arrays.__getitem__
+        if self._selection is not None:
+            finish = partial(self._select, arrays)
+        return Filling(work, finish, self._selection is not None, sum(array.nbytes for array in arrays))
+
+    def _values(self, plan: WindowPlan) -> list[Elements]:
+        return [self._matrices[reading.store].values for reading in plan.readings]
+
+    def _allocate(self, n_rows: int, width: int) -> NDArray[Any]:
+        """Take memory for a dense matrix of the batch, padding rows zeroed."""
+        total = self._batch_size if self._pad_rows else n_rows
+        (out,) = self._slabs.arrays((total * width, self._dtype))
+        out[n_rows * width :] = 0
+        return out.reshape(total, width)
+
+    def _select(self, arrays: list[NDArray[Any]], b: int) -> NDArray[Any]:
+        assert self._selection is not None
+        n_rows, columns = len(arrays[b]), self._selection.columns
+        (out,) = self._slabs.arrays((n_rows * len(columns), self._dtype))
+        return np.take(arrays[b], columns, axis=1, out=out.reshape(n_rows, len(columns)))
+
+
+def _request(parts: Sequence[Sequence[Elements]], rows: RowPlan, requests: Requests) -> list[Future[Located]]:
+    """Begin to fetch the chunks of the parts' remote arrays: in the order in which their work is planned."""
+    if not any(isinstance(elements, RemoteElements) for part in parts for elements in part):
+        return []
+    nowhere = [[np.empty(0, np.uint8)] * (len(rows.cuts) - 1)] * len(parts)
+    return [
+        future
+        for elements, pieces in zip(parts, cut(rows, *_extents(parts, nowhere)), strict=True)
+        for future in request_chunks(elements, pieces, requests)
+    ]
+
+
+def _extents(
+    parts: Sequence[Sequence[Elements]], targets: Sequence[Sequence[NDArray[Any]]]
+) -> tuple[NDArray[np.int64], Ints, Ints]:
+    """Give what `cut` asks for: sizes of chunks, addresses of the batches' arrays, sizes of their elements."""
+    chunk_elements = [[elements.chunk_elements for elements in part] for part in parts]
+    bases = [[address(array) for array in arrays] for arrays in targets]
+    itemsizes = [arrays[0].itemsize for arrays in targets]
+    return (
+        np.array(chunk_elements, np.int64).reshape(len(parts), -1), np.array(bases, np.int64), np.array(itemsizes)
+    )  # fmt: skip
+
+
+def _size(matrices: Sequence[CSR]) -> int:
+    return sum(matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes for matrix in matrices)
+
+
+_INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
+_MAX_INT32 = 2**31 - 1

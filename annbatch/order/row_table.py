@@ -1,0 +1,164 @@
+"""What does a sampler know of the data, and what does it give?
+
+1. A `Table` is the data as samplers see them: how many rows there are, and in which class each of them is.
+2. `Sampler.bind` takes a table and gives a function from the epoch's number to its `annbatch.order.consumers.Order`.
+
+Pure: no store, no thread, no environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from annbatch.errors import InputError
+from annbatch.native import Kernel
+from annbatch.order.consumers import Order
+from annbatch.order.permutation import Ints
+from annbatch.order.row_selection import Runs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classes:
+    """An obs column as classes of rows."""
+
+    name: str
+    """Name of the column."""
+    codes: NDArray[Any]
+    """(n_rows,) class of each row, an integer; -1 where it is missing."""
+    categories: pd.Index[Any]
+    """What the codes mean."""
+
+    def code(self, category: object) -> int:
+        """Give the code of a category.
+
+        Raises
+        ------
+        InputError
+            If the column has no such category.
+        """
+        if category not in self.categories:
+            raise InputError(f"obs[{self.name!r}] must have the category {category!r}, it has {list(self.categories)}")
+        return int(self.categories.get_indexer(pd.Index([category]))[0])
+
+    def counts(self) -> Ints:
+        """Count the rows of each class: (n_categories,) int64."""
+        present = self.codes[self.codes >= 0]
+        return np.bincount(present, minlength=len(self.categories)).astype(np.int64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """The rows that a sampler chooses from, numbered from 0 through the stores."""
+
+    store_rows: tuple[int, ...]
+    """Rows of each store."""
+    batch_size: int
+    """Rows of a full batch."""
+    chunk_size: int
+    """Rows that are read contiguously: a block."""
+    seed: int
+    """Seed of the order."""
+    drop_last: bool
+    """Whether rows that do not fill a batch are to be left out."""
+    classes: Mapping[str, Classes]
+    """The columns that the sampler asked for."""
+    n_stored: int
+    """Rows of the stores, of which these are all or some."""
+    rows: Runs | None
+    """Which rows of the stores these are; None means all."""
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return sum(self.store_rows)
+
+    def select(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Give the values of these rows out of one for each row of the stores."""
+        return values if self.rows is None else self.rows.select(values)
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Decides which rows an epoch holds, in which order and batches.
+
+    A sampler is pure: what it gives follows from the table and the number of the epoch. It needs three members.
+    `Shuffled`, `Weighted` and the others here are frozen dataclasses that have them.
+    """
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of the obs columns that it has to know for every row."""
+        ...
+
+    def bind(self, table: Table) -> Callable[[int], Order]:
+        """Check that it fits the data, prepare, and give a function from an epoch's number to its order.
+
+        Raises
+        ------
+        InputError
+            If it does not fit; names the argument, the rule and the value.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Give what makes it differ from others, as values that JSON holds: a state is for one such description."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassRows:
+    """The rows of a table by their class."""
+
+    rows: NDArray[Any]
+    """(n,) row numbers, class after class, ascending within each; rows without a class are left out."""
+    first: Ints
+    """(n_classes + 1,) where the rows of each class begin."""
+
+    @classmethod
+    def of(cls, codes: NDArray[Any], n_classes: int) -> ClassRows:
+        """Sort rows by class: codes are in [-1, n_classes)."""
+        first = np.zeros(n_classes + 1, np.int64)
+        present = codes[codes >= 0]
+        first[1:] = np.cumsum(np.bincount(present, minlength=n_classes))
+        # Half the memory where row numbers fit.
+        rows = np.empty(len(present), np.uint32 if len(codes) < 1 << 32 else np.int64)
+        _deal(codes, first[:-1].copy(), rows)
+        return cls(rows, first)
+
+    def counts(self) -> Ints:
+        """Count the rows of each class."""
+        return np.diff(self.first)
+
+    def find(self, code: int, numbers: Ints) -> Ints:
+        """Give the rows that have these numbers in their class."""
+        found: Ints = self.rows[self.first[code] + numbers].astype(np.int64)
+        return found
+
+
+@Kernel
+def _deal(codes: Any, ends: Any, rows: Any) -> None:
+    for row in range(codes.size):
+        code = codes[row]
+        if code >= 0:
+            rows[ends[code]] = row
+            ends[code] += 1
+
+
+def ranks_in_class(codes: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
+    """Say how many rows of the same class stand before each row: (n_rows,) int64."""
+    ranks = np.empty(len(codes), np.int64)
+    _rank(codes, np.zeros(n_classes, np.int64), ranks)
+    return ranks
+
+
+@Kernel
+def _rank(codes: Any, seen: Any, ranks: Any) -> None:
+    for row in range(codes.size):
+        ranks[row] = seen[codes[row]]
+        seen[codes[row]] += 1

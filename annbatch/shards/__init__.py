@@ -1,0 +1,16 @@
+"""How do the stored bytes of a local zarr v3 array become elements in their places?
+
+Without zarr and without the GIL. In the order in which an array is read:
+
+1. `array_metadata`: what ``zarr.json`` says, and whether the kernels can read such an array.
+2. `codecs`: which codec chains are decoded, and by which C functions.
+3. `shard_index`: which object holds which inner chunks, and what a shard's index says.
+4. `chunk_files`: where in which file each inner chunk is.
+5. `checksum`: crc32c at the speed of memory.
+6. `decode_kernels`: the compiled loops that read, check, decode and place.
+7. `scatter`: how threads share the chunks of a window.
+8. `local_array`: all of these together.
+
+Other rooms take `ShardedArray`. Arrays in object stores (`annbatch.remote`) use the same metadata, index, codecs and
+kernels; the device (`annbatch.device`) takes stored chunks before they are decoded.
+"""

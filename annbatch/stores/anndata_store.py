@@ -1,0 +1,331 @@
+"""What is in an AnnData store, and how is it opened for reading?
+
+1. `open_anndata` takes what users pass to ``add_anndatas``: an AnnData whose X is a `sparse_dataset` (or in memory).
+2. `open_stores` opens the AnnData stores of a collection.
+3. Both give a `Store`: the matrices asked for as arrays that are read by ranges, obs columns, var.
+
+Arrays with checksums are opened with zarr's own codec pipeline, others with that of zarrs. zarr chooses it when an
+array is opened, by a setting that the whole process shares: it is set for that moment, in the caller's thread, and put
+back (`codec_pipeline`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import zarr
+from anndata.abc import CSCDataset, CSRDataset
+
+from annbatch.errors import CorruptStoreError, InputError, StoreError, naming
+from annbatch.remote.cached_reads import cached
+from annbatch.remote.disk_cache import DiskCache
+from annbatch.remote.location import open_group
+from annbatch.shards.codecs import numcodecs_are_known
+from annbatch.stores.collection import Collection
+from annbatch.stores.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
+from annbatch.stores.label_columns import StoreColumn, columns_of_frame, columns_of_group
+from annbatch.stores.manifest import StoreEntry
+from annbatch.stores.refusals import refuse_executable
+from annbatch.stores.slices import ArraySlices, slices_of
+
+ORIGINAL_DTYPE = "original-dtype"
+"""Attribute of a matrix: the dtype that its values had before they were written."""
+
+_OPENERS = 32
+"""Stores that are opened at a time where each step costs a round trip."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseMatrix:
+    """A CSR matrix of one store."""
+
+    shape: tuple[int, int]
+    """(n_obs, n_columns)."""
+    dtype: np.dtype[Any]
+    """Type that the values had before they were written."""
+    indptr: ArraySlices
+    """(n_obs + 1,) element at which each row starts."""
+    data: Elements
+    """(nnz,) values."""
+    indices: Elements
+    """(nnz,) column numbers."""
+    slow: str | None
+    """Why zarr reads it; None where the direct path does."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseMatrix:
+    """A dense matrix of one store."""
+
+    shape: tuple[int, int]
+    """(n_obs, n_columns)."""
+    dtype: np.dtype[Any]
+    """Type that the values had before they were written."""
+    values: Elements
+    """(n_obs * n_columns,) values, row by row."""
+    slow: str | None
+    """Why zarr reads it; None where the direct path does."""
+
+
+Matrix = SparseMatrix | DenseMatrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """What of a store a loader carries."""
+
+    labels: Sequence[str] | None
+    """Names of obs columns; None means all."""
+    elements: tuple[str, ...]
+    """``"X"``, ``"layers/…"``, ``"obsm/…"``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Store:
+    """One opened AnnData store."""
+
+    name: str
+    """What error messages call it."""
+    shape: tuple[int, int]
+    """(n_obs, n_vars)."""
+    matrices: dict[str, Matrix]
+    """The elements asked for."""
+    columns: dict[str, StoreColumn]
+    """The obs columns asked for."""
+    var: pd.DataFrame
+    """(n_vars, …) var of the store."""
+
+
+@numcodecs_are_known()
+def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache | None = None) -> Store:
+    """Describe an AnnData whose matrices are sparse datasets on a zarr store, zarr arrays, or in memory.
+
+    Those in object stores are read through a ``cache``, if there is one.
+
+    Raises
+    ------
+    InputError
+        If a matrix is missing or of another kind, or a label column is not in obs.
+    """
+    parts: dict[str, Any] = {"X": adata.X, "layers": adata.layers, "obsm": adata.obsm}
+    matrices = {}
+    for element in wanted.elements:
+        part, _, key = element.partition("/")
+        if key and key not in parts[part]:
+            raise InputError(f"{name}: {part} must hold {key!r}, it holds {sorted(k for k in parts[part] if k)}")
+        with naming(f"{name} {element}"):
+            matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}", cache)
+    columns = columns_of_frame(adata.obs, wanted.labels, name)
+    return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, adata.var))
+
+
+@numcodecs_are_known()
+def open_stores(collection: Collection, wanted: Wanted) -> list[Store]:
+    """Open the AnnData stores of a collection; those that are not on a disk many at a time.
+
+    Raises
+    ------
+    CorruptStoreError
+        If a store has another shape than the collection says.
+    StoreError
+        If there is no readable AnnData store, or a matrix is neither CSR nor dense.
+    InputError
+        If a label column, a layer or an element of obsm is not there.
+    """
+    stores = _open_all(collection, wanted)
+    for store, entry in zip(stores, collection.stores, strict=True):
+        if store.shape != (recorded := (entry.n_obs, collection.n_vars)):
+            raise CorruptStoreError(
+                f"{store.name}: must have the shape {recorded} of the collection, got {store.shape}"
+            )
+    return stores
+
+
+def _open_all(collection: Collection, wanted: Wanted) -> list[Store]:
+    place = collection.path
+    if isinstance(place, Path):
+        return [
+            _open_path(place / store.name, {key: file.crc32c for key, file in store.files.items()}, wanted)
+            for store in collection.stores
+        ]
+
+    def open_one(store: StoreEntry) -> Store:
+        recorded = {f"{store.name}/{key}": file.crc32c for key, file in store.files.items()}
+        return _opened(f"{place}/{store.name}", collection.group(store), recorded, wanted, reopen=False)
+
+    # Opening takes many small requests, one after the other; the setting is made once for all threads.
+    with codec_pipeline(ZARR):
+        pool = ThreadPoolExecutor(_OPENERS, thread_name_prefix="annbatch-open")
+        try:
+            stores = list(pool.map(open_one, collection.stores))
+        except BaseException:
+            # An interrupt does not wait for requests of zarr's.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+        return stores
+
+
+def _open_path(path: Path, recorded: Mapping[str, int], wanted: Wanted) -> Store:
+    return _opened(str(path), open_group(path), recorded, wanted, reopen=True)
+
+
+def _opened(name: str, root: zarr.Group, recorded: Mapping[str, int], wanted: Wanted, *, reopen: bool) -> Store:
+    matrices = {}
+    for element in wanted.elements:
+        with naming(f"{name} {element}"):
+            try:
+                found = root[element]
+            except KeyError as e:
+                raise InputError(f"{name}: there is no {element}") from e
+            matrices[element] = _stored(found, f"{name} {element}", recorded, reopen=reopen)
+    with naming(f"{name} obs"):
+        obs = root["obs"]
+        if not isinstance(obs, zarr.Group):
+            raise StoreError(f"{name} obs: must be a group of columns, got an array")
+        refuse_executable(obs, f"{name} obs")
+        columns = columns_of_group(obs, wanted.labels, name, recorded)
+    with naming(f"{name} var"):
+        refuse_executable(root["var"], f"{name} var")
+        var: Any = ad.io.read_elem(root["var"])
+        if not isinstance(var, pd.DataFrame):
+            raise StoreError(f"{name} var: must be a table, got {type(var).__name__}")
+    return _checked(Store(name, matrices["X"].shape, matrices, columns, var))
+
+
+def _checked(store: Store) -> Store:
+    n_obs, n_vars = store.shape
+    for element, matrix in store.matrices.items():
+        columns = matrix.shape[1] if element.startswith("obsm/") else n_vars
+        if matrix.shape != (n_obs, columns):
+            raise StoreError(f"{store.name} {element}: must have the shape {(n_obs, columns)}, got {matrix.shape}")
+    for name, column in store.columns.items():
+        for part in (column.values, column.mask):
+            if part is not None and len(part) != n_obs:
+                raise StoreError(f"{store.name} obs[{name!r}]: must have n_obs = {n_obs} values, got {len(part)}")
+    if len(store.var) != n_vars:
+        raise StoreError(f"{store.name} var: must have n_vars = {n_vars} rows, got {len(store.var)}")
+    return store
+
+
+def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
+    """Describe what stands in an AnnData object."""
+    form = getattr(found, "format", None) if sp.issparse(found) else None
+    if isinstance(found, CSCDataset) or form == "csc":
+        raise InputError(f"{name}: must be stored by rows (CSR), got CSC; create_anndata_collection converts it")
+    if isinstance(found, CSRDataset):
+        group: Any = found.group
+        if not isinstance(group, zarr.Group):
+            raise InputError(f"{name}: must be on a zarr store, got {type(group).__name__}; convert the file first")
+        return _stored(group, name, cache=cache)
+    if form == "csr":
+        return _sparse(name, found.shape, found.data.dtype, found)
+    if isinstance(found, zarr.Array):
+        return _stored(found, name, cache=cache)
+    if isinstance(found, np.ndarray) and found.ndim == 2:
+        return _dense(name, np.ascontiguousarray(found))
+    kind = "nothing" if found is None else type(found).__name__
+    raise InputError(f"{name}: must be a CSR sparse_dataset on a zarr store, a zarr array or in memory, got {kind}")
+
+
+def _stored(
+    found: Any,
+    name: str,
+    recorded: Mapping[str, int] = MappingProxyType({}),
+    *,
+    reopen: bool = True,
+    cache: DiskCache | None = None,
+) -> Matrix:
+    """Reopen a CSR group or a dense array of a zarr store with fast codecs, and check that its parts fit together."""
+    store = cached(found.store, cache)
+
+    def part(path: str) -> zarr.Array[Any]:
+        return _reopened(found, path, name, store) if reopen else _part(found, path, name)
+
+    refuse_executable(found, name)
+    if isinstance(found, zarr.Array):
+        if found.ndim != 2:
+            raise StoreError(f"{name}: must have two dimensions, got {found.ndim}")
+        _check_numbers(found.dtype, name)
+        return _dense(name, part(""), recorded)
+    if found.attrs.get("encoding-type") != "csr_matrix":
+        raise StoreError(f"{name}: must be dense or a csr_matrix, got {found.attrs.get('encoding-type')}")
+    arrays = SimpleNamespace(**{key: part(f"/{key}") for key in ("data", "indices", "indptr")})
+    shape = tuple(int(n) for n in found.attrs["shape"])
+    if arrays.indptr.shape != (shape[0] + 1,):
+        raise StoreError(f"{name}/indptr: must have n_obs + 1 = {shape[0] + 1} elements, got {arrays.indptr.shape}")
+    if arrays.data.shape != arrays.indices.shape or arrays.data.ndim != 1:
+        raise StoreError(
+            f"{name}: data and indices must be of one length, got {arrays.data.shape} and {arrays.indices.shape}"
+        )
+    for key, kinds in (("data", "biuf"), ("indices", "iu"), ("indptr", "iu")):
+        _check_numbers(getattr(arrays, key).dtype, f"{name}/{key}", kinds)
+    dtype = _original_dtype(found, arrays.data.dtype, name)
+    return _sparse(name, (shape[0], shape[1]), dtype, arrays, recorded)
+
+
+def _original_dtype(element: Any, stored: np.dtype[Any], name: str) -> np.dtype[Any]:
+    """Give the type that the values of an element had before they were written."""
+    dtype = np.dtype(str(getattr(element, "attrs", {}).get(ORIGINAL_DTYPE, stored)))
+    _check_numbers(dtype, f"{name} {ORIGINAL_DTYPE}")
+    return dtype
+
+
+def _check_numbers(dtype: np.dtype[Any], name: str, kinds: str = "biuf") -> None:
+    if dtype.kind not in kinds or dtype.itemsize > 8:
+        raise StoreError(f"{name}: must be {'numbers' if 'f' in kinds else 'integers'} of at most 64 bits, got {dtype}")
+
+
+def _reopened(parent: Any, path: str, name: str, store: Any) -> zarr.Array[Any]:
+    where = {"store": store, "path": f"{parent.path}{path}".lstrip("/"), "mode": "r"}
+    with naming(f"{name}{path}"):
+        with codec_pipeline(ZARR):
+            array: zarr.Array[Any] = zarr.open_array(**where)
+        # Object stores are no business of zarrs, which would make clients of its own.
+        if not _has_checksums(array) and not isinstance(store, zarr.storage.ObjectStore):
+            with codec_pipeline(ZARRS):
+                array = zarr.open_array(**where)
+    return array
+
+
+def _part(parent: Any, path: str, name: str) -> zarr.Array[Any]:
+    with naming(f"{name}{path}"):
+        found = parent[path[1:]] if path else parent
+    if not isinstance(found, zarr.Array):
+        raise StoreError(f"{name}{path}: must be an array, got a group")
+    return found
+
+
+def _has_checksums(array: zarr.Array[Any]) -> bool:
+    """Say whether chunks end in checksums: zarrs checks none when it reads a part of a shard, zarr's own codecs do."""
+    codecs = array.metadata.to_dict().get("codecs", ())
+    chains: Any = [codecs, *(codec.get("configuration", {}).get("codecs", ()) for codec in codecs)]  # type: ignore[union-attr]
+    return any(codec["name"] == "crc32c" for chain in chains for codec in chain)
+
+
+def _sparse(
+    name: str,
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    arrays: Any,
+    recorded: Mapping[str, int] = MappingProxyType({}),
+) -> SparseMatrix:
+    data, why_data = elements_of(f"{name}/data", arrays.data, recorded)
+    indices, why_indices = elements_of(f"{name}/indices", arrays.indices, recorded)
+    indptr = slices_of(f"{name}/indptr", arrays.indptr, recorded)
+    return SparseMatrix(shape, dtype, indptr, data, indices, why_data or why_indices)
+
+
+def _dense(name: str, array: Any, recorded: Mapping[str, int] = MappingProxyType({})) -> DenseMatrix:
+    values, why = elements_of(name, array, recorded)
+    dtype = _original_dtype(array, array.dtype, name)
+    return DenseMatrix(array.shape, dtype, values, why)

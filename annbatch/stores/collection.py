@@ -1,0 +1,338 @@
+"""What is a collection of stores, and is this one whole?
+
+1. A collection is a directory of AnnData stores with a manifest, ``collection.json``, that was written last: no
+   manifest, no collection.
+2. `Collection` is that manifest as a value; `to_json` and `from_json` are its two directions, and the second checks
+   every field.
+3. `Collection.open` also takes a directory that scverse annbatch preshuffled: such a store has no manifest, so what is
+   known is read from it.
+4. `Collection.verify` compares every file with its recorded size and checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count as count_up
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import zarr
+
+from annbatch.errors import CorruptStoreError, StoreError, naming
+from annbatch.remote.location import RemoteFolder, locate, open_group
+from annbatch.stores.manifest import (
+    THEIR_STORE,
+    ElementTypes,
+    FileEntry,
+    InputEntry,
+    StoreEntry,
+    checksum,
+    checksum_of,
+    count,
+    element_types,
+    field,
+    input_entry,
+    store_entry,
+    store_number,
+    write_whole,
+)
+
+MANIFEST = "collection.json"
+FORMAT = "annbatch-dlpack-collection"
+FORMAT_VERSION = 1
+PRESHUFFLED = "annbatch-preshuffled"
+"""``encoding-type`` of the root group of a collection that scverse annbatch wrote."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A directory of AnnData stores that together hold one table of cells.
+
+    Examples
+    --------
+    >>> collection = Collection.open("store")  # doctest: +SKIP
+    >>> collection.n_obs, collection.store_paths[0].name  # doctest: +SKIP
+    (700, 'chunk_0.zarr')
+    """
+
+    path: Path | RemoteFolder
+    """The directory, or the place in a store."""
+    format: str
+    """Which program's layout it is: `FORMAT` or `PRESHUFFLED`."""
+    n_obs: int
+    """Rows of all stores together."""
+    n_vars: int
+    """Columns of every store."""
+    var_digest: str
+    """SHA-256 of the var names, see `digest_names`."""
+    stores: tuple[StoreEntry, ...]
+    """In numeric order."""
+    types: Mapping[str, ElementTypes]
+    """``"X"`` and ``"layers/{name}"`` to their types; empty where no manifest says so."""
+    obs_columns: tuple[str, ...]
+    """Names of the obs columns."""
+    shuffled: bool
+    """Whether the rows were shuffled when they were written."""
+    seed: int | None
+    """Seed of that shuffle; None if there was none or nobody knows."""
+    software: str
+    """Name and version of the program that wrote it."""
+    grouped_by: str | None = None
+    """Obs column whose categories stand together, in their order, over the whole collection; rows without one last."""
+    inputs: tuple[InputEntry, ...] = ()
+    """What it was made of, in order; empty where nobody knows."""
+
+    @classmethod
+    def open(cls, path: Any) -> Collection:
+        """Open the collection at ``path``, ours or one that scverse annbatch wrote.
+
+        Parameters
+        ----------
+        path
+            A directory; the URL of one in an object store (``s3://``, ``gs://``, ``az://``, ``https://``); an obstore
+            store, or a zarr store, whose root it is.
+
+        Raises
+        ------
+        StoreError
+            If there is no complete collection at ``path``, or it cannot be read.
+        ImportError
+            If it takes obstore to read it, which is not installed.
+        """
+        place = locate(path)
+        if isinstance(place, Path) and not place.is_dir():
+            raise StoreError(f"{place}: a collection is a directory, and there is none at this path")
+        with naming(f"{place}/{MANIFEST}"):
+            try:
+                text = _read(place, MANIFEST).decode()
+            except FileNotFoundError:
+                pass
+            else:
+                return cls.from_json(text, place)
+        if _root_encoding(place) == PRESHUFFLED:
+            return _open_preshuffled(place)
+        raise StoreError(
+            f"{place}: not a collection: no {MANIFEST} (it is written last, so an unfinished build has none), "
+            f"and the root group's encoding-type is not {PRESHUFFLED!r}"
+        )
+
+    @property
+    def directory(self) -> Path:
+        """The directory.
+
+        Raises
+        ------
+        StoreError
+            If the collection lies in no local directory.
+        """
+        if not isinstance(self.path, Path):
+            raise StoreError(f"{self.path}: must lie in a local directory for this")
+        return self.path
+
+    @property
+    def store_paths(self) -> tuple[Path, ...]:
+        """The stores' directories in numeric order; raises StoreError if the collection lies in no local directory."""
+        return tuple(self.directory / store.name for store in self.stores)
+
+    def group(self, store: StoreEntry) -> zarr.Group:
+        """Open one of the stores; raises StoreError if it cannot be read."""
+        return open_group(self.path / store.name) if isinstance(self.path, Path) else self.path.group(store.name)
+
+    def digest(self) -> str:
+        """Give a hash of what the stores hold, in hex: the same wherever the collection lies."""
+        state = hashlib.blake2b(f"{self.n_vars} {self.var_digest}".encode(), digest_size=16)
+        for store in self.stores:
+            state.update(f"\n{store.name} {store.n_obs} {store.nnz}".encode())
+            for name, file in store.files.items():
+                state.update(f"\n{name} {file.nbytes} {file.crc32c}".encode())
+        return state.hexdigest()
+
+    def to_json(self) -> str:
+        """Give the manifest's text; the directory's own path is not part of it."""
+        return json.dumps(
+            {
+                "format": self.format,
+                "format_version": FORMAT_VERSION,
+                "software": self.software,
+                "n_obs": self.n_obs,
+                "n_vars": self.n_vars,
+                "var_digest": self.var_digest,
+                "shuffled": self.shuffled,
+                "seed": self.seed,
+                "obs_columns": list(self.obs_columns),
+                "types": {key: types.to_json() for key, types in self.types.items()},
+                "grouped_by": self.grouped_by,
+                "inputs": [entry.to_json() for entry in self.inputs],
+                "stores": [store.to_json() for store in self.stores],
+            },
+            indent=1,
+        )
+
+    @classmethod
+    def from_json(cls, text: str, path: str | os.PathLike[str] | RemoteFolder) -> Collection:
+        """Read a manifest's text; ``path`` is the place that it lies in.
+
+        Raises
+        ------
+        StoreError
+            If the text is not a manifest that this version can read; names the field, the rule and the value.
+        """
+        path = path if isinstance(path, RemoteFolder) else Path(path)
+        where = f"{path}/{MANIFEST}"
+        try:
+            root = json.loads(text)
+        except (ValueError, RecursionError) as e:
+            raise StoreError(f"{where}: not JSON: {e}") from e
+        if not isinstance(root, dict) or root.get("format") != FORMAT:
+            found = root.get("format") if isinstance(root, dict) else root
+            raise StoreError(f"{where}: format must be {FORMAT!r}, got {found!r}")
+        version = field(root, "format_version", int, where)
+        if version != FORMAT_VERSION:
+            raise StoreError(f"{where}: format_version must be {FORMAT_VERSION} for this version, got {version}")
+        stores = sorted(
+            (store_entry(entry, f"{where}: stores[{i}]") for i, entry in enumerate(field(root, "stores", list, where))),
+            key=lambda store: store_number(store.name),
+        )
+        if len({store.name for store in stores}) != len(stores):
+            raise StoreError(f"{where}: store names must differ, got {[store.name for store in stores]}")
+        n_obs = count(root, "n_obs", where)
+        if n_obs != sum(store.n_obs for store in stores):
+            raise StoreError(f"{where}: n_obs must be the stores' sum {sum(s.n_obs for s in stores)}, got {n_obs}")
+        obs_columns = field(root, "obs_columns", list, where)
+        if not all(isinstance(name, str) for name in obs_columns):
+            raise StoreError(f"{where}: obs_columns must be strings, got {obs_columns!r}")
+        return cls(
+            path=path,
+            format=FORMAT,
+            n_obs=n_obs,
+            n_vars=count(root, "n_vars", where),
+            var_digest=field(root, "var_digest", str, where),
+            stores=tuple(stores),
+            types={
+                key: element_types(entry, f"{where}: types[{key!r}]")
+                for key, entry in field(root, "types", dict, where).items()
+            },
+            obs_columns=tuple(obs_columns),
+            shuffled=field(root, "shuffled", bool, where),
+            seed=None if root.get("seed") is None else count(root, "seed", where),
+            software=field(root, "software", str, where),
+            grouped_by=None if root.get("grouped_by") is None else field(root, "grouped_by", str, where),
+            inputs=tuple(
+                input_entry(entry, f"{where}: inputs[{i}]")
+                # Absent from collections of before this was recorded.
+                for i, entry in enumerate(field(root, "inputs", list, where) if "inputs" in root else [])
+            ),
+        )
+
+    def save(self, directory: Path) -> None:
+        """Write the manifest into ``directory`` so that it is either there in full or not at all."""
+        write_whole(directory / MANIFEST, self.to_json())
+
+    def check_sizes(self) -> None:
+        """Compare every recorded file with its size; reads none.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a file is missing, or has another size than it was written with; names the file.
+        """
+        recorded = self._files()
+        remote = self.path if isinstance(self.path, RemoteFolder) else None
+        sizes = remote.sizes((store.name for store in self.stores), recorded) if remote and recorded else {}
+        for key, wanted in recorded.items():
+            try:
+                nbytes = (self.directory / key).stat().st_size if remote is None else sizes.get(key)
+            except OSError as e:
+                raise CorruptStoreError(f"{self.path}/{key}: cannot be read: {e}") from e
+            if nbytes is None:
+                raise CorruptStoreError(f"{self.path}/{key}: cannot be read: it is missing")
+            if nbytes != wanted.nbytes:
+                raise CorruptStoreError(f"{self.path}/{key}: was written with {wanted.nbytes} bytes, has {nbytes}")
+
+    def verify(self) -> None:
+        """Compare every recorded file with its size and checksum; reads all bytes once.
+
+        Raises
+        ------
+        CorruptStoreError
+            If a file is missing, or differs from what was written; names the file.
+        StoreError
+            If the object store that the collection lies in cannot be read.
+        """
+        for key, wanted in self._files().items():
+            try:
+                found = checksum(self.path / key) if isinstance(self.path, Path) else checksum_of(self.path.read(key))
+            except OSError as e:
+                raise CorruptStoreError(f"{self.path}/{key}: cannot be read: {e}") from e
+            if found != wanted:
+                raise CorruptStoreError(f"{self.path}/{key}: was written as {wanted}, is now {found}")
+
+    def _files(self) -> dict[str, FileEntry]:
+        return {f"{store.name}/{name}": file for store in self.stores for name, file in store.files.items()}
+
+
+def digest_names(names: Iterable[str]) -> str:
+    """SHA-256, in hex, of ``names`` in their order: each as UTF-8, followed by one zero byte."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(str(name).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _read(place: Path | RemoteFolder, key: str) -> bytes:
+    return (place / key).read_bytes() if isinstance(place, Path) else place.read(key)
+
+
+def _open_preshuffled(directory: Path | RemoteFolder) -> Collection:
+    try:
+        root = open_group(directory) if isinstance(directory, Path) else directory.group("")
+        if isinstance(directory, Path) or directory.can_list:
+            names = sorted((name for name in root.group_keys() if THEIR_STORE.fullmatch(name)), key=store_number)
+        else:
+            names = list(takewhile(root.__contains__, (f"dataset_{i}" for i in count_up())))
+        if not names:
+            raise StoreError(f"{directory}: has the encoding-type {PRESHUFFLED!r} but no dataset_{{i}} groups")
+        stores, n_vars = [], set()
+        for name in names:
+            x: Any = root[f"{name}/X"]
+            is_dense = isinstance(x, zarr.Array)
+            rows, columns = x.shape if is_dense else x.attrs["shape"]
+            stores.append(StoreEntry(name, int(rows), None if is_dense else int(x["data"].shape[0]), {}))
+            n_vars.add(int(columns))
+        if len(n_vars) != 1:
+            raise StoreError(f"{directory}: all stores must have the same n_vars, got {sorted(n_vars)}")
+        var: Any = root[f"{names[0]}/var"]
+        obs: Any = root[f"{names[0]}/obs"]
+        var_names = ad.io.read_elem(var[var.attrs["_index"]])
+    except StoreError:
+        raise
+    except Exception as e:
+        raise StoreError(f"{directory}: cannot be read as a collection of scverse annbatch: {e}") from e
+    return Collection(
+        path=directory,
+        format=PRESHUFFLED,
+        n_obs=sum(store.n_obs for store in stores),
+        n_vars=n_vars.pop(),
+        var_digest=digest_names(var_names),
+        stores=tuple(stores),
+        types={},
+        obs_columns=tuple(str(name) for name in obs.attrs["column-order"]),
+        shuffled=True,
+        seed=None,
+        software="annbatch (scverse)",
+    )
+
+
+def _root_encoding(place: Path | RemoteFolder) -> object:
+    try:
+        return json.loads(_read(place, "zarr.json"))["attributes"]["encoding-type"]
+    except StoreError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,210 @@
+"""How do columns of obs become codes that every store agrees on?
+
+1. `columns_of_frame` and `columns_of_group` describe the obs columns of one store, in memory or on disk.
+2. `merge_columns` unites the stores' categories, in order of first appearance, into one `Column` per name.
+3. `annbatch.batches.label_rows` gathers the rows of a window; `Column.numbers` and `Column.series` say what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import zarr
+from numpy.typing import NDArray
+
+from annbatch.errors import InputError, StoreError, naming
+from annbatch.stores.slices import ArraySlices, slices_of
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoreColumn:
+    """One obs column of one store."""
+
+    name: str
+    """What error messages call it."""
+    values: ArraySlices
+    """(n_obs,) codes if there are categories, else values."""
+    mask: ArraySlices | None
+    """(n_obs,) bool, true where a value is missing."""
+    categories: pd.Index[Any] | None
+    """What the codes mean; None for numbers."""
+    dtype: Any
+    """The pandas dtype that users see."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Column:
+    """One obs column of all stores."""
+
+    name: str
+    categories: pd.Index[Any] | None
+    """What the codes mean, in the collection's order; None for numbers."""
+    dtype: Any
+    """The pandas dtype that users see."""
+    parts: tuple[StoreColumn, ...]
+    """The column in each store."""
+    recodes: tuple[NDArray[np.int32] | None, ...]
+    """Per store: store's code -> collection's code, the last entry for missing (-1); None where they are the same."""
+
+    @property
+    def gathered_dtype(self) -> np.dtype[Any]:
+        """Type in which rows of all stores are gathered: int32 codes, or what the stores' numbers promote to."""
+        if self.categories is not None:
+            return np.dtype(np.int32)
+        return np.result_type(*(part.values.dtype for part in self.parts))
+
+    def numbers(self, gathered: NDArray[Any]) -> NDArray[np.float32]:
+        """Give what a batch carries for gathered rows of a numeric column: float32, missing NaN."""
+        if isinstance(gathered, np.ma.MaskedArray):
+            return np.ma.filled(gathered.astype(np.float32), np.nan)
+        return gathered.astype(np.float32)
+
+    def series(self, gathered: NDArray[Any]) -> Any:
+        """Give gathered rows as users know the column."""
+        if isinstance(self.dtype, pd.CategoricalDtype):
+            return pd.Series(pd.Categorical.from_codes(gathered, dtype=self.dtype))
+        if self.categories is not None:
+            values: Any = self.categories.to_numpy(object).take(gathered)
+            values[gathered == -1] = pd.NA if pd.api.types.is_extension_array_dtype(self.dtype) else None
+            return pd.Series(values, dtype=self.dtype)
+        if isinstance(gathered, np.ma.MaskedArray):
+            series = pd.Series(np.asarray(gathered.data), dtype=self.dtype)
+            return series.mask(np.ma.getmaskarray(gathered))
+        return pd.Series(gathered, dtype=self.dtype)
+
+
+def columns_of_frame(obs: pd.DataFrame, names: Sequence[str] | None, store: str) -> dict[str, StoreColumn]:
+    """Describe the obs columns of an AnnData in memory; None means all."""
+    available = [str(name) for name in obs.columns]
+    return {name: _of_series(obs[name], f"{store} obs[{name!r}]") for name in _chosen(names, available, store)}
+
+
+def columns_of_group(
+    obs: zarr.Group, names: Sequence[str] | None, store: str, recorded: Mapping[str, int]
+) -> dict[str, StoreColumn]:
+    """Describe the obs columns of a stored AnnData without reading them; None means all.
+
+    What is ``recorded`` (keys of the group's store, and checksums) must be there, and as it was, when it is read.
+    """
+    available = [str(name) for name in obs.attrs.get("column-order", ())]  # type: ignore[union-attr]
+    columns = {}
+    for name in _chosen(names, available, store):
+        where = f"{store} obs[{name!r}]"
+        with naming(where):
+            columns[name] = _of_element(obs[name], where, partial(slices_of, where, recorded=recorded))
+    return columns
+
+
+def merge_columns(stores: Mapping[str, dict[str, StoreColumn]]) -> tuple[Column, ...]:
+    """Unite the columns that all stores have, in the order of the first store.
+
+    Raises
+    ------
+    InputError
+        If a column is categorical (or text) in one store and numeric in another.
+    """
+    frames = list(stores.values())
+    shared = [name for name in frames[0] if all(name in columns for columns in frames)]
+    return tuple(_merge(name, {store: columns[name] for store, columns in stores.items()}) for name in shared)
+
+
+def _chosen(names: Sequence[str] | None, available: list[str], store: str) -> list[str]:
+    for name in names or ():
+        if name not in available:
+            raise InputError(f"{store}: labels must be obs columns, got {name!r}; there are {available}")
+    return available if names is None else list(names)
+
+
+def _of_series(series: pd.Series[Any], where: str) -> StoreColumn:
+    dtype, flat = series.dtype, partial(slices_of, where)
+    if isinstance(dtype, pd.CategoricalDtype):
+        return StoreColumn(where, flat(series.cat.codes.to_numpy()), None, dtype.categories, dtype)
+    if pd.api.types.is_bool_dtype(dtype):
+        missing = series.isna().to_numpy()
+        codes = np.where(missing, -1, series.fillna(False).to_numpy(np.int8)).astype(np.int8)
+        return StoreColumn(where, flat(codes), None, pd.Index([False, True]), dtype)
+    if pd.api.types.is_numeric_dtype(dtype):
+        if pd.api.types.is_extension_array_dtype(dtype):
+            filled = series.fillna(0).to_numpy(dtype.numpy_dtype)  # type: ignore[union-attr]
+            return StoreColumn(where, flat(filled), flat(series.isna().to_numpy()), None, dtype)
+        return StoreColumn(where, flat(series.to_numpy()), None, None, dtype)
+    text = pd.Categorical(series)
+    return StoreColumn(where, flat(text.codes), None, text.categories, dtype)
+
+
+def _of_element(element: Any, where: str, slices_of: Callable[[Any], ArraySlices]) -> StoreColumn:
+    encoding = element.attrs.get("encoding-type")
+    if encoding == "categorical":
+        categories = pd.Index(ad.io.read_elem(element["categories"]))
+        ordered = bool(element.attrs.get("ordered", False))
+        return StoreColumn(
+            where, slices_of(element["codes"]), None, categories, pd.CategoricalDtype(categories, ordered)
+        )
+    if encoding == "nullable-integer":
+        values, mask = slices_of(element["values"]), slices_of(element["mask"])
+        return StoreColumn(where, values, mask, None, pd.api.types.pandas_dtype(_nullable(values.dtype)))
+    if encoding == "nullable-boolean":
+        mask = slices_of(element["mask"])
+        return StoreColumn(where, slices_of(element["values"]), mask, pd.Index([False, True]), pd.BooleanDtype())
+    if encoding == "array" and element.dtype.kind == "b":
+        return StoreColumn(where, slices_of(element), None, pd.Index([False, True]), element.dtype)
+    if encoding == "array" and element.dtype.kind in "iuf":
+        return StoreColumn(where, slices_of(element), None, None, element.dtype)
+    if encoding in ("string-array", "nullable-string-array"):
+        return _of_series(pd.Series(ad.io.read_elem(element)), where)
+    raise StoreError(f"{where}: encoding {encoding!r} is not one that a label column can have")
+
+
+def _nullable(dtype: np.dtype[Any]) -> str:
+    """Name the nullable pandas dtype of an integer dtype."""
+    return f"{'Int' if dtype.kind == 'i' else 'UInt'}{dtype.itemsize * 8}"
+
+
+def _merge(name: str, parts: dict[str, StoreColumn]) -> Column:
+    first_store, first = next(iter(parts.items()))
+    for store, part in parts.items():
+        if _kind(part) != _kind(first):
+            raise InputError(
+                f"obs[{name!r}] must be of one kind in all stores: it is {_kind(first)} in {first_store} and "
+                f"{_kind(part)} in {store}"
+            )
+    columns = tuple(parts.values())
+    if first.categories is None:
+        return Column(name, None, _common_dtype([part.dtype for part in columns]), columns, (None,) * len(columns))
+    categories = first.categories
+    for part in columns[1:]:
+        categories = categories.append(part.categories[~part.categories.isin(categories)])  # type: ignore[index,union-attr]
+    recodes = tuple(
+        None
+        if categories[: len(part.categories)].equals(part.categories)  # type: ignore[arg-type]
+        else np.append(categories.get_indexer(part.categories), -1).astype(np.int32)  # type: ignore[arg-type]
+        for part in columns
+    )
+    same = all(part.dtype == first.dtype for part in columns)
+    dtype: Any = first.dtype
+    if _kind(first) == "boolean" and not same:
+        dtype = pd.BooleanDtype()
+    elif isinstance(dtype, pd.CategoricalDtype):
+        dtype = pd.CategoricalDtype(categories, ordered=bool(dtype.ordered) and same)
+    return Column(name, categories, dtype, columns, recodes)
+
+
+def _kind(column: StoreColumn) -> str:
+    if column.categories is None:
+        return "numeric"
+    return "boolean" if pd.api.types.is_bool_dtype(column.dtype) else "categorical"
+
+
+def _common_dtype(dtypes: list[Any]) -> Any:
+    if all(dtype == dtypes[0] for dtype in dtypes):
+        return dtypes[0]
+    if any(pd.api.types.is_extension_array_dtype(dtype) for dtype in dtypes):
+        plain = np.result_type(*(getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes))
+        return pd.api.types.pandas_dtype(_nullable(plain)) if plain.kind in "iu" else pd.Float64Dtype()
+    return np.result_type(*dtypes)

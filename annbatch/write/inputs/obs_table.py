@@ -1,0 +1,267 @@
+"""How do obs tables of any length become rows that travel with their cells?
+
+1. `spool` joins one obs column of all inputs after the other, and leaves it on disk as fixed-width numbers: codes,
+   values, masks, or text where it holds identifiers. So no more than one column of all cells is in memory.
+2. `ObsTable.read` gives consecutive cells as one record each, which the shuffle moves like everything else.
+3. `ObsColumn.decoded` turns what arrives back into what AnnData writes.
+
+The names of the cells are text, as identifiers are, and are made distinct on the way
+(`annbatch.write.inputs.text_file`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from annbatch.errors import InputError
+from annbatch.write.inputs.contents import Source
+from annbatch.write.inputs.gene_join import join_column
+from annbatch.write.inputs.spill import load, save
+from annbatch.write.inputs.text_file import Repeats, TextFile, distinct
+
+SRC_PATH = "src_path"
+"""The obs column that names each cell's source file."""
+NAMES = "names"
+"""The text of the cells' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObsColumn:
+    """One joined obs column."""
+
+    name: str
+    number: int
+    """Its place among the columns; names its files and fields."""
+    dtype: np.dtype[Any] | None
+    """What a record holds of it: codes, values or booleans; None if it is text."""
+    masked: bool
+    """Whether a record also says that a value is missing."""
+    categories: pd.Index[Any] | None
+    """What codes mean."""
+    ordered: bool
+    """Whether the categories are ordered."""
+
+    @property
+    def field(self) -> str:
+        """Name of its field in a record, and of its text."""
+        return f"obs{self.number}"
+
+    def fields(self) -> list[tuple[str, np.dtype[Any]]]:
+        """Give its fields of a record."""
+        if self.dtype is None:
+            return []
+        return [(self.field, self.dtype)] + ([(f"{self.field}?", np.dtype(bool))] if self.masked else [])
+
+    def decoded(self, records: npt.NDArray[Any]) -> Any:
+        """Give the column of (n,) records as pandas or NumPy has it."""
+        values = np.ascontiguousarray(records[self.field])
+        if self.categories is not None:
+            return pd.Categorical.from_codes(values.astype(np.intp), categories=self.categories, ordered=self.ordered)
+        if not self.masked:
+            return values
+        mask = np.ascontiguousarray(records[f"{self.field}?"])
+        boolean = values.dtype.kind == "b"
+        return pd.arrays.BooleanArray(values, mask) if boolean else pd.arrays.IntegerArray(values, mask)
+
+
+@dataclass(frozen=True, slots=True)
+class ObsTable:
+    """The obs of all inputs, on disk."""
+
+    directory: Path
+    n_obs: int
+    columns: tuple[ObsColumn, ...]
+    index_name: str | None
+    """Name of the index, if all inputs agree on one."""
+
+    @property
+    def record(self) -> np.dtype[Any]:
+        """Type of one cell's record."""
+        return np.dtype([field for column in self.columns for field in column.fields()])
+
+    @property
+    def texts(self) -> list[str]:
+        """Names of the texts that each cell has: its own name, and columns of identifiers."""
+        return [NAMES, *(column.field for column in self.columns if column.dtype is None)]
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read the records of cells ``start`` to ``stop``."""
+        records = np.empty(stop - start, self.record)
+        for field in self.record.names or ():
+            records[field] = load(self.directory / field, self.record[field], start, stop)
+        return records
+
+    def text(self, name: str) -> TextFile:
+        """Give one of the texts."""
+        return TextFile(self.directory / f"{name}.text")
+
+    def groups(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint32]:
+        """Read to which category of column ``name`` cells belong, numbered in their order, missing ones last.
+
+        Raises
+        ------
+        InputError
+            If it has no categories.
+        """
+        column = next(column for column in self.columns if column.name == name)
+        if column.categories is None or column.dtype is None:
+            raise InputError(f"groupby must be an obs column of strings or categories, got {name!r}")
+        codes = load(self.directory / column.field, column.dtype, start, stop)
+        return np.where(codes < 0, len(column.categories), codes).astype(np.uint32)
+
+
+def check_groupby(name: str | None, names: Sequence[str] | None, sources: Sequence[Source]) -> None:
+    """Refuse to group by what will be no column; ``names`` are those that are asked for, None for all.
+
+    Raises
+    ------
+    InputError
+        Names the columns that there are.
+    """
+    known = chain.from_iterable(source.column_names for source in sources) if names is None else names
+    columns = list(dict.fromkeys([*known, SRC_PATH]))
+    if name is not None and name not in columns:
+        raise InputError(f"groupby must be an obs column, got {name!r}; there are {columns}")
+
+
+def spool(
+    sources: Sequence[Source],
+    directory: Path,
+    *,
+    names: Sequence[str] | None,
+    repeats: Repeats,
+    schema: pd.DataFrame | None = None,
+    others: Sequence[TextFile] = (),
+    report: Callable[[int], object],
+) -> ObsTable:
+    """Join the obs of all inputs into ``directory``.
+
+    Parameters
+    ----------
+    names
+        Which columns; None for all. `SRC_PATH` comes with either; one that an input already has, as the stores of a
+        collection do, is kept: it names where the cells first came from.
+    repeats
+        Whether names that occur more than once are made unique or refused.
+    schema
+        A table without rows whose columns are taken, and whose categories come first: that of a collection which the
+        cells are to join.
+    others
+        Names that are taken already.
+    report
+        Is told of columns as they are done.
+
+    Raises
+    ------
+    InputError
+        If a column is of different kinds in different inputs, of a kind that cannot be stored, or unknown.
+    """
+    directory.mkdir(parents=True)
+    n_obs = sum(source.n_obs for source in sources)
+    known = list(dict.fromkeys(chain.from_iterable(source.column_names for source in sources)))
+    if names is not None and (unknown := [name for name in names if name not in known]):
+        raise InputError(f"obs_columns must be in at least one input, got {unknown}; there are {known}")
+    wanted = known if names is None else list(dict.fromkeys(names))
+    wanted = [*(name for name in wanted if name != SRC_PATH), SRC_PATH] if schema is None else list(schema.columns)
+    columns = []
+    for number, name in enumerate(wanted):
+        what, read = f"obs column {name!r}", _origins if name == SRC_PATH else _column
+        parts = [read(source, name) for source in sources]
+        lengths, paths = [source.n_obs for source in sources], [source.name for source in sources]
+        if schema is not None:
+            parts, lengths, paths = [schema[name], *parts], [0, *lengths], ["the collection", *paths]
+        columns.append(_store(join_column(parts, lengths, what, paths), name, number, directory))
+        report(1)
+    table = ObsTable(directory, n_obs, tuple(columns), _index_name(sources, wanted))
+    _spool_names(sources, table, repeats, others)
+    report(1)
+    return table
+
+
+def _store(joined: pd.Series[Any], name: str, number: int, directory: Path) -> ObsColumn:
+    categories, ordered, masked = None, False, False
+    values: npt.NDArray[Any]
+    if isinstance(joined.dtype, pd.CategoricalDtype):
+        values, categories, ordered = joined.cat.codes.to_numpy(), joined.cat.categories, bool(joined.cat.ordered)
+    elif pd.api.types.is_extension_array_dtype(joined.dtype):
+        mask, masked = joined.isna().to_numpy(), True
+        values = joined.array._data
+        save(directory / f"obs{number}?", mask)
+    elif joined.dtype == object:
+        column = ObsColumn(name, number, None, False, None, False)
+        TextFile(directory / f"{column.field}.text").append(joined.to_numpy())
+        return column
+    else:
+        values = joined.to_numpy()
+    column = ObsColumn(name, number, values.dtype, masked, categories, ordered)
+    save(directory / column.field, values)
+    return column
+
+
+def _column(source: Source, name: str) -> pd.Series[Any] | None:
+    if name not in source.column_names:
+        return None
+    with source.origin.open() as root:
+        return _compact(_checked(root.column(name), source, name))
+
+
+def _checked(column: pd.Series[Any], source: Source, name: str) -> pd.Series[Any]:
+    if len(column) != source.n_obs:
+        raise InputError(f"{source.name}: obs column {name!r} must have {source.n_obs} rows, got {len(column)}")
+    return column
+
+
+def _compact(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Keep each different string once: a column of all inputs has to fit in memory."""
+    if column.dtype.kind != "O" and not pd.api.types.is_string_dtype(column.dtype):
+        return column
+    if isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.infer_dtype(column, skipna=True) != "string":
+        return column
+    codes, values = pd.factorize(column.to_numpy(dtype=object, na_value=None))  # type: ignore[call-overload]
+    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object)))
+
+
+def _origins(source: Source, name: str) -> pd.Series[Any]:
+    if name in source.column_names:
+        with source.origin.open() as root:
+            given = _checked(root.column(name), source, name)
+        text = given.cat.categories if isinstance(given.dtype, pd.CategoricalDtype) else given
+        if not given.isna().all() and pd.api.types.infer_dtype(text, skipna=True) != "string":
+            raise InputError(f"{source.name}: obs column {name!r} must hold strings, got {given.dtype}")
+        strings = given.astype(object)
+        return _compact(strings.where(strings.notna(), source.name))
+    codes = np.zeros(source.n_obs, dtype=np.int8)
+    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index([source.name])))
+
+
+def _index_name(sources: Sequence[Source], columns: Sequence[str]) -> str | None:
+    found = set()
+    for source in sources:
+        with source.origin.open() as root:
+            found.add(root.index_name)
+    name = found.pop() if len(found) == 1 else None
+    return None if name in columns else name
+
+
+def _spool_names(sources: Sequence[Source], table: ObsTable, repeats: Repeats, others: Sequence[TextFile]) -> None:
+    given = TextFile(table.directory / "given.text")
+    for source in sources:
+        with source.origin.open() as root:
+            names = root.obs_names()
+        if len(names) != source.n_obs:
+            raise InputError(f"{source.name}: obs must have {source.n_obs} names, as X has rows, got {len(names)}")
+        given.append(names)
+    again = distinct(given, others, table.text(NAMES), repeats)
+    if again and repeats == "refuse":
+        raise InputError(
+            f"obs names must be unique (obs_names='refuse'), got more than one of {again}; "
+            f"obs_names='unique' makes them so"
+        )

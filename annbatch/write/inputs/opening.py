@@ -1,0 +1,334 @@
+"""What can be an input, and how is it opened?
+
+1. `as_origins` takes what the caller passed: paths, AnnData objects, zarr stores. An `Origin` can be opened any number
+   of times, in any process, and has a `stamp` that changes when its contents do.
+2. An opened origin is a `Root`: the names of its cells, single obs columns, var, and its matrices, none of which is
+   read before it is asked for. Files and zarr groups of AnnData, AnnData in memory and 10x Genomics ``.h5`` files
+   differ in nothing else.
+
+Layouts of before AnnData 0.7, in which obs is one compound dataset, are refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import anndata as ad
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import zarr
+from zarr.abc.store import Store as ZarrStore
+
+from annbatch.errors import InputError, MissingInputError, OutputError, StoreError
+from annbatch.shards.checksum import crc32c
+from annbatch.stores.refusals import refuse_executable
+from annbatch.write.inputs.hdf5_filters import load_filters
+from annbatch.write.inputs.matrix_rows import Matrix
+from annbatch.write.inputs.spill import SpillError
+
+Input: TypeAlias = str | os.PathLike[str] | ad.AnnData | ZarrStore
+Load = Callable[[str], ad.AnnData]
+
+
+class Root(Protocol):
+    """An opened input."""
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the obs columns."""
+
+    @property
+    def index_name(self) -> str | None:
+        """Name of the obs index, if it has one."""
+
+    def obs_names(self) -> npt.NDArray[Any]:
+        """Read the names of the cells, (n_obs,) str objects."""
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """Read one obs column, (n_obs,)."""
+
+    def var(self, raw: bool) -> pd.DataFrame:
+        """Read var, or that of raw."""
+
+    def names(self, group: str) -> list[str]:
+        """Names of what is in ``layers`` or ``obsm``."""
+
+    def element(self, key: str) -> Any:
+        """Give ``"X"``, ``"raw/X"``, ``"layers/…"`` or ``"obsm/…"``, unread; None if it is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One input, as the caller gave it."""
+
+    name: str
+    """What messages and the obs column ``src_path`` call it."""
+    given: str | ad.AnnData | ZarrStore
+    """A path, or the object."""
+    load: Load | None
+    """Makes AnnData of a path that is no file that can be read here."""
+
+    @contextmanager
+    def open(self) -> Iterator[Root]:
+        """Open it; whatever goes wrong inside becomes an InputError that names it.
+
+        Raises
+        ------
+        MissingInputError
+            If nothing is there.
+        InputError
+            If it is no AnnData.
+        """
+        try:
+            if isinstance(self.given, ad.AnnData):
+                yield MemoryRoot(self.given)
+            elif isinstance(self.given, ZarrStore):
+                yield GroupRoot(zarr.open_group(self.given, mode="r"), self.name)
+            elif self.load is not None:
+                yield MemoryRoot(self.load(self.given))
+            else:
+                with _open_path(self.given) as root:
+                    yield root
+        except (InputError, OutputError, SpillError, MemoryError):
+            raise
+        except StoreError as e:
+            raise InputError(f"{self.name}: cannot be read as AnnData: {e}") from e
+        except Exception as e:
+            raise InputError(f"{self.name}: cannot be read as AnnData: {type(e).__name__}: {e}") from e
+
+    def stamp(self) -> object:
+        """Give a JSON value that differs if the contents do: sizes and times of files, checksums of memory."""
+        if isinstance(self.given, ad.AnnData) and not self.given.isbacked:
+            x: Any = self.given.X
+            parts = (x.data, x.indices, x.indptr) if hasattr(x, "indptr") else (np.asarray(x),)
+            sums = [crc32c(np.ascontiguousarray(part).reshape(-1).view(np.uint8)) for part in parts]
+            return [list(self.given.shape), *sums]
+        if isinstance(self.given, ZarrStore):
+            return self.name
+        path = Path(self.given.filename if isinstance(self.given, ad.AnnData) else self.given)
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        stats = [p.stat() for p in files if p.exists()]
+        return [str(path.resolve()), [s.st_size for s in stats], [s.st_mtime_ns for s in stats]]
+
+
+def as_origins(given: Input | Sequence[Input], load: Load | None) -> list[Origin]:
+    """Give the inputs in a list; a single one counts as a list of one.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it is of no such kind.
+    """
+    items = [given] if isinstance(given, str | os.PathLike | ad.AnnData | ZarrStore) else list(given)
+    if not items:
+        raise InputError("adata_paths must name at least one input, got none")
+    origins = []
+    for i, item in enumerate(items):
+        if isinstance(item, ad.AnnData):
+            origins.append(Origin(f"adata_{i}", item, None))
+        elif isinstance(item, ZarrStore):
+            origins.append(Origin(str(item), item, None))
+        elif isinstance(item, str | os.PathLike):
+            origins.append(Origin(os.fspath(item), os.fspath(item), load))
+        else:
+            raise InputError(f"adata_paths must be paths, AnnData or zarr stores, got {type(item).__name__} at {i}")
+    return origins
+
+
+@contextmanager
+def _open_path(path: str) -> Iterator[Root]:
+    if not Path(path).exists():
+        hint = (
+            "; what is elsewhere is passed as a zarr store, zarr.storage.FsspecStore.from_url(…)"
+            if "://" in path
+            else ""
+        )
+        raise MissingInputError(f"{path}: no such file or directory{hint}")
+    if Path(path).is_dir():
+        yield GroupRoot(zarr.open_group(path, mode="r"), path)
+        return
+    if not h5py.is_hdf5(path):
+        raise InputError(
+            f"{path}: must be an AnnData file, a .h5ad (HDF5) file or a .zarr directory; this is neither. "
+            f"Pass load= to read other files"
+        )
+    load_filters(path, Path(path).stat().st_mtime_ns)
+    with h5py.File(path, mode="r") as file:
+        is_10x = "obs" not in file and isinstance(file.get("matrix"), h5py.Group) and "barcodes" in file["matrix"]
+        yield TenxRoot(file["matrix"]) if is_10x else GroupRoot(file, path)
+
+
+class GroupRoot:
+    """AnnData in an HDF5 file or a zarr group; codecs that would run what is stored are refused before they do."""
+
+    def __init__(self, group: Any, path: str) -> None:
+        encoding = group.attrs.get("encoding-type", "anndata")
+        if encoding != "anndata" or "obs" not in group or "var" not in group:
+            raise InputError(
+                f"{path}: must be an AnnData file, got one with encoding-type {encoding!r} and the keys {sorted(group)}"
+            )
+        for name in ("obs", "var"):
+            if "_index" not in group[name].attrs:
+                raise InputError(f"{path}: {name} is in an outdated layout; read it with anndata and write it again")
+            _check_names(group[name], f"{path}: {name}")
+        self._group = group
+        self._path = path
+
+    def _harmless(self, key: str) -> Any:
+        """Give a group or an array that may be decoded."""
+        found = self._group[key]
+        if not isinstance(found, h5py.Group | h5py.Dataset):
+            refuse_executable(found, f"{self._path}/{key}")
+        return found
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the obs columns."""
+        return [str(name) for name in self._group["obs"].attrs["column-order"]]
+
+    @property
+    def index_name(self) -> str | None:
+        """Name of the obs index, if it has one."""
+        name = str(self._group["obs"].attrs["_index"])
+        return None if name == "_index" else name
+
+    def obs_names(self) -> npt.NDArray[Any]:
+        """Read the names of the cells, (n_obs,) str objects."""
+        return as_text(ad.io.read_elem(self._harmless(f"obs/{self._group['obs'].attrs['_index']}")))
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """Read one obs column, (n_obs,)."""
+        return pd.Series(ad.io.read_elem(self._harmless(f"obs/{name}")))
+
+    def var(self, raw: bool) -> pd.DataFrame:
+        """Read var, or that of raw."""
+        key = "raw/var" if raw else "var"
+        table = self._harmless(key)
+        _check_names(table, f"{self._path}: {key}")
+        return _named(ad.io.read_elem(table))
+
+    def names(self, group: str) -> list[str]:
+        """Names of what is in ``layers`` or ``obsm``."""
+        return [str(name) for name in self._group.get(group, ())]
+
+    def element(self, key: str) -> Any:
+        """Give an element unread; None if it is not there."""
+        if key not in self._group or self._group[key].attrs.get("encoding-type") == "null":
+            return None
+        return self._harmless(key)
+
+
+def _check_names(table: Any, where: str) -> None:
+    """Refuse a table of which something leads to the table itself: reading it would never end."""
+    for name in (table.attrs["_index"], *table.attrs.get("column-order", ())):
+        if not all(part.strip(".") for part in str(name).split("/")):
+            raise InputError(f"{where} must have columns with names, got {str(name)!r}")
+
+
+class MemoryRoot:
+    """An AnnData object; its matrices may be backed by a file."""
+
+    def __init__(self, adata: ad.AnnData) -> None:
+        if not isinstance(adata, ad.AnnData):
+            raise InputError(f"load must give AnnData, got {type(adata).__name__}")
+        self._adata = adata
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the obs columns."""
+        return [str(name) for name in self._adata.obs.columns]
+
+    @property
+    def index_name(self) -> str | None:
+        """Name of the obs index, if it has one."""
+        name = self._adata.obs.index.name
+        return None if name is None else str(name)
+
+    def obs_names(self) -> npt.NDArray[Any]:
+        """Give the names of the cells, (n_obs,) str objects."""
+        return as_text(self._adata.obs_names)
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """Give one obs column, (n_obs,)."""
+        return pd.Series(self._adata.obs[name].array)
+
+    def var(self, raw: bool) -> pd.DataFrame:
+        """Give var, or that of raw."""
+        return _named((self._adata.raw if raw else self._adata).var.copy())
+
+    def names(self, group: str) -> list[str]:
+        """Names of what is in ``layers`` or ``obsm``."""
+        # anndata 0.13 lists X among the layers, under None.
+        return [str(name) for name in getattr(self._adata, group) if name is not None]
+
+    def element(self, key: str) -> Any:
+        """Give an element unread; None if it is not there."""
+        found: Any
+        group, _, name = key.partition("/")
+        if group == "raw":
+            found = None if self._adata.raw is None else self._adata.raw.X
+        elif name:
+            found = getattr(self._adata, group).get(name)
+        else:
+            found = self._adata.X
+        if hasattr(found, "tocsr") and found.format not in ("csr", "csc"):
+            found = found.tocsr()
+        # What is backed by a file is read from there, a piece at a time.
+        return getattr(found, "group", found)
+
+
+class TenxRoot:
+    """A feature-barcode matrix of 10x Genomics, as Cell Ranger 3 and later write it; its columns are cells.
+
+    Format: https://www.10xgenomics.com/support/software/cell-ranger/latest/analysis/outputs/cr-outputs-h5-matrices
+    """
+
+    def __init__(self, group: h5py.Group) -> None:
+        self._group = group
+        self.column_names: list[str] = []
+        self.index_name: str | None = None
+
+    def obs_names(self) -> npt.NDArray[Any]:
+        """Read the barcodes, (n_obs,) str objects."""
+        return as_text(self._group["barcodes"].asstr()[:])
+
+    def column(self, name: str) -> pd.Series[Any]:
+        """There is none."""
+        raise KeyError(name)
+
+    def var(self, raw: bool) -> pd.DataFrame:
+        """Read the features, named by their identifiers, which are unique as their symbols are not."""
+        features = self._group["features"]
+        columns = {"gene_symbols": "name", "feature_types": "feature_type", "genome": "genome"}
+        read = {ours: features[theirs].asstr()[:] for ours, theirs in columns.items() if theirs in features}
+        return pd.DataFrame(read, index=pd.Index(as_text(features["id"].asstr()[:]), dtype=object))
+
+    def names(self, group: str) -> list[str]:
+        """There are none."""
+        return []
+
+    def element(self, key: str) -> Any:
+        """Give X, whose rows are the file's columns; None for all else."""
+        if key != "X":
+            return None
+        n_vars, n_obs = (int(n) for n in self._group["shape"][:])
+        data, indices, indptr = (self._group[name] for name in ("data", "indices", "indptr"))
+        return Matrix("csr", (n_obs, n_vars), data.dtype, data, indices, indptr)
+
+
+def as_text(labels: Any) -> npt.NDArray[Any]:
+    """Give labels as (n,) str objects."""
+    return np.array([str(label) for label in labels], dtype=object)
+
+
+def _named(frame: Any) -> pd.DataFrame:
+    frame.index = pd.Index(as_text(frame.index), dtype=object, name=frame.index.name)
+    found: pd.DataFrame = frame
+    return found

@@ -1,0 +1,170 @@
+"""How much memory and disk does a build take, and how is it cut so that it keeps to that?
+
+1. `parse_bytes` reads ``"2GB"``.
+2. `Budget.of` shares the memory out: in pass 1 between the tasks that run at a time, in pass 2 between the pieces of a
+   store. What it cannot keep to is refused.
+3. `disk_bytes` says how much temporary space the runs take at least and at most; `check_disk` compares it with what is
+   free.
+
+Everything here is pure but `check_disk`, which asks the filesystem.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from annbatch.check import byte_count
+from annbatch.errors import InputError, OutputError
+from annbatch.write.inputs.contents import Element, MatrixInfo, Source
+from annbatch.write.inputs.narrow_types import smallest_unsigned
+
+MIN_BYTES = 64 * 10**6
+"""The smallest memory limit that is taken."""
+
+_USED = 0.85
+"""Part of the limit that is planned for; the rest is what plans do not see."""
+_MIN_TASK_BYTES = 48 * 10**6
+_MIN_PIECE_BYTES = 8 * 10**6
+_ELEMENT_TEMPORARIES = 40
+"""Bytes of temporary arrays for each element of the block that is being read."""
+_STRING_BYTES = 90
+"""Bytes of a short string as a Python object in an array."""
+_PIECES = 2.3
+"""Pieces in memory at a time: one that is written, one that is read, and what comes straight from the disk."""
+
+
+def parse_bytes(limit: str | int) -> int:
+    """Read a memory limit, as `annbatch.check.byte_count` does.
+
+    Raises
+    ------
+    InputError
+        If it is none, or below `MIN_BYTES`.
+    """
+    try:
+        nbytes = byte_count("memory_limit", limit)
+    except ValueError as e:
+        raise InputError(str(e)) from e
+    if nbytes < MIN_BYTES:
+        raise InputError(f"memory_limit must be >= {MIN_BYTES // 10**6} MB, got {limit!r}")
+    return nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How the memory is shared out."""
+
+    tasks: int
+    """Tasks of pass 1 at a time."""
+    run_bytes: int
+    """Bytes that a run may take while it is written."""
+    block_elements: int
+    """Elements read at a time."""
+    piece_bytes: int
+    """Bytes of a piece of pass 2."""
+
+    @classmethod
+    def of(
+        cls, limit_bytes: int, threads: int, *, store_rows: int, record_bytes: int, text_bytes: float, n_texts: int
+    ) -> Budget:
+        """Share ``limit_bytes`` out.
+
+        Parameters
+        ----------
+        store_rows
+            Rows of the largest store, whose obs is in memory while it is written.
+        record_bytes, text_bytes, n_texts
+            Size of a row's obs: of its numbers, on average of its texts, and how many texts that is.
+
+        Raises
+        ------
+        InputError
+            If the obs of a store does not fit.
+        """
+        usable = int(limit_bytes * _USED)
+        tasks = max(1, min(threads, usable // _MIN_TASK_BYTES))
+        share = usable // tasks
+        block = int(np.clip(share // (5 * _ELEMENT_TEMPORARIES), 2**14, 2**18))
+        run_bytes = share - block * _ELEMENT_TEMPORARIES
+        collected = int(store_rows * (record_bytes + text_bytes + 8 * n_texts))
+        writing = int(store_rows * (2 * record_bytes + 3 * text_bytes + n_texts * _STRING_BYTES))
+        piece_bytes = int((usable - collected) / _PIECES)
+        if piece_bytes < _MIN_PIECE_BYTES or writing > usable:
+            needed = max(collected + _PIECES * _MIN_PIECE_BYTES, writing) / _USED
+            raise InputError(
+                f"memory_limit must be >= {needed / 1e6:.0f} MB for stores of {store_rows} rows, whose obs is written "
+                f"at once, got {limit_bytes / 1e6:.0f} MB; allow more, or fewer rows_per_store"
+            )
+        return cls(tasks, run_bytes, block, piece_bytes)
+
+
+def element_bytes(sources: Sequence[Source], elements: Sequence[Element], n_vars: int) -> dict[str, int]:
+    """Give, by element, the most bytes that one stored element takes in memory during pass 1."""
+    index = smallest_unsigned(max(n_vars - 1, 0)).itemsize
+    widths = {e.key: max(_itemsize(source, e) for source in sources) for e in elements}
+    # Values and column numbers are held once as they come, and the larger of them once more in sorted order.
+    return {
+        e.key: widths[e.key] + index + max(widths[e.key], index) if e.kind == "csr" else 2 * widths[e.key]
+        for e in elements
+    }
+
+
+def disk_bytes(
+    sources: Sequence[Source], elements: Sequence[Element], n_vars: int, row_bytes: float
+) -> tuple[int, int]:
+    """Give the least and the most bytes that the runs take on disk: if all values are small counts, and if none is."""
+    index = smallest_unsigned(max(n_vars - 1, 0)).itemsize
+    least = most = int(sum(source.n_obs for source in sources) * row_bytes)
+    for source in sources:
+        for element in elements:
+            info = _info(source, element)
+            width = info.dtype.itemsize
+            if element.kind == "csr":
+                stored = 0 if info.format == "dense" else info.nnz
+                narrow = min(2, width) if info.dtype.kind in "biuf" else width
+                least += stored * (narrow + index)
+                most += info.nnz * (max(width, 2) + index)
+            else:
+                n = source.n_obs * element.n_columns
+                least += n * (min(2, width) if element.has_genes else width)
+                most += n * max(width, 2)
+            if info.format == "csc":
+                # The turned copy stays beside the runs, and its parts beside it for a while.
+                least += info.nnz * (width + 4)
+                most += 2 * info.nnz * (width + 12)
+    return least, most
+
+
+def check_disk(directory: Path, needed: tuple[int, int]) -> None:
+    """Compare what the runs and the stores need with what is free.
+
+    Raises
+    ------
+    OutputError
+        If not even the least that they may need is free.
+    """
+    free = shutil.disk_usage(directory).free
+    if needed[0] > free:
+        raise OutputError(
+            errno.ENOSPC,
+            f"{directory.parent}: the build needs {needed[0] / 1e9:.2f} to {needed[1] / 1e9:.2f} GB of temporary space "
+            f"beside the collection itself, {free / 1e9:.2f} GB are free",
+        )
+
+
+def _itemsize(source: Source, element: Element) -> int:
+    return max(2, _info(source, element).dtype.itemsize)
+
+
+def _info(source: Source, element: Element) -> MatrixInfo:
+    if element.has_genes:
+        return source.matrices[element.source]
+    info = source.obsm[element.key.removeprefix("obsm/")]
+    assert info is not None
+    return info

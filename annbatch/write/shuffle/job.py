@@ -1,0 +1,114 @@
+"""What must every task of a build know?
+
+A `Job` is all that the tasks of both passes share, a `RunSpec` what one task of pass 1 is about. Both are plain values
+that travel to other processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from annbatch.write.array_layout import ArrayLayout
+from annbatch.write.inputs.contents import Element, Source
+from annbatch.write.inputs.obs_table import ObsTable
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """Consecutive rows of one input."""
+
+    number: int
+    """Which run; runs are numbered in the order of their rows."""
+    source: int
+    """Which input."""
+    start: int
+    """First row, counted in that input."""
+    stop: int
+    """Row behind the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that the tasks of a build share."""
+
+    directory: Path
+    """Where runs and other temporary files lie."""
+    output: Path
+    """Where the stores are written."""
+    sources: tuple[Source, ...]
+    columns: tuple[Ints, ...]
+    """Per input: (its n_vars,) joined column of each gene, -1 where it is left out."""
+    var: pd.DataFrame
+    """(n_vars, …) of the collection."""
+    elements: tuple[Element, ...]
+    """What is written."""
+    table: ObsTable
+    """The obs of all inputs."""
+    seed: int | None
+    """Seed of the shuffle; None to keep the rows in order."""
+    groupby: str | None
+    """Obs column whose categories stay together."""
+    narrow: bool
+    """Whether counts are stored in the smallest type that holds them."""
+    allow_nonfinite: bool
+    """Whether NaN and infinite values are stored as they are."""
+    rows_per_store: int
+    """Rows of every store but the last."""
+    first_store: int
+    """Number of the first store that is written."""
+    layout: ArrayLayout
+    """How arrays are cut."""
+    row_bytes: Mapping[str, int]
+    """By element: bytes that one stored element may take in memory during pass 1."""
+    run_bytes: int
+    """Bytes that a run may take in memory while it is written."""
+    block_elements: int
+    """Elements read at a time."""
+    piece_bytes: int
+    """Bytes of sorted rows that are in memory at a time in pass 2."""
+    threads: int
+    """Threads that one task may use."""
+
+    @property
+    def n_vars(self) -> int:
+        """Genes of the collection."""
+        return len(self.var)
+
+    @property
+    def n_obs(self) -> int:
+        """Cells of all inputs."""
+        return self.table.n_obs
+
+    @property
+    def n_stores(self) -> int:
+        """Stores that are written."""
+        return -(-self.n_obs // self.rows_per_store)
+
+    def global_rows(self, spec: RunSpec) -> tuple[int, int]:
+        """Give a run's rows, counted through all inputs."""
+        first = sum(source.n_obs for source in self.sources[: spec.source])
+        return first + spec.start, first + spec.stop
+
+    def run_path(self, spec: RunSpec) -> Path:
+        """Give a run's directory."""
+        return self.directory / "runs" / f"{spec.number:06d}"
+
+    def transposed_path(self, source: int, element: int) -> Path:
+        """Give the directory of a matrix that was stored by columns."""
+        return self.directory / "transposed" / f"{source}-{element}"
+
+    def store_rows(self, number: int) -> tuple[int, int]:
+        """Give the rows, in their final order, of the ``number``-th store that is written."""
+        return number * self.rows_per_store, min((number + 1) * self.rows_per_store, self.n_obs)
+
+    def store_path(self, number: int) -> Path:
+        """Give the directory of the ``number``-th store that is written."""
+        return self.output / f"chunk_{self.first_store + number}.zarr"

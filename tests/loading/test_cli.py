@@ -1,0 +1,209 @@
+"""Does the command line do what the library does, and say so in text, JSON and exit codes?"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+
+from annbatch.cli import main
+from annbatch.stores.collection import Collection
+from annbatch.stores.manifest import checksum
+from datagen import write_inputs
+
+
+def run(*arguments: Any) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> Path:
+    done = run("create", *write_inputs(tmp_path), tmp_path / "store", "--no-progress", "--rows-per-store", 5)
+    assert done.exit_code == 0, done.output
+    return tmp_path / "store"
+
+
+def test_create_says_what_it_made(collection: Path):
+    found = Collection.open(collection)
+    assert (found.n_obs, found.n_vars, len(found.stores)) == (12, 15, 3)
+    done = run("info", collection)
+    assert "12 cells × 15 genes in 3 stores" in done.output
+    assert "X: stored as uint16, was float32" in done.output
+    assert "input0.h5ad: 7 cells; lost 0 genes, 0 values, 0 counts" in done.output
+
+
+def test_create_with_options(tmp_path: Path):
+    genes = tmp_path / "genes.txt"
+    genes.write_text("g4\ng2\n")
+    arguments = ["--genes", genes, "--groupby", "cell_type", "--obs-column", "cell_type", "--dense", "X", "--json"]
+    done = run("create", *write_inputs(tmp_path), tmp_path / "store", "--no-progress", *arguments)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["n_obs"], found["n_vars"], found["grouped_by"]) == (12, 2, "cell_type")
+    assert found["obs_columns"] == ["cell_type", "src_path"]
+    assert found["inputs"][0]["genes_lost"] == 10
+    assert isinstance(ad.read_zarr(tmp_path / "store" / "chunk_0.zarr").X, np.ndarray)
+
+
+def test_append_and_json(tmp_path: Path, collection: Path):
+    (tmp_path / "more").mkdir()
+    (path,) = write_inputs(tmp_path / "more", sizes=(4,))
+    done = run("append", path, collection, "--no-progress", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["n_obs"] == 16
+    assert json.loads(run("info", collection, "--json").stdout)["n_obs"] == 16
+
+
+def test_head(collection: Path):
+    done = run("head", collection, "-n", 7)
+    assert done.exit_code == 0, done.output
+    assert len(done.output.splitlines()) == 8
+    rows = json.loads(run("head", collection, "-n", 7, "--json").output)
+    stores = ad.concat([ad.read_zarr(path) for path in Collection.open(collection).store_paths])
+    assert [row["obs_name"] for row in rows] == stores.obs_names[:7].tolist()
+    assert [row["X sum"] for row in rows] == stores.X[:7].sum(axis=1).A1.tolist()
+
+
+def test_verify_finds_nothing_in_what_is_whole(collection: Path):
+    done = run("verify", collection, "--no-progress")
+    assert (done.exit_code, done.output) == (0, "3 of 3 stores are whole\n")
+    assert json.loads(run("verify", collection, "--no-progress", "--json").output)["ok"]
+
+
+def flip(collection: Path) -> None:
+    path = collection / "chunk_1.zarr/X/data/c/0"
+    raw = bytearray(path.read_bytes())
+    raw[3] ^= 1
+    path.write_bytes(raw)
+
+
+def remove(collection: Path) -> None:
+    (collection / "chunk_1.zarr/obs/n_counts/c/0").unlink()
+
+
+def rewrite(name: str, change: Any) -> Any:
+    """Change an array and its record, so that only its contents give it away."""
+
+    def damage(collection: Path) -> None:
+        store = collection / "chunk_1.zarr"
+        array = zarr.open_array(store / name, mode="r+")
+        array[:] = change(array[:])
+        manifest = json.loads((collection / "collection.json").read_text())
+        entry = next(store for store in manifest["stores"] if store["name"] == "chunk_1.zarr")
+        for key in entry["files"]:
+            found = checksum(store / key)
+            entry["files"][key] = {"nbytes": found.nbytes, "crc32c": found.crc32c}
+        (collection / "collection.json").write_text(json.dumps(manifest))
+
+    return damage
+
+
+DAMAGE = {
+    "a flipped bit": (flip, "X/data/c/0: was written as"),
+    "a missing file": (remove, "obs/n_counts/c/0: cannot be read"),
+    "indptr falls": (rewrite("X/indptr", lambda a: a[[0, 2, 1, *range(3, len(a))]]), "indptr must start at 0"),
+    "unsorted columns": (rewrite("X/indices", lambda a: a[::-1]), "column numbers must ascend within a row"),
+    "columns out of range": (rewrite("X/indices", lambda a: a + 15), r"be in \[0, 15\)"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_verify_names_what_is_damaged(collection: Path, name: str):
+    damage, message = DAMAGE[name]
+    damage(collection)
+    done = run("verify", collection, "--no-progress")
+    assert done.exit_code == 3
+    assert done.output.splitlines()[-1] == "2 of 3 stores are whole"
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(done.output)
+    found = json.loads(run("verify", collection, "--no-progress", "--json").output)
+    assert list(found["damage"]) == ["chunk_1.zarr"]
+
+
+def test_exit_codes(tmp_path: Path, collection: Path):
+    paths = write_inputs(tmp_path)
+    taken = run("create", *paths, collection, "--no-progress")
+    assert (taken.exit_code, taken.stdout) == (1, "")
+    assert (
+        taken.stderr
+        == f"Error: {collection}: exists; pass --overwrite to replace a collection, or choose another OUTPUT\n"
+    )
+    missing = run("create", tmp_path / "gone.h5ad", tmp_path / "new", "--no-progress")
+    assert missing.exit_code == 2
+    assert "gone.h5ad: no such file" in missing.stderr
+    assert run("info", tmp_path).exit_code == 3
+    assert run("create").exit_code == 2
+    forgotten = run("create", *paths)
+    assert (forgotten.exit_code, "is a file" in forgotten.stderr) == (2, True)
+
+
+COMMAND_LINE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may have been ignored where the tests were started
+from annbatch.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_ctrl_c_and_going_on(tmp_path: Path):
+    (source,) = write_inputs(tmp_path, sizes=(400,), obs_columns=["n_counts"])
+    output = tmp_path / "out" / "store"
+    building = output.with_name(".store.building")
+    command = ["create", str(source), str(output), "--no-progress", "--rows-per-store", "40"]
+    child = subprocess.Popen([sys.executable, "-c", COMMAND_LINE, *command], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (building / "collection" / "chunk_1.zarr").exists():
+        assert child.poll() is None, child.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=120)
+    assert child.returncode == 130
+    assert said.splitlines() == [
+        "Interrupted",
+        f"{output}: the same again goes on with what is complete; to give it up, remove {building}",
+    ]
+    assert [p.name for p in output.parent.iterdir()] == [building.name]
+    complete = {p.name: p.stat().st_ino for p in building.glob("collection/chunk_*")}
+    assert {"chunk_0.zarr", "chunk_1.zarr"} <= complete.keys()
+    assert len(complete) < 10
+    other = run(*command, "--seed", 1)
+    assert (other.exit_code, "an unfinished build with another seed" in other.stderr) == (1, True)
+    again = run(*command)
+    assert again.exit_code == 0, again.output
+    assert [p.name for p in output.parent.iterdir()] == [output.name]
+    assert complete.items() <= {p.name: p.stat().st_ino for p in output.glob("chunk_*")}.items()
+    Collection.open(output).verify()
+
+
+def test_help_shows_a_line_for_each_example():
+    shown = run("--help").output.splitlines()
+    assert sum(line.lstrip().startswith("annbatch ") for line in shown) == 3
+
+
+@pytest.mark.parametrize("command", ["create", "append", "info", "verify", "head"])
+def test_every_command_has_help(command: str):
+    done = run(command, "--help")
+    assert done.exit_code == 0
+    assert "--json" in done.output
+    assert len(done.output.splitlines()) > 6
+
+
+def test_the_installed_module_runs(collection: Path):
+    code = "from annbatch.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "verify", str(collection)], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "3 of 3 stores are whole" in done.stdout
+    assert "cell/s" in done.stderr

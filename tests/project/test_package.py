@@ -1,0 +1,93 @@
+"""Is the package what it says it is?
+
+1. `import annbatch` loads no framework, and no module of the core imports one anywhere, not even inside a function.
+2. An adapter without its framework gives one ImportError that says what to install.
+3. The version is the one in the metadata; every package carries its types.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import annbatch
+
+FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "cupy", "cupyx")
+ADAPTERS = {"annbatch_torch": "torch", "annbatch_jax": "jax", "annbatch_cupy": "cupy"}
+CORE = Path(annbatch.__file__).parent
+
+
+def run(code: str) -> str:
+    """Run ``code`` in a fresh interpreter and give what it printed."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def test_import_loads_no_framework() -> None:
+    loaded = run(f"import sys, annbatch; print(*sorted(set(sys.modules) & set({FRAMEWORKS})))").split()
+    assert loaded == []
+
+
+def test_every_public_name_is_there() -> None:
+    assert annbatch.__all__
+    missing = [name for name in annbatch.__all__ if not hasattr(annbatch, name)]
+    assert missing == []
+
+
+def test_core_modules_import_no_framework() -> None:
+    found = {
+        (str(path.relative_to(CORE)), name)
+        for path in sorted(CORE.rglob("*.py"))
+        for name in imported_names(path)
+        if name in FRAMEWORKS
+    }
+    lazily = {(module, name) for module in ("buffers.py", "device/cuda.py") for name in ("cupy", "cupyx")}
+    assert found <= lazily
+
+
+@pytest.mark.parametrize(("adapter", "framework"), ADAPTERS.items())
+def test_adapter_without_its_framework_says_what_to_install(adapter: str, framework: str) -> None:
+    code = f"""
+import importlib, importlib.abc, sys
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {framework!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        return None
+
+sys.meta_path.insert(0, Hide())
+try:
+    importlib.import_module({adapter!r})
+except ImportError as error:
+    print(type(error).__name__, error)
+"""
+    printed = run(code)
+    assert printed.startswith("ImportError ")
+    assert f"pip install {framework}" in printed
+    assert "annbatch[" not in printed
+
+
+def test_version_is_that_of_the_metadata() -> None:
+    assert annbatch.__version__ == version("annbatch-dlpack")
+
+
+@pytest.mark.parametrize("package", ["annbatch", *ADAPTERS])
+def test_types_are_shipped(package: str) -> None:
+    printed = run(f"import importlib.util; print(importlib.util.find_spec({package!r}).submodule_search_locations[0])")
+    assert Path(printed.strip(), "py.typed").is_file()

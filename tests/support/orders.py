@@ -1,0 +1,105 @@
+"""Which samplers are there, over which tables? What tests of the order have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hypothesis import strategies as st
+
+from annbatch.order.consumers import Segment
+from annbatch.order.row_selection import Runs
+from annbatch.order.schedule import Schedule, Settings
+from annbatch.order.state import Position
+from annbatch.samplers import (
+    ClassBalanced,
+    Classes,
+    Grouped,
+    MatchedPairs,
+    Sampler,
+    Sequential,
+    Shuffled,
+    Stratified,
+    Weighted,
+)
+
+CATEGORIES = {"kind": ["a", "b", "c", "rare"], "plate": ["p0", "p1"]}
+
+
+def codes_of(name: str, n: int) -> np.ndarray:
+    """Classes that depend on the row alone: of `kind` a quarter is missing or rare, of `plate` nothing is missing."""
+    rows = np.arange(n)
+    if name == "plate":
+        return (rows // 3 % 2).astype(np.int8)
+    kinds = np.array([0, 1, 2, 0, 1, 2, 1, 1, 3, -1], np.int8)
+    return kinds[rows % 10]
+
+
+def classes_of(names: Any, n: int) -> dict[str, Classes]:
+    return {name: Classes(name, codes_of(name, n), pd.Index(CATEGORIES[name])) for name in names}
+
+
+def sampler_of(name: str, n: int, batch_size: int) -> Sampler:
+    weights = np.arange(n) % 7 / 3.0
+    return {
+        "shuffled": lambda: Shuffled(),
+        "sequential": lambda: Sequential(),
+        "weighted": lambda: Weighted(weights, n_rows=2 * n),
+        "unreplaced": lambda: Weighted(weights, n_rows=max(1, n // 2), replace=False),
+        "balanced": lambda: ClassBalanced("kind"),
+        "stratified": lambda: Stratified("kind", {"rare": 1, "b": batch_size - 1} if batch_size > 1 else {"b": 1}),
+        "grouped": lambda: Grouped("kind"),
+        "pairs": lambda: MatchedPairs("kind", "b", ["plate"]),
+    }[name]()
+
+
+NAMES = ("shuffled", "sequential", "weighted", "unreplaced", "balanced", "stratified", "grouped", "pairs")
+
+
+@st.composite
+def schedules(draw, names=NAMES) -> Schedule:
+    """Random settings; tables are large enough for every class to have rows, with and without a subset."""
+    name = draw(st.sampled_from(names))
+    store_rows = (draw(st.integers(30, 80)), *draw(st.lists(st.integers(0, 30), max_size=3)))
+    n = sum(store_rows)
+    batch_size = draw(st.integers(1, 12)) if name != "pairs" else 2 * draw(st.integers(1, 6))
+    drop_last = draw(st.booleans()) and not (name == "grouped" and batch_size > 3)
+    subset = draw(st.booleans())
+    rows = None if not subset else Runs.of(np.flatnonzero(np.arange(n) % 11 != 4), n)
+    sampler = sampler_of(name, n, batch_size)
+    return Schedule(
+        Settings(
+            sampler,
+            batch_size,
+            draw(st.integers(1, 12)),
+            draw(st.integers(1, 5)),
+            draw(st.integers(0, 2**64 - 1)),
+            drop_last,
+        ),
+        store_rows,
+        classes_of(sampler.columns, n),
+        rows,
+        {},
+    )
+
+
+def batches_of(segment: Segment, index: int, n_done: int = 0, limit: int | None = None) -> list[list[int]]:
+    """The batches of a consumer, window by window, behind the first ``n_done``."""
+    found: list[list[int]] = []
+    for number in range(n_done // segment.batches_per_window, segment.n_windows):
+        window = segment.window(number, index)
+        found += [window.rows[a:b].tolist() for a, b in zip(window.cuts[:-1], window.cuts[1:], strict=True)]
+    found = found[n_done - n_done // segment.batches_per_window * segment.batches_per_window :]
+    return found if limit is None else found[:limit]
+
+
+def epoch_batches(schedule: Schedule, epoch: int, count: int = 1, parts: Any = ()) -> list[list[list[int]]]:
+    """For each consumer, the batches that it gets from a position on."""
+    segment, n_done = schedule.segment(Position(epoch, tuple(parts)), count)
+    return [batches_of(segment, index, n_done) for index in range(count)]
+
+
+def row_counts(consumers: list[list[list[int]]]) -> Counter[int]:
+    return Counter(row for batches in consumers for batch in batches for row in batch)

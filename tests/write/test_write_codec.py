@@ -1,0 +1,118 @@
+"""Is a collection of another codec than the default like any other one?"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from annbatch import (
+    Collection,
+    InputError,
+    Loader,
+    append_to_collection,
+    create_anndata_collection,
+    reshuffle_collection,
+)
+from annbatch.cli import main
+from annbatch.stores import elements
+from datagen import write_inputs
+
+SMALL: dict[str, Any] = {"rows_per_store": 40, "chunk_elements": 64, "shard_elements": 256, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("inputs")
+    return write_inputs(folder, sizes=(50, 30), columns=[range(30)] * 2, obs_columns=["stage"])
+
+
+SHUFFLE = {"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}
+DELTA = {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}
+CODECS: dict[Any, tuple[list[Any], list[Any]]] = {
+    "zstd": (["bytes", SHUFFLE, "zstd", "crc32c"], ["bytes", SHUFFLE, "zstd", "crc32c"]),
+    "delta": (["bytes", "blosc", "crc32c"], [DELTA, "bytes", "blosc", "crc32c"]),
+}
+"""Codec -> those of the inner chunks of X/data and X/indices, by name, or as a whole."""
+
+
+def batches(place: Any) -> list[bytes]:
+    place = place.path if isinstance(place, Collection) else place
+    with Loader(batch_size=16, chunk_size=4, preload_nchunks=4).use_collection(place) as ds:
+        return [part.tobytes() for b in ds for part in (b.data.data, b.data.indices, b.data.indptr, b.index)]
+
+
+def codecs_of(store: Path) -> str:
+    """What inner chunks of X are: their size and codecs, as text."""
+    arrays = [json.loads((store / "X" / name / "zarr.json").read_bytes()) for name in ("data", "indices")]
+    inner = [array["codecs"][0]["configuration"] for array in arrays]
+    return json.dumps([[one["chunk_shape"], one["codecs"]] for one in inner])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_it_holds_the_same_and_says_how(
+    codec: Any, inputs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collection = create_anndata_collection(inputs, tmp_path / "out", codec=codec, **SMALL)
+    blosc = create_anndata_collection(inputs, tmp_path / "blosc", **SMALL)
+    expected_batches = batches(blosc)
+    assert batches(collection) == expected_batches
+    for one, other in zip(collection.store_paths, blosc.store_paths, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found, expected = ad.read_zarr(one), ad.read_zarr(other)
+        for name in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(found.X, name), getattr(expected.X, name))
+        assert found.obs.equals(expected.obs)
+        for name, chain in zip(("data", "indices"), CODECS[codec], strict=True):
+            sharding = json.loads((one / "X" / name / "zarr.json").read_bytes())["codecs"][0]["configuration"]
+            assert [
+                inner if isinstance(stated, dict) else inner["name"]
+                for inner, stated in zip(sharding["codecs"], chain, strict=True)
+            ] == chain
+    monkeypatch.setattr(elements, "DIRECT", False)
+    assert batches(collection) == expected_batches
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_it_can_be_appended_to_and_reshuffled_and_looked_at(codec: Any, inputs: list[Path], tmp_path: Path) -> None:
+    collection = create_anndata_collection(inputs, tmp_path / "more", codec=codec, **SMALL)
+    rest = {key: value for key, value in SMALL.items() if key != "chunk_elements"}
+    more = append_to_collection(inputs, collection.path, **rest)
+    anew = reshuffle_collection(more.path, tmp_path / "anew", **rest)
+    assert anew.n_obs == 2 * collection.n_obs
+    found = {codecs_of(path) for one in (more, anew) for path in one.store_paths}
+    assert found == {codecs_of(collection.store_paths[0])}
+    other = append_to_collection(inputs, more.path, codec="blosc", chunk_elements=32, **rest)
+    assert codecs_of(other.store_paths[-1]) not in found
+    for command in (["verify", str(anew.path), "--no-progress"], ["head", str(anew.path)]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(("codec", "name"), [("zstd", "data"), ("delta", "indices")])
+def test_a_flipped_bit_is_found(codec: Any, name: str, inputs: list[Path], tmp_path: Path) -> None:
+    collection = create_anndata_collection(inputs, tmp_path / "out", codec=codec, **SMALL)
+    shard = collection.store_paths[0] / "X" / name / "c" / "0"
+    stored = np.fromfile(shard, np.uint8)
+    stored[30] ^= 4
+    stored.tofile(shard)
+    with pytest.raises(ValueError, match="do not match their crc32c checksum"):
+        batches(collection)
+
+
+def test_differences_come_from_an_object_store_too(inputs: list[Path], tmp_path: Path) -> None:
+    obstore = pytest.importorskip("obstore")
+    collection = create_anndata_collection(inputs, tmp_path / "out", codec="delta", **SMALL)
+    assert batches(obstore.store.LocalStore(prefix=str(collection.path))) == batches(collection)
+
+
+def test_other_codecs_are_refused(inputs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="codec must be one of 'blosc', 'delta', 'zstd', got 'lz4'"):
+        create_anndata_collection(inputs, tmp_path / "out", codec="lz4", **SMALL)  # type: ignore[arg-type]

@@ -1,0 +1,101 @@
+"""Does narrowing ever change a value?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from annbatch.errors import InputError
+from annbatch.write.inputs.narrow_types import ValueScan, choose_types, smallest_unsigned
+
+DTYPES = [bool, *(np.dtype(t) for t in "bBhHiIlLefd")]
+VALUES = st.sampled_from(DTYPES).flatmap(lambda dtype: hnp.arrays(dtype, st.integers(0, 20)))
+COUNTS = st.sampled_from(DTYPES).flatmap(
+    lambda dtype: hnp.arrays(dtype, st.integers(0, 20), elements=st.integers(0, 1 if dtype is bool else 120))
+)
+
+
+def chosen(*pieces: np.ndarray[Any, Any], narrow: bool = True, n_vars: int = 10) -> Any:
+    return choose_types("X", [ValueScan.of(piece) for piece in pieces], n_vars, narrow=narrow)
+
+
+@given(values=VALUES | COUNTS)
+def test_stored_values_are_the_values(values: np.ndarray[Any, Any]):
+    types = chosen(values)
+    stored = values.astype(types.stored)
+    back = stored.astype(types.original)
+    np.testing.assert_array_equal(back, values)
+    np.testing.assert_array_equal(np.signbit(back.astype(float)), np.signbit(values.astype(float)))
+
+
+@given(values=COUNTS)
+def test_small_counts_of_any_type_become_uint16(values: np.ndarray[Any, Any]):
+    types = chosen(values)
+    assert types.stored == np.uint16
+    assert types.original == (np.float32 if values.dtype == np.float16 else values.dtype)
+    assert chosen(values, narrow=False).stored == types.original
+
+
+@given(pieces=st.lists(VALUES | COUNTS, min_size=1, max_size=4).filter(lambda p: len({a.dtype for a in p}) == 1))
+def test_a_merged_scan_is_the_scan_of_the_whole(pieces: list[np.ndarray[Any, Any]]):
+    whole = ValueScan.of(np.concatenate(pieces))
+    merged = ValueScan.of(pieces[0])
+    for piece in pieces[1:]:
+        merged = merged.merge(ValueScan.of(piece))
+    assert (merged.dtype, merged.nnz, merged.countable) == (whole.dtype, whole.nnz, whole.countable)
+    if whole.countable:
+        assert (merged.low, merged.high) == (whole.low, whole.high)
+
+
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        (np.array([], np.float32), np.uint16),
+        (np.array([0, 65535], np.float32), np.uint16),
+        (np.array([65536], np.float32), np.uint32),
+        (np.array([65536], np.int64), np.uint32),
+        (np.array([2**32], np.int64), np.uint64),
+        (np.array([2**64 - 1], np.uint64), np.uint64),
+        (np.array([2.0**63], np.float64), np.uint64),
+        # Wider than the original type would be no narrowing.
+        (np.array([2.0**33], np.float32), np.float32),
+        (np.array([2.0**64], np.float64), np.float64),
+        (np.array([1.5, 2], np.float64), np.float64),
+        (np.array([-1, 3], np.int8), np.int8),
+        (np.array([-0.0, 3], np.float32), np.float32),
+        (np.array([np.nan, 3], np.float32), np.float32),
+        (np.array([np.inf, 3], np.float32), np.float32),
+        (np.array([200], np.uint8), np.uint16),
+        (np.array([True]), np.uint16),
+    ],
+)
+def test_cases(values: np.ndarray[Any, Any], stored: Any):
+    assert chosen(values).stored == stored
+
+
+def test_the_original_type_is_the_inputs_common_type():
+    types = chosen(np.array([3], np.int32), np.array([2], np.float32))
+    assert (types.stored, types.original) == (np.uint16, np.float64)
+
+
+def test_integers_that_the_common_type_changes_are_refused():
+    with pytest.raises(InputError, match=rf"common type float64.*got {2**53 + 1}"):
+        chosen(np.array([2**53 + 1], np.int64), np.array([0.5], np.float64))
+
+
+@pytest.mark.parametrize(
+    ("n_vars", "dtype"), [(1, "uint16"), (2**16, "uint16"), (2**16 + 1, "uint32"), (2**33, "uint64")]
+)
+def test_column_numbers_get_the_smallest_type_too(n_vars: int, dtype: str):
+    assert chosen(np.array([1.5]), n_vars=n_vars).indices == dtype
+    assert chosen(np.array([1.5]), n_vars=n_vars, narrow=False).indices == ("int32" if n_vars <= 2**31 else "int64")
+
+
+def test_what_no_unsigned_type_holds():
+    with pytest.raises(OverflowError):
+        smallest_unsigned(2**64)
