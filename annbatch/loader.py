@@ -39,10 +39,10 @@ from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.splits import Part, describe, split
 from annbatch.order.state import Position, load, save
 from annbatch.remote.disk_cache import DiskCache
-from annbatch.remote.location import RemoteFolder
 from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.stores.anndata_store import Store, Wanted, open_anndata, open_stores
 from annbatch.stores.collection import Collection
+from annbatch.stores.location import locate
 
 Decode = Literal["auto", "cpu", "gpu"]
 
@@ -253,9 +253,7 @@ class Loader:
         ImportError
             If it takes obstore to read it, which is not installed.
         """
-        collection = Collection.open(path)
-        if isinstance(collection.path, RemoteFolder) and (cache := self._cache()) is not None:
-            collection = replace(collection, path=collection.path.through(cache))
+        collection = Collection.at(locate(path).through(self._cache))
         collection.check_sizes()
         wanted, hidden = self._wanted(labels)
         return self._add(open_stores(collection, wanted), hidden, collection.digest())

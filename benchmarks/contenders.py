@@ -188,9 +188,9 @@ def _torch(n_workers: int | None = None, method: str | None = None) -> Callable[
 
 def _take_path(path: str) -> None:
     """Make this process take the direct path or zarr's API: the one place that knows the switch."""
-    from annbatch.stores import elements
+    from annbatch.stores import array_opening
 
-    elements.DIRECT = path != "zarr"
+    array_opening.DIRECT = path != "zarr"
 
 
 def open_peer(job: Job) -> Epoch:

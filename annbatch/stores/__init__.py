@@ -2,13 +2,15 @@
 
 In the order in which a collection is opened:
 
-1. `collection`: the directory, its manifest as a value, and whether it is whole.
-2. `manifest`: what the manifest records of a store, a file and an element.
-3. `refusals`: which arrays are not decoded, because that would run what the store brings.
-4. `anndata_store`: the matrices, obs columns and var of one store, opened.
-5. `label_columns`: obs columns, and how the categories of all stores become one set of codes.
-6. `elements`: the elements of an array, read by the path that suits it: kernels, object store, or zarr.
-7. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
+1. `location`: where a collection lies, and how its files are read.
+2. `collection`: what its manifest says, and whether it is whole.
+3. `manifest`: what the manifest records of a store, a file and an element.
+4. `anndata_store`: what each store holds: matrices, obs columns and var.
+5. `refusals`: which arrays are not decoded, because that would run what the store brings.
+6. `label_columns`: obs columns, and how the categories of all stores become one set of codes.
+7. `array_opening`: how an array is opened: by the kernels, or by zarr.
+8. `elements`: how the elements of an array get to their places in the batches.
+9. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
 Other rooms take `Collection`, `open_stores` and `open_anndata`, and read through `Store`, `Elements` and `ArraySlices`.
 """

@@ -3,10 +3,6 @@
 1. `open_anndata` takes what users pass to ``add_anndatas``: an AnnData whose X is a `sparse_dataset` (or in memory).
 2. `open_stores` opens the AnnData stores of a collection.
 3. Both give a `Store`: the matrices asked for as arrays that are read by ranges, obs columns, var.
-
-Arrays with checksums are opened with zarr's own codec pipeline, others with that of zarrs. zarr chooses it when an
-array is opened, by a setting that the whole process shares: it is set for that moment, in the caller's thread, and put
-back (`codec_pipeline`).
 """
 
 from __future__ import annotations
@@ -28,10 +24,10 @@ from anndata.abc import CSCDataset, CSRDataset
 from annbatch.errors import CorruptStoreError, InputError, StoreError, naming
 from annbatch.remote.cached_reads import cached
 from annbatch.remote.disk_cache import DiskCache
-from annbatch.remote.location import open_group
 from annbatch.shards.codecs import numcodecs_are_known
+from annbatch.stores.array_opening import ZARR, codec_pipeline, part_of, reopened
 from annbatch.stores.collection import Collection
-from annbatch.stores.elements import ZARR, ZARRS, Elements, codec_pipeline, elements_of
+from annbatch.stores.elements import Elements, elements_of
 from annbatch.stores.label_columns import StoreColumn, columns_of_frame, columns_of_group
 from annbatch.stores.manifest import StoreEntry
 from annbatch.stores.refusals import refuse_executable
@@ -151,16 +147,16 @@ def open_stores(collection: Collection, wanted: Wanted) -> list[Store]:
 
 
 def _open_all(collection: Collection, wanted: Wanted) -> list[Store]:
-    place = collection.path
-    if isinstance(place, Path):
-        return [
-            _open_path(place / store.name, {key: file.crc32c for key, file in store.files.items()}, wanted)
-            for store in collection.stores
-        ]
+    is_local = isinstance(collection.path, Path)
 
     def open_one(store: StoreEntry) -> Store:
-        recorded = {f"{store.name}/{key}": file.crc32c for key, file in store.files.items()}
-        return _opened(f"{place}/{store.name}", collection.group(store), recorded, wanted, reopen=False)
+        # Keys are those of the zarr store: a local one begins at the AnnData store, another at the collection.
+        prefix = "" if is_local else f"{store.name}/"
+        recorded = {f"{prefix}{key}": file.crc32c for key, file in store.files.items()}
+        return open_store(collection.group(store), wanted, f"{collection.path}/{store.name}", recorded, reopen=is_local)
+
+    if is_local:
+        return [open_one(store) for store in collection.stores]
 
     # Opening takes many small requests, one after the other; the setting is made once for all threads.
     with codec_pipeline(ZARR):
@@ -175,11 +171,18 @@ def _open_all(collection: Collection, wanted: Wanted) -> list[Store]:
         return stores
 
 
-def _open_path(path: Path, recorded: Mapping[str, int], wanted: Wanted) -> Store:
-    return _opened(str(path), open_group(path), recorded, wanted, reopen=True)
+def open_store(
+    root: zarr.Group,
+    wanted: Wanted,
+    name: str,
+    recorded: Mapping[str, int] = MappingProxyType({}),
+    *,
+    reopen: bool = True,
+) -> Store:
+    """Open one AnnData store; raises as `open_stores` does.
 
-
-def _opened(name: str, root: zarr.Group, recorded: Mapping[str, int], wanted: Wanted, *, reopen: bool) -> Store:
+    What is ``recorded`` (keys of the group's store, and checksums) must be there, and as it was, when it is read.
+    """
     matrices = {}
     for element in wanted.elements:
         with naming(f"{name} {element}"):
@@ -249,7 +252,7 @@ def _stored(
     store = cached(found.store, cache)
 
     def part(path: str) -> zarr.Array[Any]:
-        return _reopened(found, path, name, store) if reopen else _part(found, path, name)
+        return reopened(found, path, name, store) if reopen else part_of(found, path, name)
 
     refuse_executable(found, name)
     if isinstance(found, zarr.Array):
@@ -283,33 +286,6 @@ def _original_dtype(element: Any, stored: np.dtype[Any], name: str) -> np.dtype[
 def _check_numbers(dtype: np.dtype[Any], name: str, kinds: str = "biuf") -> None:
     if dtype.kind not in kinds or dtype.itemsize > 8:
         raise StoreError(f"{name}: must be {'numbers' if 'f' in kinds else 'integers'} of at most 64 bits, got {dtype}")
-
-
-def _reopened(parent: Any, path: str, name: str, store: Any) -> zarr.Array[Any]:
-    where = {"store": store, "path": f"{parent.path}{path}".lstrip("/"), "mode": "r"}
-    with naming(f"{name}{path}"):
-        with codec_pipeline(ZARR):
-            array: zarr.Array[Any] = zarr.open_array(**where)
-        # Object stores are no business of zarrs, which would make clients of its own.
-        if not _has_checksums(array) and not isinstance(store, zarr.storage.ObjectStore):
-            with codec_pipeline(ZARRS):
-                array = zarr.open_array(**where)
-    return array
-
-
-def _part(parent: Any, path: str, name: str) -> zarr.Array[Any]:
-    with naming(f"{name}{path}"):
-        found = parent[path[1:]] if path else parent
-    if not isinstance(found, zarr.Array):
-        raise StoreError(f"{name}{path}: must be an array, got a group")
-    return found
-
-
-def _has_checksums(array: zarr.Array[Any]) -> bool:
-    """Say whether chunks end in checksums: zarrs checks none when it reads a part of a shard, zarr's own codecs do."""
-    codecs = array.metadata.to_dict().get("codecs", ())
-    chains: Any = [codecs, *(codec.get("configuration", {}).get("codecs", ()) for codec in codecs)]  # type: ignore[union-attr]
-    return any(codec["name"] == "crc32c" for chain in chains for codec in chain)
 
 
 def _sparse(

@@ -25,15 +25,13 @@ import anndata as ad
 import zarr
 
 from annbatch.errors import CorruptStoreError, StoreError, naming
-from annbatch.remote.location import RemoteFolder, locate, open_group
+from annbatch.stores.location import Folder, LocalFolder, RemoteFolder, locate
 from annbatch.stores.manifest import (
     THEIR_STORE,
     ElementTypes,
     FileEntry,
     InputEntry,
     StoreEntry,
-    checksum,
-    checksum_of,
     count,
     element_types,
     field,
@@ -105,20 +103,24 @@ class Collection:
         ImportError
             If it takes obstore to read it, which is not installed.
         """
-        place = locate(path)
-        if isinstance(place, Path) and not place.is_dir():
-            raise StoreError(f"{place}: a collection is a directory, and there is none at this path")
-        with naming(f"{place}/{MANIFEST}"):
+        return cls.at(locate(path))
+
+    @classmethod
+    def at(cls, folder: Folder) -> Collection:
+        """Open the collection in a folder, as `open` does; raises StoreError."""
+        if isinstance(folder, LocalFolder) and not folder.path.is_dir():
+            raise StoreError(f"{folder}: a collection is a directory, and there is none at this path")
+        with naming(f"{folder}/{MANIFEST}"):
             try:
-                text = _read(place, MANIFEST).decode()
+                text = folder.read(MANIFEST).decode()
             except FileNotFoundError:
                 pass
             else:
-                return cls.from_json(text, place)
-        if _root_encoding(place) == PRESHUFFLED:
-            return _open_preshuffled(place)
+                return cls.from_json(text, folder.path if isinstance(folder, LocalFolder) else folder)
+        if _root_encoding(folder) == PRESHUFFLED:
+            return _open_preshuffled(folder)
         raise StoreError(
-            f"{place}: not a collection: no {MANIFEST} (it is written last, so an unfinished build has none), "
+            f"{folder}: not a collection: no {MANIFEST} (it is written last, so an unfinished build has none), "
             f"and the root group's encoding-type is not {PRESHUFFLED!r}"
         )
 
@@ -142,7 +144,7 @@ class Collection:
 
     def group(self, store: StoreEntry) -> zarr.Group:
         """Open one of the stores; raises StoreError if it cannot be read."""
-        return open_group(self.path / store.name) if isinstance(self.path, Path) else self.path.group(store.name)
+        return self._folder.group(store.name)
 
     def digest(self) -> str:
         """Give a hash of what the stores hold, in hex: the same wherever the collection lies."""
@@ -243,13 +245,12 @@ class Collection:
             If a file is missing, or has another size than it was written with; names the file.
         """
         recorded = self._files()
-        remote = self.path if isinstance(self.path, RemoteFolder) else None
-        sizes = remote.sizes((store.name for store in self.stores), recorded) if remote and recorded else {}
+        try:
+            sizes = self._folder.sizes((store.name for store in self.stores), recorded) if recorded else {}
+        except OSError as e:
+            raise CorruptStoreError(f"{self.path}: cannot be read: {e}") from e
         for key, wanted in recorded.items():
-            try:
-                nbytes = (self.directory / key).stat().st_size if remote is None else sizes.get(key)
-            except OSError as e:
-                raise CorruptStoreError(f"{self.path}/{key}: cannot be read: {e}") from e
+            nbytes = sizes.get(key)
             if nbytes is None:
                 raise CorruptStoreError(f"{self.path}/{key}: cannot be read: it is missing")
             if nbytes != wanted.nbytes:
@@ -267,11 +268,15 @@ class Collection:
         """
         for key, wanted in self._files().items():
             try:
-                found = checksum(self.path / key) if isinstance(self.path, Path) else checksum_of(self.path.read(key))
+                found = self._folder.checksum(key)
             except OSError as e:
                 raise CorruptStoreError(f"{self.path}/{key}: cannot be read: {e}") from e
             if found != wanted:
                 raise CorruptStoreError(f"{self.path}/{key}: was written as {wanted}, is now {found}")
+
+    @property
+    def _folder(self) -> Folder:
+        return LocalFolder(self.path) if isinstance(self.path, Path) else self.path
 
     def _files(self) -> dict[str, FileEntry]:
         return {f"{store.name}/{name}": file for store in self.stores for name, file in store.files.items()}
@@ -285,19 +290,15 @@ def digest_names(names: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _read(place: Path | RemoteFolder, key: str) -> bytes:
-    return (place / key).read_bytes() if isinstance(place, Path) else place.read(key)
-
-
-def _open_preshuffled(directory: Path | RemoteFolder) -> Collection:
+def _open_preshuffled(folder: Folder) -> Collection:
     try:
-        root = open_group(directory) if isinstance(directory, Path) else directory.group("")
-        if isinstance(directory, Path) or directory.can_list:
+        root = folder.group("")
+        if folder.can_list:
             names = sorted((name for name in root.group_keys() if THEIR_STORE.fullmatch(name)), key=store_number)
         else:
             names = list(takewhile(root.__contains__, (f"dataset_{i}" for i in count_up())))
         if not names:
-            raise StoreError(f"{directory}: has the encoding-type {PRESHUFFLED!r} but no dataset_{{i}} groups")
+            raise StoreError(f"{folder}: has the encoding-type {PRESHUFFLED!r} but no dataset_{{i}} groups")
         stores, n_vars = [], set()
         for name in names:
             x: Any = root[f"{name}/X"]
@@ -306,16 +307,16 @@ def _open_preshuffled(directory: Path | RemoteFolder) -> Collection:
             stores.append(StoreEntry(name, int(rows), None if is_dense else int(x["data"].shape[0]), {}))
             n_vars.add(int(columns))
         if len(n_vars) != 1:
-            raise StoreError(f"{directory}: all stores must have the same n_vars, got {sorted(n_vars)}")
+            raise StoreError(f"{folder}: all stores must have the same n_vars, got {sorted(n_vars)}")
         var: Any = root[f"{names[0]}/var"]
         obs: Any = root[f"{names[0]}/obs"]
         var_names = ad.io.read_elem(var[var.attrs["_index"]])
     except StoreError:
         raise
     except Exception as e:
-        raise StoreError(f"{directory}: cannot be read as a collection of scverse annbatch: {e}") from e
+        raise StoreError(f"{folder}: cannot be read as a collection of scverse annbatch: {e}") from e
     return Collection(
-        path=directory,
+        path=folder.path if isinstance(folder, LocalFolder) else folder,
         format=PRESHUFFLED,
         n_obs=sum(store.n_obs for store in stores),
         n_vars=n_vars.pop(),
@@ -329,9 +330,9 @@ def _open_preshuffled(directory: Path | RemoteFolder) -> Collection:
     )
 
 
-def _root_encoding(place: Path | RemoteFolder) -> object:
+def _root_encoding(folder: Folder) -> object:
     try:
-        return json.loads(_read(place, "zarr.json"))["attributes"]["encoding-type"]
+        return json.loads(folder.read("zarr.json"))["attributes"]["encoding-type"]
     except StoreError:
         raise
     except (OSError, ValueError, KeyError, TypeError):

@@ -14,15 +14,12 @@ arrays of several stores into `Work`: functions without arguments that read chun
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -39,11 +36,9 @@ from annbatch.shards.decode_kernels import Status, copy_types, native_types, sca
 from annbatch.shards.local_array import MAX_FILES, ShardedArray
 from annbatch.shards.scatter import Form, Scatter
 from annbatch.shards.shard_index import Located
+from annbatch.stores.array_opening import ThisProcess, own_array
 
 Task = Callable[[], None]
-
-DIRECT = True
-"""Whether the direct path is taken where it can be; benchmarks and tests turn it off to measure and compare."""
 
 TASK_BYTES = 1 << 21
 """Decoded bytes that make a task worth while."""
@@ -179,80 +174,6 @@ def elements_of(name: str, array: Any, recorded: Mapping[str, int]) -> tuple[Ele
     if isinstance(direct, str):
         return ZarrElements(name, array), direct
     return RemoteElements(direct) if isinstance(direct, RemoteArray) else DirectElements(direct), None
-
-
-def own_array(array: Any, recorded: Mapping[str, int]) -> ShardedArray | RemoteArray | str:
-    """Open a zarr array on a disk or in an object store for the kernels, or say why zarr has to read it.
-
-    What is ``recorded`` (keys of the array's store, and checksums) must be there, and as it was, when it is read.
-    """
-    if not isinstance(array, zarr.Array):
-        return direct_array(array)
-    within = f"{array.path}/"
-    own = {key.removeprefix(within): crc for key, crc in recorded.items() if key.startswith(within)}
-    if DIRECT and array.metadata.zarr_format == 3 and isinstance(array.store, zarr.storage.ObjectStore):
-        return RemoteArray.open(array, own)
-    return direct_array(array, own)
-
-
-def direct_array(array: Any, recorded: Mapping[str, int] | None = None) -> ShardedArray | str:
-    """Open a local zarr array for the direct path, or say why that cannot be."""
-    if not DIRECT:
-        return "the direct path is turned off"
-    if not isinstance(array, zarr.Array):
-        return "it is in memory"
-    if array.metadata.zarr_format != 3:
-        return f"it is zarr v{array.metadata.zarr_format}, not v3"
-    if type(array.store) is not zarr.storage.LocalStore:
-        return f"its store is a {type(array.store).__name__}, not a local directory"
-    return ShardedArray.open(Path(array.store.root) / array.path, recorded)
-
-
-ZARR = "zarr.core.codec_pipeline.BatchedCodecPipeline"
-ZARRS = "zarrs.ZarrsCodecPipeline"
-
-
-class _Setting:
-    """Whoever sets zarr's codec pipeline, which all threads of the process share, has it for itself meanwhile."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        if hasattr(os, "register_at_fork"):
-            # The thread that held it does not exist in the child.
-            os.register_at_fork(after_in_child=lambda: setattr(self, "lock", threading.RLock()))
-
-
-_setting = _Setting()
-
-
-@contextmanager
-def codec_pipeline(path: str) -> Iterator[None]:
-    """Let arrays that are opened meanwhile use a codec pipeline; the setting of the process is put back afterwards.
-
-    Other threads that want another one wait.
-    """
-    with _setting.lock, zarr.config.set({"codec_pipeline.path": path}):
-        yield
-
-
-class ThisProcess:
-    """A zarr or NumPy array that may be indexed after a fork, too.
-
-    What zarrs opened before a fork hangs in the child, so a child opens the array again, with zarr's own codecs.
-    """
-
-    def __init__(self, array: Any) -> None:
-        self._array = array
-        self._pid = os.getpid()
-
-    def get(self) -> Any:
-        """Give the array that this process may read."""
-        if self._pid != os.getpid():
-            if isinstance(self._array, zarr.Array):
-                with codec_pipeline(ZARR):
-                    self._array = zarr.open_array(store=self._array.store, path=self._array.path, mode="r")
-            self._pid = os.getpid()
-        return self._array
 
 
 def workspace() -> Workspace:

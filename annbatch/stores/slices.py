@@ -25,7 +25,8 @@ from annbatch.remote.remote_array import RemoteArray
 from annbatch.remote.request_pool import Requests
 from annbatch.shards.codecs import Workspace
 from annbatch.shards.local_array import ShardedArray
-from annbatch.stores.elements import ThisProcess, own_array, workspace
+from annbatch.stores.array_opening import ThisProcess, own_array
+from annbatch.stores.elements import workspace
 
 KEEP_BYTES = 1 << 22
 """Arrays up to this size are read once, at the first use, and kept in memory."""
@@ -46,7 +47,7 @@ class ArraySlices(Protocol):
 
 
 def slices_of(name: str, array: Any, recorded: Mapping[str, int] = MappingProxyType({})) -> ArraySlices:
-    """Choose how a NumPy or zarr array is read; ``recorded`` as in `annbatch.stores.elements.own_array`."""
+    """Choose how a NumPy or zarr array is read; ``recorded`` as in `annbatch.stores.array_opening.own_array`."""
     if len(array.shape) != 1:
         raise StoreError(f"{name}: must have one dimension, got {len(array.shape)}")
     own = own_array(array, recorded)
@@ -65,7 +66,7 @@ def _whole(flat: ArraySlices) -> tuple[Ints, Ints]:
 
 
 class Direct:
-    """A `ArraySlices` over a local zarr v3 array."""
+    """`ArraySlices` over a local zarr v3 array."""
 
     def __init__(self, array: ShardedArray) -> None:
         self._array = array
@@ -89,7 +90,7 @@ class Direct:
 
 
 class Remote:
-    """A `ArraySlices` over a zarr v3 array in an object store."""
+    """`ArraySlices` over a zarr v3 array in an object store."""
 
     def __init__(self, array: RemoteArray) -> None:
         self._array = array
@@ -124,7 +125,7 @@ class Remote:
 
 
 class Sliced:
-    """A `ArraySlices` over anything that has a dtype and gives arrays for slices: NumPy or zarr."""
+    """`ArraySlices` over anything that has a dtype and gives arrays for slices: NumPy or zarr."""
 
     def __init__(self, name: str, array: Any) -> None:
         self._name = name

@@ -14,7 +14,7 @@ import pytest
 
 from adapter_truth import Truth, make_stores
 from annbatch import Loader
-from annbatch.stores import elements as elements_module
+from annbatch.stores import array_opening as opening_module
 from stores import named_stores
 
 MakeLoader = Callable[..., Loader]
@@ -64,7 +64,7 @@ def make_disk_loader(
     stores_on_disk: tuple[list[ad.AnnData], Truth],
 ) -> Iterator[MakeLoader]:
     """Give a function that opens the two stores on disk: small windows, and a last batch that is short."""
-    monkeypatch.setattr(elements_module, "DIRECT", request.param == "direct")
+    monkeypatch.setattr(opening_module, "DIRECT", request.param == "direct")
     loaders: list[Loader] = []
 
     def make(**options: Any) -> Loader:

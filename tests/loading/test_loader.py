@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from annbatch import Batch, Capacity, CorruptStoreError, Emit, InputError, Loader, Partition, StoreError
 from annbatch import loader as loader_module
 from annbatch.batches import on_host as assemble_module
-from annbatch.stores import elements as elements_module
+from annbatch.stores import array_opening as opening_module
 from datagen import awkward_obs, named_matrix
 from live_threads import background_threads
 from stores import FORMS, named_stores, opened, write_store
@@ -105,7 +105,7 @@ def test_every_store_form(stores):
 @pytest.mark.parametrize("direct", [True, False])
 def test_every_store_form_gives_the_same_batches(stores_folder, direct, monkeypatch):
     """Bit for bit, whatever reads them."""
-    monkeypatch.setattr(elements_module, "DIRECT", direct)
+    monkeypatch.setattr(opening_module, "DIRECT", direct)
     reference, read_directly = None, set()
     for form, (adatas, _, _) in stores_folder.items():
         if "uint16" in form:

@@ -17,7 +17,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from annbatch import Loader
 from annbatch.native import Kernel
-from annbatch.stores import elements as elements_module
+from annbatch.stores import array_opening as opening_module
 from stores import named_stores
 
 
@@ -47,7 +47,7 @@ def cases() -> list[Any]:
 def test_a_child_reads_what_its_parent_opened(
     tmp_path: Path, method: str, form: str, direct: bool, monkeypatch
 ) -> None:
-    monkeypatch.setattr(elements_module, "DIRECT", direct)
+    monkeypatch.setattr(opening_module, "DIRECT", direct)
     adatas, _, _ = named_stores(tmp_path, form, sizes=(30, 5))
     ds = Loader(batch_size=8, chunk_size=4, preload_nchunks=2, threads=2).add_anndatas(adatas)
     here: list[list[bytes]] = []
@@ -136,11 +136,11 @@ def test_threads_that_open_at_once_do_not_change_each_others_codecs():
 
     def use(path: str) -> None:
         for _ in range(50):
-            with elements_module.codec_pipeline(path):
+            with opening_module.codec_pipeline(path):
                 time.sleep(0.0002)
                 seen.append((path, zarr.config.get("codec_pipeline.path")))
 
-    pipelines = [elements_module.ZARR, elements_module.ZARRS] * 2
+    pipelines = [opening_module.ZARR, opening_module.ZARRS] * 2
     threads = [threading.Thread(target=use, args=(path,)) for path in pipelines]
     for thread in threads:
         thread.start()

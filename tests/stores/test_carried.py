@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import zarr
 
 from annbatch import Emit, InputError, Loader, create_anndata_collection
-from annbatch.stores import elements as elements_module
+from annbatch.stores import array_opening as opening_module
 from datagen import awkward_obs, named_matrix
 
 N_VARS = 23
@@ -21,7 +21,7 @@ N_VARS = 23
 
 @pytest.fixture(params=["direct", "zarr"])
 def path_taken(request, monkeypatch):
-    monkeypatch.setattr(elements_module, "DIRECT", request.param == "direct")
+    monkeypatch.setattr(opening_module, "DIRECT", request.param == "direct")
     return request.param
 
 

@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from annbatch import CorruptStoreError, Loader, create_anndata_collection
-from annbatch.stores import elements as elements_module
+from annbatch.stores import array_opening as opening_module
 from datagen import named_matrix
 
 N_OBS, N_VARS = 200, 30
@@ -45,13 +45,13 @@ def epoch(path: Path) -> list[bytes]:
 
 @pytest.fixture(params=["direct", "zarr"])
 def path_taken(request, monkeypatch) -> str:
-    monkeypatch.setattr(elements_module, "DIRECT", request.param == "direct")
+    monkeypatch.setattr(opening_module, "DIRECT", request.param == "direct")
     return request.param
 
 
 def test_checksums_are_checked_whatever_codecs_the_user_set(store, monkeypatch):
     """zarrs would check none of a shard that is read in part."""
-    monkeypatch.setattr(elements_module, "DIRECT", False)
+    monkeypatch.setattr(opening_module, "DIRECT", False)
     shard = store / "chunk_0.zarr/X/data/c/1"
     good = shard.read_bytes()
     with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):

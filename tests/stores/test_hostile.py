@@ -18,10 +18,9 @@ import fuzz_stores
 from annbatch import Collection, CorruptStoreError, InputError, Loader, StoreError, create_anndata_collection
 from annbatch.shards.array_metadata import describe
 from annbatch.stores import elements
-from annbatch.stores.anndata_store import Wanted, _open_path
 from datagen import named_adata
 from mutations import Base, mutate_values
-from stores import named_stores
+from stores import named_stores, opened_store
 
 SUPPORT = Path(__file__).parents[1] / "support"
 
@@ -42,7 +41,7 @@ def test_codecs_that_unpickle_are_refused_unread(tmp_path):
     (column / ".zarray").write_text(json.dumps(fields | {"compressor": None}))
     (column / "0").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(StoreError, match=r"obs/donor(/values)?: the codec 'pickle' may run what is stored"):
-        _open_path(tmp_path / "0.zarr", {}, Wanted(("donor",), ("X",)))
+        opened_store(tmp_path / "0.zarr", ("donor",))
 
 
 def written(tmp_path: Path) -> Path:
@@ -105,7 +104,7 @@ def test_malformed_metadata_are_a_typed_error_that_names_the_element(tmp_path, n
     assert key in fields
     metadata.write_text(json.dumps(fields | {key: value}))
     with pytest.raises(StoreError) as found:
-        _open_path(path, {}, Wanted(None, ("X",)))
+        opened_store(path, None)
     assert str(path) in str(found.value)
     assert element.split("/")[-1] in str(found.value)
 
@@ -126,7 +125,7 @@ def test_chunks_larger_than_any_number(tmp_path):
         fields = json.loads(metadata.read_text())
         metadata.write_text(json.dumps(fields | ({"chunks": [size]} if message is None else {"shape": [size]})))
         with pytest.raises(StoreError, match=message or "0.zarr X/data"):
-            ds = Loader(batch_size=4)._add([_open_path(tmp_path / "0.zarr", {}, Wanted((), ("X",)))], [])
+            ds = Loader(batch_size=4)._add([opened_store(tmp_path / "0.zarr", ())], [])
             list(ds)
 
 

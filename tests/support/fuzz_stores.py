@@ -41,13 +41,13 @@ from annbatch.errors import AnnbatchError
 from annbatch.remote import request_pool
 from annbatch.shards.codecs import Workspace
 from annbatch.shards.local_array import ShardedArray
-from annbatch.stores import elements
-from annbatch.stores.anndata_store import Wanted, _open_path
+from annbatch.stores import array_opening
 from annbatch.write.inputs.contents import describe
 from annbatch.write.inputs.matrix_rows import matrix_of, read_dense, read_rows
 from annbatch.write.inputs.opening import as_origins
 from datagen import named_matrix
 from mutations import Base, Mutation, mutate, write
+from stores import opened_store
 
 N_OBS, N_VARS, CHUNK, SHARD = 48, 12, 16, 64
 LABELS = ("kind", "n")
@@ -127,12 +127,12 @@ def batches_of(ds: Loader) -> list[tuple[bytes, ...]]:
 
 def read_collection(folder: Path, rng: np.random.Generator, *, direct: bool = True) -> tuple[Any, ...]:
     """Read a collection in a directory, directly or through zarr."""
-    elements.DIRECT = direct
+    array_opening.DIRECT = direct
     try:
         ds = loader(rng).use_collection(folder, labels=LABELS)
         return ds.batch_size, batches_of(ds)
     finally:
-        elements.DIRECT = True
+        array_opening.DIRECT = True
 
 
 def read_remote(folder: Path, rng: np.random.Generator) -> tuple[Any, ...]:
@@ -145,7 +145,7 @@ def read_remote(folder: Path, rng: np.random.Generator) -> tuple[Any, ...]:
 
 def read_store(folder: Path, rng: np.random.Generator) -> None:
     """Read the AnnData store of another program."""
-    opened = _open_path(folder / "a.zarr", {}, Wanted(None, ("X", "layers/dense", "obsm/pca")))
+    opened = opened_store(folder / "a.zarr", None, ("X", "layers/dense", "obsm/pca"))
     ds = Loader(
         batch_size=8, chunk_size=4, preload_nchunks=4, threads=1, prefetch=0, layers=["dense"], obsm=["pca"]
     )._add([opened], [])

@@ -13,6 +13,8 @@ import pandas as pd
 import scipy.sparse as sp
 import zarr
 
+from annbatch.stores.anndata_store import Store, Wanted, open_store
+from annbatch.stores.location import LocalFolder
 from datagen import awkward_obs, named_matrix
 
 
@@ -104,3 +106,8 @@ def named_stores(
         adatas.append(FORMS[form](folder / f"{i}.zarr", matrices[-1], tables[-1]))
         first += n
     return adatas, sp.csr_matrix(sp.vstack(matrices)), pd.concat(tables)
+
+
+def opened_store(path: Path, labels: tuple[str, ...] | None, elements: tuple[str, ...] = ("X",)) -> Store:
+    """Open one AnnData store as the stores of a collection are."""
+    return open_store(LocalFolder(path).group(""), Wanted(labels, elements), str(path))

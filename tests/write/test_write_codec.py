@@ -21,7 +21,7 @@ from annbatch import (
     reshuffle_collection,
 )
 from annbatch.cli import main
-from annbatch.stores import elements
+from annbatch.stores import array_opening
 from datagen import write_inputs
 
 SMALL: dict[str, Any] = {"rows_per_store": 40, "chunk_elements": 64, "shard_elements": 256, "progress": False}
@@ -76,7 +76,7 @@ def test_it_holds_the_same_and_says_how(
                 inner if isinstance(stated, dict) else inner["name"]
                 for inner, stated in zip(sharding["codecs"], chain, strict=True)
             ] == chain
-    monkeypatch.setattr(elements, "DIRECT", False)
+    monkeypatch.setattr(array_opening, "DIRECT", False)
     assert batches(collection) == expected_batches
 
 

@@ -26,7 +26,8 @@ from annbatch.batch import CSR
 from annbatch.errors import InputError
 from annbatch.shards.local_array import ShardedArray
 from annbatch.stores.anndata_store import ORIGINAL_DTYPE
-from annbatch.stores.elements import direct_array, workspace
+from annbatch.stores.array_opening import direct_array
+from annbatch.stores.elements import workspace
 from annbatch.stores.refusals import refuse_executable
 from annbatch.write.inputs.narrow_types import ValueScan
 
