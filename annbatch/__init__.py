@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from annbatch import samplers
 from annbatch.batch import CSR, Batch, Capacity, Emit
@@ -44,3 +46,11 @@ __all__ = [
     "create_anndata_collection",
     "reshuffle_collection",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        # Modules of earlier paths, which warn: `import annbatch` loaded them.
+        if name in ("permutation", "stream"):
+            return import_module(f"annbatch.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,8 @@
 """What do the loaders of all frameworks share?
 
-An adapter sends its `Emit` down to the core and wraps each `Batch` that comes up; it owns nothing.
+An adapter sends its `Emit` down to the core and wraps each `Batch` that comes up; it owns nothing. With
+`annbatch.errors`, this module is all that an adapter imports: besides `Adapter` it gives the core's types and functions
+that adapters need, from wherever in the core they stand.
 """
 
 from __future__ import annotations
@@ -9,13 +11,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from annbatch.batch import Batch, Emit
+from annbatch.batch import CSR, Array, Batch, Capacity, Emit, Fields
+from annbatch.check import integer
+from annbatch.epoch import Epoch
+from annbatch.loader import WHOLE, Loader, available_cores
 from annbatch.order.consumers import Partition
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from annbatch.loader import Loader
+__all__ = [
+    "Adapter",
+    "Loader",
+    "Emit",
+    "Capacity",
+    "Batch",
+    "Fields",
+    "CSR",
+    "Array",
+    "Epoch",
+    "Partition",
+    "WHOLE",
+    "a_loader",
+    "converted",
+    "integer",
+    "available_cores",
+]
 
 
 def converted(carried: Mapping[str, Any] | None, convert: Callable[[Any], Any]) -> dict[str, Any] | None:

@@ -22,6 +22,17 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+__all__ = [
+    "AnnbatchError",
+    "InputError",
+    "MissingInputError",
+    "StoreError",
+    "CorruptStoreError",
+    "DeviceMemoryError",
+    "OutputError",
+    "OutputExistsError",
+]
+
 
 class AnnbatchError(Exception):
     """Base of every error that annbatch raises on purpose."""

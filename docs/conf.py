@@ -8,7 +8,13 @@ from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
 
+import click
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
 import annbatch  # noqa: F401  with what it imports, before autodoc puts mocks in place: anndata cannot stand a mocked CuPy
+from annbatch.cli import main
 
 project = "annbatch-dlpack"
 author = "The annbatch-dlpack authors"
@@ -48,3 +54,21 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#00667a", "color-brand-content": "#00667a"},
     "dark_css_variables": {"color-brand-primary": "#6cc3d5", "color-brand-content": "#6cc3d5"},
 }
+
+
+class CommandHelp(SphinxDirective):
+    """What ``annbatch COMMAND --help`` prints."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        (name,) = self.arguments
+        command = main.commands[name]
+        parent = main.make_context("annbatch", [], resilient_parsing=True)
+        context = click.Context(command, info_name=name, parent=parent, terminal_width=100)
+        text = command.get_help(context)
+        return [nodes.literal_block(text, text, language="none")]
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("command-help", CommandHelp)

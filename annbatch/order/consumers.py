@@ -89,7 +89,7 @@ class Order(ABC):
         start, stop
             Positions in the epoch, each of them asked for once.
         key
-            Names the random words to mix with: `annbatch.order.permutation.shuffle` takes it.
+            Names the random words to mix with: `annbatch.samplers.shuffle` takes it.
 
         Returns
         -------

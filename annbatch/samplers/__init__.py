@@ -2,12 +2,17 @@
 
 `Shuffled` (what a loader does by itself), `Sequential`, `Weighted`, `ClassBalanced`, `Stratified`, `Grouped` and
 `MatchedPairs` are ready; anything that follows the `Sampler` protocol is a sampler too.
+
+A sampler of one's own is made of what else is here: it is bound to a `Table` with its `Classes`, and gives an `Order`,
+perhaps the `RowOrder` of a `Stream`. Random orders come from `permutation` and `shuffle`, and a `Key` says which ones.
 """
 
 from __future__ import annotations
 
 from annbatch.order.consumers import Order
+from annbatch.order.permutation import Key, Purpose, permutation, shuffle
 from annbatch.order.row_table import Classes, Sampler, Table
+from annbatch.order.stream import Stream
 from annbatch.samplers.blocks import RowOrder, Sequential, Shuffled
 from annbatch.samplers.classes import Grouped, Stratified
 from annbatch.samplers.pairs import MatchedPairs
@@ -26,4 +31,9 @@ __all__ = [
     "Classes",
     "Order",
     "RowOrder",
+    "Stream",
+    "Key",
+    "Purpose",
+    "permutation",
+    "shuffle",
 ]

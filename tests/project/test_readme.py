@@ -31,6 +31,7 @@ PAGES = {
     "layouts.md": 1,
     "remote.md": 2,
     "gpu.md": 2,
+    "api.md": 1,
 }
 """Page -> number of its examples."""
 
