@@ -49,7 +49,7 @@ def listed_modules() -> list[str]:
 def documented_paths() -> Iterator[str]:
     """Give the full path of everything that a directive of the page documents."""
     current = ""
-    for directive, argument in re.findall(r"^\.\. (\w+):: ([\w.]+)$", API, flags=re.MULTILINE):
+    for directive, argument in re.findall(r"^\.\. ([\w:]+):: ([\w.]+)$", API, flags=re.MULTILINE):
         if directive == "currentmodule":
             current = argument
         elif directive == "automodule":
