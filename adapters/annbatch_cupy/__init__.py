@@ -22,12 +22,11 @@ except ImportError as error:
         "pip install cupy-cuda12x (or cupy-cuda13x, as your CUDA version is)"
     ) from error
 
-from annbatch.adapter import Adapter, a_loader, converted
-from annbatch.batch import CSR, Array, Batch, Emit
+from annbatch.adapter import CSR, Adapter, Array, Batch, Emit, a_loader, converted
 from annbatch.errors import InputError
 
 if TYPE_CHECKING:
-    from annbatch.loader import Loader
+    from annbatch import Loader
 
 __all__ = ["CupyLoader"]
 

@@ -21,19 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from annbatch.adapter import Adapter, a_loader, converted
-from annbatch.batch import CSR, Array, Batch, Capacity, Emit
-from annbatch.check import integer
-from annbatch.epoch import Epoch
+from annbatch.adapter import CSR, Adapter, Array, Batch, Capacity, Emit, Epoch, Partition, a_loader, converted, integer
 from annbatch.errors import InputError
-from annbatch.order.consumers import Partition
 from annbatch_jax._agreement import Agreement
 from annbatch_jax._device import Lender, lender
 from annbatch_jax._sharding import Placement
 from annbatch_jax._sparse import PaddedCSR
 
 if TYPE_CHECKING:
-    from annbatch.loader import Loader
+    from annbatch import Loader
 
 _BUCKETS = Capacity()
 

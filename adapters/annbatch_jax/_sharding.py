@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from annbatch.adapter import Partition
 from annbatch.errors import InputError
-from annbatch.order.consumers import Partition
 
 
 @dataclass(frozen=True, slots=True, eq=False)

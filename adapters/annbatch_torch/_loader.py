@@ -22,17 +22,26 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 from torch.utils.dlpack import from_dlpack
 
-from annbatch.adapter import Adapter, a_loader, converted
-from annbatch.batch import CSR, Array, Batch, Emit, Fields
+from annbatch.adapter import (
+    CSR,
+    WHOLE,
+    Adapter,
+    Array,
+    Batch,
+    Emit,
+    Fields,
+    Partition,
+    a_loader,
+    available_cores,
+    converted,
+)
 from annbatch.errors import InputError
-from annbatch.loader import WHOLE, available_cores
-from annbatch.order.consumers import Partition
 from annbatch_torch._device import Copies, OnCurrentStream, event_behind_copies, page_locked
 from annbatch_torch._sparse import densify
 from annbatch_torch._workers import SharedEpoch
 
 if TYPE_CHECKING:
-    from annbatch.loader import Loader
+    from annbatch import Loader
 
 # uint16 and wider unsigned types are left out: torch stores them and computes next to nothing with them.
 # The core's kernels know no 16-bit floats: it gives float32, and torch narrows that.

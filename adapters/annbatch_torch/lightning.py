@@ -24,7 +24,7 @@ from annbatch.errors import InputError
 from annbatch_torch._loader import TorchBatch, TorchLoader
 
 if TYPE_CHECKING:
-    from annbatch.loader import Loader
+    from annbatch import Loader
 
 __all__ = ["AnnDataModule"]
 
