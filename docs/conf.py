@@ -65,7 +65,7 @@ class CommandHelp(SphinxDirective):
         (name,) = self.arguments
         command = main.commands[name]
         parent = main.make_context("annbatch", [], resilient_parsing=True)
-        context = click.Context(command, info_name=name, parent=parent, terminal_width=100)
+        context = click.Context(command, info_name=name, parent=parent, terminal_width=86)
         text = command.get_help(context)
         return [nodes.literal_block(text, text, language="none")]
 
