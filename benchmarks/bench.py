@@ -10,10 +10,10 @@ Usage: ``python benchmarks/bench.py [--contenders direct,peer] [--settings 512x3
 
 from __future__ import annotations
 
-from contenders import CONTENDERS, Job, Setting
-from plots import plot_speeds
-from results import median, options, prepared, print_table, save
-from rounds import Bench, measure, runnable
+from harness.contenders.registry import CONTENDERS, Job, Setting
+from harness.plots import plot_speeds
+from harness.results import median, options, prepared, print_table, save
+from harness.rounds import Bench, measure, runnable
 
 SETTINGS = {
     setting.name: setting

@@ -2,9 +2,9 @@
 
 1. Generate two inputs, unless the work folder has them: one to time loaders on, one of 20,000 genes and 100 cell types
    to train on. Each contender makes its environment and its store (`rounds.prepare`).
-2. Time what the machine can do at best (`gpu_limits`).
+2. Time what the machine can do at best (`limits`).
 3. For each size of windows, time all contenders in interleaved rounds; every batch is summed up on the GPU.
-4. Train two models on the batches (`gpu_training`), and see for which share of the time no step runs.
+4. Train two models on the batches (`training`), and see for which share of the time no step runs.
 5. After each of these, write what there is so far, so that a run that is cut off leaves its results.
 
 Without a CUDA device it says so and ends with exit code 2. ``--device cpu`` then tries its ways as far as they go on
@@ -22,12 +22,13 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from contenders import CONTENDERS, Job, Setting
-from environments import Unavailable
-from gpu_contenders import GPU_CONTENDERS, LIMITS
-from plots import plot_speeds
-from results import HERE, options, prepared, print_table, save
-from rounds import Bench, measure, runnable
+from harness import BENCHMARKS
+from harness.contenders.gpu import GPU_CONTENDERS, LIMITS
+from harness.contenders.registry import CONTENDERS, Job, Setting
+from harness.environments import Unavailable
+from harness.plots import plot_speeds
+from harness.results import options, prepared, print_table, save
+from harness.rounds import Bench, measure, runnable
 
 TRAINED = ("gpu-cpu-csr", "gpu-gpu-csr", "gpu-gpu-dense", "gpu-peer-torch")
 """Contenders that models are trained from; where batches are CSR, making them dense is no part of the step."""
@@ -128,8 +129,8 @@ def main() -> None:
             parser.exit(2, f"bench_gpu.py needs a CUDA device that is usable here, got: {error}\n")
         arguments.machine = f"{gpu}, {arguments.machine}"
     if arguments.tests:
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", str(HERE.parent / "tests")]
-        if status := subprocess.run(command, cwd=HERE.parent, check=False).returncode:
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", str(BENCHMARKS.parent / "tests")]
+        if status := subprocess.run(command, cwd=BENCHMARKS.parent, check=False).returncode:
             parser.exit(status, "bench_gpu.py stops: the tests that need a GPU failed\n")
     bench = prepared(arguments)
     rows: list[dict[str, Any]] = []

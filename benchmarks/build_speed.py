@@ -15,17 +15,15 @@ import argparse
 import json
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from contenders import CONTENDERS
-from environments import Unavailable
-from results import median, options, prepared, save, spread
-from rounds import Bench, clean_environment
+from harness.contenders.registry import CONTENDERS
+from harness.environments import Unavailable
+from harness.results import median, options, prepared, save, spread
+from harness.rounds import Bench, worker_command, worker_environment
 
-WORKER = Path(__file__).with_name("worker.py")
 TITLES = {"ours": CONTENDERS["direct"].title, "peer-1GB": f"{CONTENDERS['peer'].title}, dataset_size=1GB"}
 ENVIRONMENTS = {"ours": CONTENDERS["direct"].environment, "peer-1GB": CONTENDERS["peer"].environment}
 
@@ -35,10 +33,8 @@ def build_once(bench: Bench, owner: str) -> dict[str, Any]:
     store = bench.input / "builds" / owner
     shutil.rmtree(store, ignore_errors=True)
     store.parent.mkdir(exist_ok=True)
-    command = [bench.python(ENVIRONMENTS[owner]), WORKER, "write", owner, store, *bench.files]
-    answer = subprocess.run(
-        list(map(str, command)), env=clean_environment(), stdout=subprocess.PIPE, text=True, check=False
-    )
+    command = worker_command(bench.python(ENVIRONMENTS[owner]), "write", owner, store, *bench.files)
+    answer = subprocess.run(command, env=worker_environment(), stdout=subprocess.PIPE, text=True, check=False)
     measured: dict[str, Any] = json.loads(answer.stdout or '{"error": "no answer"}')
     if "error" in measured:
         raise Unavailable(f"{TITLES[owner]}: {measured['error']}")

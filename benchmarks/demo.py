@@ -33,7 +33,7 @@ from flax import nnx
 import annbatch
 from annbatch_jax import JaxLoader, densify
 from annbatch_torch import TorchLoader
-from generate import Spec, generate
+from harness.generate import Spec, generate
 from picture import Course, draw
 from read_speed import Speed, Sums, machine, measure
 

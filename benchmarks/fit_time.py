@@ -27,9 +27,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from generate import Spec, generate
-from plots import GRID, OTHERS, OURS, color_of, plt, short, style
-from results import median, options, save, slug
+from harness.generate import Spec, generate
+from harness.plots import GRID, OTHERS, OURS, color_of, plt, short, style
+from harness.results import median, options, save, slug
 
 GENES, CLASSES, BATCH = 20_000, 100, 4096
 RATES = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]

@@ -27,8 +27,8 @@ from annbatch.adapter import Adapter
 from annbatch_jax import JaxLoader, densify, matmul
 from annbatch_torch import TorchLoader, csr_parts
 from annbatch_torch import densify as torch_densify
-from results import median, options, prepared, save, spread
-from rounds import Bench, prepare
+from harness.results import median, options, prepared, save, spread
+from harness.rounds import Bench, prepare
 
 BATCH, HIDDEN = 4096, 128
 Rows = list[dict[str, Any]]

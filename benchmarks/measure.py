@@ -32,10 +32,10 @@ from typing import Any
 
 import numpy as np
 
-from contenders import CONTENDERS, Job, Setting
-from plots import plot_lines
-from results import options, prepared, print_table, save
-from rounds import Bench, Worker, measure, runnable
+from harness.contenders.registry import CONTENDERS, Job, Setting
+from harness.plots import plot_lines
+from harness.results import options, prepared, print_table, save
+from harness.rounds import Bench, Worker, measure, runnable
 
 BLOCKS = Setting("512x32")
 SMALL_BLOCKS = Setting("32x256", chunk_size=32, preload_nchunks=256)

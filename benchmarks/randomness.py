@@ -31,9 +31,9 @@ import matplotlib.pyplot as plt
 
 import annbatch
 from annbatch_torch import TorchLoader
-from generate import Spec, generate
-from plots import GRID, INK, OURS, style
-from results import options, save
+from harness.generate import Spec, generate
+from harness.plots import GRID, INK, OURS, style
+from harness.results import options, save
 
 BATCH_SIZE = 128
 BLOCKS = (1, 4, 16, 64, 256, 1024, 4096)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import annbatch
-from generate import Spec, generate
+from harness.generate import Spec, generate
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import SETTINGS
-from contenders import Job
-from range_server import range_server
-from results import options, prepared, print_table, save
-from rounds import Bench, measure, prepare, runnable
+from harness.contenders.registry import Job
+from harness.range_server import range_server
+from harness.results import options, prepared, print_table, save
+from harness.rounds import Bench, measure, prepare, runnable
 
 REMOTE = (
     "direct", "direct-delta", "cached", "direct-peer-store", "peer-remote", "peer-remote-fused",

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from plots import TITLES
-from results import HERE, median, spread
+from harness import BENCHMARKS
+from harness.plots import TITLES
+from harness.results import median, spread
 
-DOCS = HERE.parent / "docs"
-README = HERE.parent / "README.md"
+DOCS = BENCHMARKS.parent / "docs"
+README = BENCHMARKS.parent / "README.md"
 BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
 PEER = "scverse annbatch 0.3.1"
 OURS = "annbatch-dlpack"
@@ -558,7 +559,7 @@ def fill_readme(results: Path, readme: Path) -> None:
 def main() -> None:
     """Write the fragments and the README's table."""
     parser = argparse.ArgumentParser(description="Turn results into the tables of the documentation.")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the results")
+    parser.add_argument("--results", type=Path, default=BENCHMARKS / "results", help="folder of the results")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages that include the fragments")
     parser.add_argument("--readme", type=Path, default=README, help="the README with its two comments")
     arguments = parser.parse_args()

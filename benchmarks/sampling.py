@@ -29,9 +29,9 @@ from annbatch.order.consumers import Segment
 from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.state import Position
 from annbatch.samplers import Shuffled
-from contenders import Matrix
-from results import median, options, prepared, save, spread
-from worker import touch
+from harness.contenders.registry import Matrix
+from harness.results import median, options, prepared, save, spread
+from harness.worker import touch
 
 PLANS = {"blocks of 32": (32, 512), "blocks of 512": (512, 32), "single rows": (1, 16384)}
 ROWS = 100_000_000

@@ -28,11 +28,11 @@ import zarr
 from scipy.stats import theilslopes
 
 import annbatch
-from environments import Unavailable
-from generate import Spec, generate
-from plots import GRID, INK, OURS, style
-from range_server import range_server
-from results import options, save
+from harness.environments import Unavailable
+from harness.generate import Spec, generate
+from harness.plots import GRID, INK, OURS, style
+from harness.range_server import range_server
+from harness.results import options, save
 
 WARM_UP_MINUTES = 10.0
 """What is left out of the fit; a sixth of a shorter run."""

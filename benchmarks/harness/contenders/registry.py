@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from environments import Environment, Unavailable
+from harness.environments import Environment, Unavailable
 
 COLUMNS = (
     *("cell_type", "plate", "donor", "sample", "condition", "tissue", "sex", "phase"),
@@ -80,7 +80,7 @@ class Job:
     label: str = ""
     """How tables call the row; empty for the contender's title."""
     train: str = ""
-    """Model of `gpu_training` that is trained on the batches; empty if they are summed up."""
+    """Model of `training` that is trained on the batches; empty if they are summed up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,7 +425,7 @@ def open_read_zarr(job: Job) -> Epoch:
 
 def open_limit(job: Job) -> Epoch:
     """Read and decode every inner chunk of X once, in storage order, and put it nowhere."""
-    from decoding import decode_epoch
+    from harness.contenders.decoding import decode_epoch
 
     return decode_epoch(job.store, job.setting.threads)
 

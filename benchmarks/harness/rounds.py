@@ -15,13 +15,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contenders import CONTENDERS, Job, Setting
-from environments import Environment, Unavailable
-from worker import arguments
+from harness import BENCHMARKS
+from harness.contenders.registry import CONTENDERS, Job, Setting
+from harness.environments import Environment, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,19 @@ class Bench:
         return environment.python(self.environments)
 
 
-def clean_environment() -> dict[str, str]:
-    """The environment variables of a worker: nothing of this process's Python."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")} | {"PYTHONUNBUFFERED": "1"}
+def worker_command(python: Path, *words: object) -> list[str]:
+    """Give the command that runs `worker` under ``python``.
+
+    ``-P`` keeps the current folder from being searched: run from a checkout, the peer would import this project's
+    ``annbatch`` instead of its own.
+    """
+    return [str(python), "-P", "-m", "harness.worker", *map(str, words)]
+
+
+def worker_environment() -> dict[str, str]:
+    """Give the environment variables of a worker: nothing of this process's Python but where `harness` is."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(BENCHMARKS)}
 
 
 def runnable(bench: Bench, contenders: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
@@ -103,11 +113,8 @@ def prepare(bench: Bench, contender: str) -> Path | None:
     if store.exists():
         raise Unavailable(f"{store} exists but was not finished; remove it")
     print(f"{owner.title} writes {store}", flush=True)
-    worker = Path(__file__).with_name("worker.py")
-    command = [bench.python(owner.environment), worker, "write", entry.store, store, *bench.files]
-    answer = subprocess.run(
-        list(map(str, command)), env=clean_environment(), stdout=subprocess.PIPE, text=True, check=False
-    )
+    command = worker_command(bench.python(owner.environment), "write", entry.store, store, *bench.files)
+    answer = subprocess.run(command, env=worker_environment(), stdout=subprocess.PIPE, text=True, check=False)
     measured = json.loads(answer.stdout or '{"error": "no answer"}')
     if "error" in measured:
         raise Unavailable(f"writing {store} failed: {measured['error']}")
@@ -131,10 +138,10 @@ class Worker:
         self.round: dict[str, Any] = {}
         python = bench.python(CONTENDERS[job.contender].environment)
         self._process = subprocess.Popen(
-            [str(python), *arguments(job)],
+            worker_command(python, "serve", json.dumps(asdict(job))),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=clean_environment() | (variables or {}),
+            env=worker_environment() | (variables or {}),
             text=True,
         )
         try:

@@ -1,11 +1,11 @@
 """How does each contender put batches on a GPU, and how fast could anybody?
 
-Importing this module adds its contenders to `contenders.CONTENDERS`:
+Importing this module adds its contenders to `registry.CONTENDERS`:
 
 1. ``ours …``: this project, decoding on the CPU from the store that it writes by default, or on the GPU from one whose
    codec is zstd.
 2. ``peer …``: scverse annbatch 0.3.1 as its documentation says: ``preload_to_gpu=True``, its zarrs pipeline.
-3. ``limit …``: what the machine can do at best (`gpu_limits`); they hand nothing over.
+3. ``limit …``: what the machine can do at best (`limits`); they hand nothing over.
 
 Setting `Setting.device` to ``"cpu"`` tries the same code where there is no GPU; its figures mean nothing.
 """
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from contenders import CONTENDERS, Contender, Epoch, Job, Matrix
-from environments import Environment, Unavailable
+from harness.contenders.registry import CONTENDERS, Contender, Epoch, Job, Matrix
+from harness.environments import Environment, Unavailable
 
 
 def cupy_package() -> str:
@@ -159,12 +159,12 @@ def _shared(tensor: Any) -> Any:
 
 
 def _limit(stage: str) -> Callable[[Job], Epoch]:
-    """Open with a function of `gpu_limits`, which this project's environment alone can import."""
+    """Open with a function of `limits`, which this project's environment alone can import."""
 
     def open_limit(job: Job) -> Epoch:
-        import gpu_limits
+        from harness.contenders import limits
 
-        return gpu_limits.STAGES[stage](job)
+        return limits.STAGES[stage](job)
 
     return open_limit
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from environments import Unavailable
+from harness.environments import Unavailable
 
 _CONFIGURATION = """
 load_module modules/ndk_http_module.so;

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from contenders import Matrix
+from harness.contenders.registry import Matrix
 
 CLASSES = 100
 

@@ -21,16 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from generate import Spec, generate
-from rounds import Bench
-
-HERE = Path(__file__).resolve().parent
+from harness import BENCHMARKS
+from harness.generate import Spec, generate
+from harness.rounds import Bench
 
 
 def options(description: str) -> argparse.ArgumentParser:
     """Make a parser with the options that all commands know."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--work", type=Path, default=HERE.parent / "bench_output", help="folder of inputs and stores")
+    parser.add_argument(
+        "--work", type=Path, default=BENCHMARKS.parent / "bench_output", help="folder of inputs and stores"
+    )
     parser.add_argument("--cells", type=int, default=Spec().cells, help="rows of the generated input")
     parser.add_argument("--genes", type=int, default=Spec().genes, help="columns of the generated input")
     parser.add_argument("--nnz", type=int, default=Spec().nnz, help="stored elements a cell, on average")
@@ -38,7 +39,7 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
     parser.add_argument("--seconds", type=float, default=12.0, help="what the rounds of one contender last together")
     parser.add_argument("--machine", default=machine(), help="the machine's name in the results")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder of the results")
+    parser.add_argument("--results", type=Path, default=BENCHMARKS / "results", help="folder of the results")
     parser.add_argument(
         "--python",
         action="append",

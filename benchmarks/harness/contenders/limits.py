@@ -24,8 +24,8 @@ import numpy as np
 
 from annbatch.shards.local_array import ShardedArray
 from annbatch.shards.shard_index import Located
-from contenders import Epoch, Job, Matrix
-from environments import Unavailable
+from harness.contenders.registry import Epoch, Job, Matrix
+from harness.environments import Unavailable
 
 PIECE_BYTES = 1 << 26
 """Bytes of one copy."""

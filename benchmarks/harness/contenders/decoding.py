@@ -18,8 +18,8 @@ import numpy as np
 from annbatch.plan.chunk_pieces import Pieces
 from annbatch.shards.codecs import Workspace
 from annbatch.shards.local_array import ShardedArray
-from contenders import Matrix
-from environments import Unavailable
+from harness.contenders.registry import Matrix
+from harness.environments import Unavailable
 
 BYTES_A_TASK = 1 << 23
 """Decoded bytes of one call into the decoder."""

@@ -18,15 +18,14 @@ import threading
 import time
 import traceback
 import warnings
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import gpu_contenders  # noqa: F401  adds contenders
-from contenders import CONTENDERS, WRITERS, Epoch, Job, Matrix, Setting
-from environments import Unavailable
+import harness.contenders.gpu  # noqa: F401  adds contenders
+from harness.contenders.registry import CONTENDERS, WRITERS, Epoch, Job, Matrix, Setting
+from harness.environments import Unavailable
 
 
 def touch(matrix: Matrix, thorough: bool = True) -> tuple[Any, Any]:
@@ -138,7 +137,7 @@ def run_round(epoch: Epoch, command: dict[str, Any], needs_touch: bool, model: s
     sum_columns: Any = 0
     trainer = None
     if model:
-        from gpu_training import Trainer
+        from harness.training import Trainer
 
         trainer = Trainer(model)
     counter = Counter() if command.get("count") else None
@@ -228,7 +227,7 @@ def serve(job: Job, answer: Any) -> None:
 
 
 def main() -> None:
-    """Serve a job, or write a store: ``worker.py serve JOB`` or ``worker.py write OWNER STORE INPUT...``."""
+    """Serve a job, or write a store: ``serve JOB`` or ``write OWNER STORE INPUT...``."""
     warnings.simplefilter("ignore")
     # Progress bars and prints of libraries must not get between the answers.
     with os.fdopen(os.dup(1), "w") as answer:
@@ -246,11 +245,6 @@ def main() -> None:
             traceback.print_exc()
             answer.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
             raise SystemExit(1) from error
-
-
-def arguments(job: Job) -> list[str]:
-    """Give the command line that starts a worker for ``job``."""
-    return [str(Path(__file__).resolve()), "serve", json.dumps(asdict(job))]
 
 
 if __name__ == "__main__":
