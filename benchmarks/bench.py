@@ -1,32 +1,22 @@
 """How fast does each loader deliver shuffled mini-batches of the same cells?
 
-1. Generate the input, unless the work folder has it (`generate`).
-2. Let each contender make its environment and write its own store with its own defaults (`rounds.prepare`).
-3. For each setting, time all contenders in interleaved rounds (`rounds.measure`).
-4. Print medians, spreads and ratios; write JSON, and a figure beside it (`plots`).
+1. Generate the input, unless the work folder has it (`harness.generate`).
+2. Let each contender make its environment and write its own store with its own defaults (`harness.stores.prepare`).
+3. For each setting, time all contenders in interleaved rounds (`harness.rounds.measure`).
+4. Print medians, spreads and ratios; write JSON, and a figure beside it (`harness.plots`).
 
 Usage: ``python benchmarks/bench.py [--contenders direct,peer] [--settings 512x32,32x256] [--cells 200000] …``
 """
 
 from __future__ import annotations
 
-from harness.contenders.registry import CONTENDERS, Job, Setting
+from harness.command_line import options, prepared
+from harness.contenders.registry import CONTENDERS
 from harness.plots import plot_speeds
-from harness.results import median, options, prepared, print_table, save
-from harness.rounds import Bench, measure, runnable
-
-SETTINGS = {
-    setting.name: setting
-    for setting in (
-        Setting("512x32"),
-        Setting("32x256", chunk_size=32, preload_nchunks=256),
-        Setting("1x16384", chunk_size=1, preload_nchunks=16384),
-        Setting("128-1", batch_size=128),
-        Setting("128-20", batch_size=128, columns=20),
-        Setting("128-20-frame", batch_size=128, columns=20, frame=True),
-    )
-}
-"""Name -> setting; batches of 4096 unless the name begins with their size."""
+from harness.results import median, print_table, save
+from harness.rounds import measure
+from harness.settings import SETTINGS, Setting
+from harness.stores import jobs_of
 
 DEFAULT_CONTENDERS = (
     "direct", "direct-delta", "zarr", "direct-peer-store", "peer", "scdataset", "mapped", "annloader",
@@ -38,18 +28,13 @@ BLOCKLESS = {"limit", "limit-peer-store"}
 """Contenders that know no setting: they run beside the first one."""
 
 
-def jobs_of(bench: Bench, setting: Setting, names: list[str], is_first: bool) -> list[Job]:
-    """Give the jobs of a setting, leaving out who cannot run or has nothing to say to it."""
-
-    def says_something(name: str) -> bool:
-        if name in RANDOM_ACCESS and setting.name != "1x16384":
-            return False
-        if (name in BLOCKLESS and not is_first) or (name == "scdataset" and setting.batch_size != 4096):
-            return False
-        return not setting.frame or name.startswith("direct")
-
-    stores = runnable(bench, filter(says_something, names))
-    return [Job(name, setting, bench.files, str(store)) for name, store in stores]
+def says_something(name: str, setting: Setting, is_first: bool) -> bool:
+    """Say whether a contender has something to say to a setting."""
+    if name in RANDOM_ACCESS and setting.name != "1x16384":
+        return False
+    if (name in BLOCKLESS and not is_first) or (name == "scdataset" and setting.batch_size != 4096):
+        return False
+    return not setting.frame or name.startswith("direct")
 
 
 def main() -> None:
@@ -67,9 +52,10 @@ def main() -> None:
             parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
     bench = prepared(arguments)
     rows = []
-    for number, setting in enumerate(settings):
-        print(f"setting {setting}", flush=True)
-        jobs = jobs_of(bench, SETTINGS[setting], names, number == 0)
+    for number, setting in enumerate(map(SETTINGS.__getitem__, settings)):
+        print(f"setting {setting.name}", flush=True)
+        chosen = [name for name in names if says_something(name, setting, number == 0)]
+        jobs = jobs_of(bench, chosen, setting)
         if not arguments.prepare:
             rows += measure(bench, jobs)
     if not rows:

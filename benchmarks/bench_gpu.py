@@ -1,10 +1,10 @@
 """How fast do batches reach a GPU, and how much of the time does it train?
 
 1. Generate two inputs, unless the work folder has them: one to time loaders on, one of 20,000 genes and 100 cell types
-   to train on. Each contender makes its environment and its store (`rounds.prepare`).
-2. Time what the machine can do at best (`limits`).
+   to train on. Each contender makes its environment and its store (`harness.stores.prepare`).
+2. Time what the machine can do at best (`harness.contenders.limits`).
 3. For each size of windows, time all contenders in interleaved rounds; every batch is summed up on the GPU.
-4. Train two models on the batches (`training`), and see for which share of the time no step runs.
+4. Train two models on the batches (`harness.training`), and see for which share of the time no step runs.
 5. After each of these, write what there is so far, so that a run that is cut off leaves its results.
 
 Without a CUDA device it says so and ends with exit code 2. ``--device cpu`` then tries its ways as far as they go on
@@ -23,12 +23,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from harness import BENCHMARKS
-from harness.contenders.gpu import GPU_CONTENDERS, LIMITS
-from harness.contenders.registry import CONTENDERS, Job, Setting
+from harness.command_line import options, prepared
+from harness.contenders.registry import CONTENDERS, GPU_CONTENDERS, GPU_LIMITS
 from harness.environments import Unavailable
 from harness.plots import plot_speeds
-from harness.results import options, prepared, print_table, save
-from harness.rounds import Bench, measure, runnable
+from harness.results import print_table, save
+from harness.rounds import measure
+from harness.settings import Setting
+from harness.stores import Bench, jobs_of
 
 TRAINED = ("gpu-cpu-csr", "gpu-gpu-csr", "gpu-gpu-dense", "gpu-peer-torch")
 """Contenders that models are trained from; where batches are CSR, making them dense is no part of the step."""
@@ -75,17 +77,12 @@ def settings_of(names: str, device: str) -> list[Setting]:
     return found
 
 
-def jobs_of(bench: Bench, names: tuple[str, ...], setting: Setting, model: str = "") -> list[Job]:
-    """Give the jobs of those contenders that can run here."""
-    return [Job(name, setting, bench.files, str(store), train=model) for name, store in runnable(bench, names)]
-
-
 def measured(
     arguments: argparse.Namespace, bench: Bench, names: tuple[str, ...], settings: list[Setting]
 ) -> Iterator[list[dict[str, Any]]]:
     """Time the limits, then the contenders at each setting, then training; give the rows of each."""
     print("limits", flush=True)
-    yield measure(bench, jobs_of(bench, LIMITS, settings[0]), warm_ups=2)
+    yield measure(bench, jobs_of(bench, GPU_LIMITS, settings[0]), warm_ups=2)
     for setting in settings:
         print(f"setting {setting.name}", flush=True)
         yield measure(bench, jobs_of(bench, names, setting), warm_ups=2)
@@ -99,7 +96,7 @@ def measured(
         for setting in settings[-1:]:
             print(f"training {model}, setting {setting.name}", flush=True)
             chosen = tuple(name for name in TRAINED if name in names)
-            rows = measure(training, jobs_of(training, chosen, setting, model), warm_ups=2)
+            rows = measure(training, jobs_of(training, chosen, setting, train=model), warm_ups=2)
             facts = {key: training.facts[key] for key in ("n_obs", "n_vars", "nnz")}
             yield [row | {"setting": f"{model}, {row['setting']}", "model": model} | facts for row in rows]
 

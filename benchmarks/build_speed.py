@@ -12,17 +12,17 @@ Usage: ``python benchmarks/build_speed.py COMMAND [--cells 200000] [--rounds 5] 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-import subprocess
 from typing import Any
 
 import numpy as np
 
+from harness.command_line import options, prepared, run_command
 from harness.contenders.registry import CONTENDERS
 from harness.environments import Unavailable
-from harness.results import median, options, prepared, save, spread
-from harness.rounds import Bench, worker_command, worker_environment
+from harness.mixing import entropy_bits
+from harness.results import median, save, spread
+from harness.stores import Bench, write_store
 
 TITLES = {"ours": CONTENDERS["direct"].title, "peer-1GB": f"{CONTENDERS['peer'].title}, dataset_size=1GB"}
 ENVIRONMENTS = {"ours": CONTENDERS["direct"].environment, "peer-1GB": CONTENDERS["peer"].environment}
@@ -32,13 +32,7 @@ def build_once(bench: Bench, owner: str) -> dict[str, Any]:
     """Let one writer build its store anew; give seconds, peak memory and bytes."""
     store = bench.input / "builds" / owner
     shutil.rmtree(store, ignore_errors=True)
-    store.parent.mkdir(exist_ok=True)
-    command = worker_command(bench.python(ENVIRONMENTS[owner]), "write", owner, store, *bench.files)
-    answer = subprocess.run(command, env=worker_environment(), stdout=subprocess.PIPE, text=True, check=False)
-    measured: dict[str, Any] = json.loads(answer.stdout or '{"error": "no answer"}')
-    if "error" in measured:
-        raise Unavailable(f"{TITLES[owner]}: {measured['error']}")
-    measured["bytes"] = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    measured = write_store(bench, ENVIRONMENTS[owner], owner, store)
     shutil.rmtree(store)
     return measured
 
@@ -83,7 +77,7 @@ def scale(arguments: argparse.Namespace) -> None:
     """Compare two sizes; the large one is built as often."""
     rows = []
     for cells in (arguments.cells, arguments.large):
-        bench = prepared(argparse.Namespace(**(vars(arguments) | {"cells": cells})))
+        bench = prepared(arguments, cells=cells)
         rows += rounds_of(bench, ["ours"], f"{cells:,} cells")
     show(rows)
     print(f"{median(rows[1]) / median(rows[0]):.0%} of the rate at {arguments.cells} cells")
@@ -117,8 +111,7 @@ def mixing(arguments: argparse.Namespace) -> None:
 
 def mean_entropy(batches: list[Any]) -> float:
     """Mean entropy, in bits, of the codes in each batch."""
-    shares = [np.bincount(codes) / len(codes) for codes in batches]
-    return float(np.mean([-(p[p > 0] * np.log2(p[p > 0])).sum() for p in shares]))
+    return float(np.mean([entropy_bits(codes) for codes in batches]))
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -137,10 +130,8 @@ COMMANDS = {"field": field, "scale": scale, "mixing": mixing}
 def main() -> None:
     """Run one command."""
     parser = options("Time how collections are built.")
-    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("--large", type=int, default=2_000_000, help="cells of the larger input of `scale`")
-    arguments = parser.parse_args()
-    COMMANDS[arguments.command](arguments)
+    run_command(parser, COMMANDS)
 
 
 if __name__ == "__main__":

@@ -27,9 +27,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from harness.command_line import options
 from harness.generate import Spec, generate
-from harness.plots import GRID, OTHERS, OURS, color_of, plt, short, style
-from harness.results import median, options, save, slug
+from harness.machine import slug
+from harness.plots import GRID, OTHERS, OURS, color_of, plt, short, style, write_figure
+from harness.results import median, save
 
 GENES, CLASSES, BATCH = 20_000, 100, 4096
 RATES = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000]
@@ -166,10 +168,7 @@ def plot(results: Path) -> Path:
     axes.set_ylabel("total fit time")
     axes.set_title(f"Logistic regression, {GENES:,} genes, {CLASSES} classes, {facts['n_obs']:,} cells")
     axes.legend(frameon=False, fontsize=7.5, loc="upper right")
-    path = results / "fit-time.png"
-    figure.savefig(path)
-    plt.close(figure)
-    return path
+    return write_figure(figure, results / "fit-time.json")
 
 
 def real_loaders(arguments: argparse.Namespace) -> list[tuple[str, float]]:

@@ -27,8 +27,9 @@ from annbatch.adapter import Adapter
 from annbatch_jax import JaxLoader, densify, matmul
 from annbatch_torch import TorchLoader, csr_parts
 from annbatch_torch import densify as torch_densify
-from harness.results import median, options, prepared, save, spread
-from harness.rounds import Bench, prepare
+from harness.command_line import options, prepared, run_command
+from harness.results import median, save, spread
+from harness.stores import Bench, prepare
 
 BATCH, HIDDEN = 4096, 128
 Rows = list[dict[str, Any]]
@@ -260,10 +261,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"cost": cost, "layo
 
 def main() -> None:
     """Run one measurement from the command line."""
-    parser = options("Measure what handing batches over to a framework costs.")
-    parser.add_argument("command", choices=COMMANDS)
-    arguments = parser.parse_args()
-    COMMANDS[arguments.command](arguments)
+    run_command(options("Measure what handing batches over to a framework costs."), COMMANDS)
 
 
 if __name__ == "__main__":

@@ -20,20 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
 
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-
 import annbatch
 from annbatch_torch import TorchLoader
+from harness.command_line import options
 from harness.generate import Spec, generate
-from harness.plots import GRID, INK, OURS, style
-from harness.results import options, save
+from harness.mixing import entropy_bits
+from harness.plots import GRID, INK, OURS, plt, style, write_figure
+from harness.results import save
 
 BATCH_SIZE = 128
 BLOCKS = (1, 4, 16, 64, 256, 1024, 4096)
@@ -60,17 +58,11 @@ def arranged(spec: Spec, folder: Path) -> list[Path]:
     return written
 
 
-def entropy(codes: npt.NDArray[Any], n_categories: int) -> float:
-    """Entropy, in nats, of the composition of a batch."""
-    share = np.bincount(codes, minlength=n_categories) / len(codes)
-    return float(-(share[share > 0] * np.log(share[share > 0])).sum())
-
-
-def uniform_entropy(codes: npt.NDArray[Any], n_categories: int) -> float:
+def uniform_entropy(codes: npt.NDArray[Any]) -> float:
     """Mean entropy of batches of uniformly drawn cells, from a thousand such batches."""
     rng = np.random.default_rng(0)
     draws = [rng.choice(codes, BATCH_SIZE, replace=False) for _ in range(1000)]
-    return float(np.mean([entropy(draw, n_categories) for draw in draws]))
+    return float(np.mean([entropy_bits(draw) for draw in draws]))
 
 
 def features(counts: torch.Tensor) -> torch.Tensor:
@@ -93,7 +85,7 @@ def run(collection: Path, block: int, window: int, seed: int) -> dict[str, Any]:
     for batch in train:
         if len(batch["index"]) == BATCH_SIZE:
             for name, values in found.items():
-                values.append(entropy(batch.codes[name].numpy(), len(train.categories[name])))
+                values.append(entropy_bits(batch.codes[name].numpy()))
         loss = torch.nn.functional.cross_entropy(model(features(batch["data"])), batch.codes["cell_type"])
         optimizer.zero_grad()
         loss.backward()
@@ -108,7 +100,7 @@ def measure(collection: Path, shuffled: bool, seeds: Sequence[int]) -> list[dict
     """Go through all block and window sizes."""
     loader = annbatch.Loader(batch_size=4096, shuffle=False).use_collection(collection, labels=list(LABELS))
     codes = {name: np.concatenate([batch.codes[name] for batch in loader]) for name in LABELS}
-    uniform = {name: uniform_entropy(codes[name], len(loader.categories[name])) for name in LABELS}
+    uniform = {name: uniform_entropy(codes[name]) for name in LABELS}
     rows = []
     for window, block in itertools.product(WINDOWS, BLOCKS):
         if block > window:
@@ -155,8 +147,7 @@ def plot(path: Path, rows: list[dict[str, Any]]) -> None:
     panels[0, 0].set_ylabel("entropy of cell types in a batch,\nshare of uniform sampling")
     panels[1, 0].set_ylabel("accuracy on held-out cells\nafter one epoch")
     panels[0, 0].legend(frameon=False, fontsize=8, loc="lower left")
-    figure.savefig(path.with_suffix(".png"))
-    plt.close(figure)
+    write_figure(figure, path)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """How fast do loaders read from an object store, and what does its distance cost?
 
 1. The stores of this project and of the peer are written as for ``bench.py``, and served by nginx on loopback, with a
-   delay before each answer (`range_server`).
+   delay before each answer (`harness.range_server`).
 2. For each setting and delay all contenders run in interleaved rounds: this project's loader on both stores, the peer
    with zarr's default and with its fused pipeline, and zarr's own ``ObjectStore`` as fast as it reads the same blocks,
    without shuffling them. Without delay, the loader on the local directory runs beside them.
@@ -16,11 +16,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from bench import SETTINGS
-from harness.contenders.registry import Job
+from harness.command_line import options, prepared
+from harness.jobs import Job
 from harness.range_server import range_server
-from harness.results import options, prepared, print_table, save
-from harness.rounds import Bench, measure, prepare, runnable
+from harness.results import print_table, save
+from harness.rounds import measure
+from harness.settings import SETTINGS
+from harness.stores import Bench, jobs_of, prepare
 
 REMOTE = (
     "direct", "direct-delta", "cached", "direct-peer-store", "peer-remote", "peer-remote-fused",
@@ -33,14 +35,14 @@ LOCAL = {
 }
 
 
-def jobs_of(bench: Bench, setting: str, names: list[str], urls: dict[float, str], latency_s: float) -> list[Job]:
+def jobs_at(bench: Bench, setting: str, names: list[str], urls: dict[float, str], latency_s: float) -> list[Job]:
     """Give the jobs of one setting and delay."""
     named = replace(SETTINGS[setting], name=f"{setting}, {1000 * latency_s:.0f} ms")
     jobs = []
-    for name, store in runnable(bench, names):
-        jobs.append(Job(name, named, bench.files, f"{urls[latency_s]}/{Path(str(store)).name}"))
-        if not latency_s and name in LOCAL:
-            jobs.append(Job(name, named, bench.files, str(store), LOCAL[name]))
+    for job in jobs_of(bench, names, named):
+        jobs.append(replace(job, store=f"{urls[latency_s]}/{Path(job.store).name}"))
+        if not latency_s and job.contender in LOCAL:
+            jobs.append(replace(job, label=LOCAL[job.contender]))
     return jobs
 
 
@@ -61,7 +63,7 @@ def main() -> None:
         for setting in arguments.settings.split(","):
             for latency_s in latencies:
                 print(f"setting {setting}, {1000 * latency_s:.0f} ms", flush=True)
-                rows += measure(bench, jobs_of(bench, setting, names, urls, latency_s))
+                rows += measure(bench, jobs_at(bench, setting, names, urls, latency_s))
     print_table(rows)
     save("remote", arguments, bench.facts, rows)
 

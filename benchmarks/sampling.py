@@ -29,9 +29,10 @@ from annbatch.order.consumers import Segment
 from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.state import Position
 from annbatch.samplers import Shuffled
-from harness.contenders.registry import Matrix
-from harness.results import median, options, prepared, save, spread
-from harness.worker import touch
+from harness.command_line import options, prepared
+from harness.jobs import Matrix
+from harness.results import median, save, spread
+from harness.touch import touch
 
 PLANS = {"blocks of 32": (32, 512), "blocks of 512": (512, 32), "single rows": (1, 16384)}
 ROWS = 100_000_000
@@ -137,7 +138,7 @@ def reading(collection: Path, title: str, n_cells: int, rounds: int, round_cells
             cells, started = 0, time.perf_counter()
             while cells < round_cells:
                 batch = next(stream)
-                touch(Matrix(batch.data.data, batch.data.indices, batch.data.shape[0]))
+                touch(Matrix.of_csr(batch.data))
                 cells += batch.data.shape[0]
             if timed >= 0:
                 rates[name].append(cells / (time.perf_counter() - started))

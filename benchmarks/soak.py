@@ -7,7 +7,7 @@
 3. Resident memory, descriptors and threads of each process are sampled every few seconds (`sample`), and fitted after
    the first minutes, in which caches and pools fill (`growth`).
 
-Usage: ``python benchmarks/soak.py [--minutes 60] [--cells 40000] …`` (Linux; web server: see ``range_server.py``)
+Usage: ``python benchmarks/soak.py [--minutes 60] [--cells 40000] …`` (Linux; web server: see `harness.range_server`)
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
-import matplotlib.pyplot as plt
 import numpy as np
 import zarr
 from scipy.stats import theilslopes
 
 import annbatch
+from harness.command_line import options
 from harness.environments import Unavailable
 from harness.generate import Spec, generate
-from harness.plots import GRID, INK, OURS, style
+from harness.plots import GRID, INK, OURS, plt, style, write_figure
 from harness.range_server import range_server
-from harness.results import options, save
+from harness.results import save
 
 WARM_UP_MINUTES = 10.0
 """What is left out of the fit; a sixth of a shorter run."""
@@ -261,8 +261,7 @@ def plot(path: Path, rows: list[dict[str, Any]], warm_up: float) -> None:
         axes.grid(color=GRID, lw=0.6)
     panels[0].legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.3))
     panels[-1].set_xlabel("minutes")
-    figure.savefig(path.with_suffix(".png"))
-    plt.close(figure)
+    write_figure(figure, path)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@
 4. Blocks of cells stream into uncompressed ``.h5ad`` files (`write_file`); memory holds two blocks.
 5. A JSON file beside them states the sums over all cells, which every loader must find again.
 
-Usage: ``python benchmarks/generate.py OUTPUT [--cells 200000] [--genes 30000] [--nnz 2226] [--files 2] [--seed 0]``
+Usage: ``python benchmarks/harness/generate.py OUTPUT [--cells 200000] [--genes 30000] [--nnz 2226] [--files 2] …``
 """
 
 from __future__ import annotations

@@ -16,19 +16,12 @@ import numpy as np
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from harness.settings import TITLES
 
 INK, GRID = "#22303c", "#d9dee3"
 OURS, OTHERS, LIMIT = "#0b7a75", "#9aa5b1", "#e3e7eb"
-TITLES = {
-    "512x32": "blocks of 512 rows, 32 of them shuffled together",
-    "32x256": "blocks of 32 rows, 256 of them shuffled together",
-    "512x64": "blocks of 512 rows, 64 of them shuffled together",
-    "512x128": "blocks of 512 rows, 128 of them shuffled together",
-    "1x16384": "perfectly random rows, windows of 16,384",
-    "128-1": "batches of 128, 1 obs column",
-    "128-20": "batches of 128, 20 obs columns",
-    "128-20-frame": "batches of 128, 20 obs columns as a DataFrame",
-}
 
 
 def style() -> None:
@@ -51,6 +44,14 @@ def style() -> None:
             "svg.hashsalt": "annbatch",
         }
     )
+
+
+def write_figure(figure: Figure, results: Path) -> Path:
+    """Write a figure as a PNG beside the file of results that it shows; give its path."""
+    path = results.with_suffix(".png")
+    figure.savefig(path)
+    plt.close(figure)
+    return path
 
 
 def color_of(contender: str) -> str:
@@ -109,10 +110,7 @@ def plot_speeds(results: Path, shows: Callable[[dict[str, Any]], bool] = bool) -
         ha="left",
         fontsize=8,
     )
-    path = results.with_suffix(".png")
-    figure.savefig(path)
-    plt.close(figure)
-    return path
+    return write_figure(figure, results)
 
 
 def plot_lines(results: Path, key: str, label: str, *, log: bool = True) -> Path:
@@ -140,7 +138,4 @@ def plot_lines(results: Path, key: str, label: str, *, log: bool = True) -> Path
     axes.set_xlabel(label)
     axes.set_ylabel("cells per second")
     axes.legend(frameon=False, fontsize=8)
-    path = results.with_suffix(".png")
-    figure.savefig(path)
-    plt.close(figure)
-    return path
+    return write_figure(figure, results)

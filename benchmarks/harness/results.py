@@ -1,17 +1,14 @@
-"""What do all benchmark commands share: options, the machine's description, the file of results?
+"""How are the figures of a command kept, summed up and printed?
 
-1. `options` makes the command line; `prepared` turns it into a `Bench` whose input has been generated.
-2. `machine` says in words what ran, `slug` gives that a file name.
-3. `save` writes ``{"machine", "date", "command", "input", "rows": […]}`` under ``benchmarks/results``.
+1. `save` writes ``{"machine", "date", "command", "input", "rows": […]}`` under ``benchmarks/results``.
+2. `median` and `spread` sum up the rounds of a row; `print_table` prints them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
-import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -21,77 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import BENCHMARKS
-from harness.generate import Spec, generate
-from harness.rounds import Bench
-
-
-def options(description: str) -> argparse.ArgumentParser:
-    """Make a parser with the options that all commands know."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        "--work", type=Path, default=BENCHMARKS.parent / "bench_output", help="folder of inputs and stores"
-    )
-    parser.add_argument("--cells", type=int, default=Spec().cells, help="rows of the generated input")
-    parser.add_argument("--genes", type=int, default=Spec().genes, help="columns of the generated input")
-    parser.add_argument("--nnz", type=int, default=Spec().nnz, help="stored elements a cell, on average")
-    parser.add_argument("--seed", type=int, default=Spec().seed, help="seed of the generated input")
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
-    parser.add_argument("--seconds", type=float, default=12.0, help="what the rounds of one contender last together")
-    parser.add_argument("--machine", default=machine(), help="the machine's name in the results")
-    parser.add_argument("--results", type=Path, default=BENCHMARKS / "results", help="folder of the results")
-    parser.add_argument(
-        "--python",
-        action="append",
-        default=[],
-        metavar="ENVIRONMENT=PATH",
-        help="interpreter of an environment that exists already (peer, peer-gpu, torch, lamindb)",
-    )
-    return parser
-
-
-def prepared(arguments: argparse.Namespace, **changes: Any) -> Bench:
-    """Generate the input that the options ask for, unless it is there; give the bench on it.
-
-    Parameters
-    ----------
-    arguments
-        Parsed `options`.
-    **changes
-        Fields of `Spec` that differ from the options.
-    """
-    fields = {"cells": arguments.cells, "genes": arguments.genes, "nnz": arguments.nnz, "seed": arguments.seed}
-    spec = Spec(**(fields | changes))
-    folder = arguments.work / f"input-{spec.cells}x{spec.genes}-{spec.nnz}-{spec.files}-{spec.seed}"
-    generate(spec, folder)
-    pythons = dict(pair.split("=", 1) for pair in arguments.python)
-    return Bench(
-        input=folder,
-        environments=arguments.work / "envs",
-        rounds=arguments.rounds,
-        total_s=arguments.seconds,
-        pythons={name: Path(path) for name, path in pythons.items()},
-    )
-
-
-def machine() -> str:
-    """Describe the processor, the number of usable cores and the memory."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        name = re.sub(r"\((?:R|TM)\)| CPU| Processor", "", models[0]) if models else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = ""
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = f", {os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB"
-    return f"{name}, {cores} cores{memory}"
-
-
-def slug(text: str) -> str:
-    """Give a text as part of a file name; the memory at the end of a machine's name is left out."""
-    text = re.sub(r", \d+ GiB$", "", text)
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+from harness.machine import slug
 
 
 def save(
@@ -108,7 +35,7 @@ def save(
     kind
         First part of the file's name.
     arguments
-        Parsed `options`.
+        Parsed `command_line.options`.
     facts
         What `generate.generate` said about the input.
     rows

@@ -1,126 +1,26 @@
 """How are contenders timed so that the noise of the machine falls on all of them alike?
 
-1. `prepare` makes a contender's environment and its store, both kept in the work folder.
-2. `Worker` is one contender's process, waiting to be told to run.
-3. `measure` starts all workers of one setting, lets each warm up for an epoch, and then runs them one at a time,
+1. `Worker` is one contender's process, waiting to be told to run.
+2. `measure` starts all workers of one setting, lets each warm up for an epoch, and then runs them one at a time,
    interleaved: A B C, A B C, … A slow one is timed on a fixed number of batches, and its row says so.
-4. The sums that each found in whole epochs are compared with those of the input.
+3. The sums that each found in whole epochs are compared with those of the input.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness import BENCHMARKS
-from harness.contenders.registry import CONTENDERS, Job, Setting
-from harness.environments import Environment, Unavailable
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """Where everything lies, and how long it may take."""
-
-    input: Path
-    """Folder of the generated files and of ``input.json``."""
-    environments: Path
-    """Folder of the contenders' environments."""
-    rounds: int = 5
-    """Timed rounds a contender and setting."""
-    total_s: float = 12.0
-    """Seconds that the timed rounds of one contender last together, at least."""
-    warm_up_s: float = 20.0
-    """A contender whose first epoch takes longer is slow: it is timed on a fixed number of batches."""
-    pythons: dict[str, Path] = field(default_factory=dict)
-    """Environments that exist already: name -> interpreter."""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What `generate.generate` says about the input."""
-        facts: dict[str, Any] = json.loads((self.input / "input.json").read_text())
-        return facts
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The input's ``.h5ad`` files."""
-        return tuple(str(self.input / name) for name in self.facts["files"])
-
-    def store(self, owner: str) -> Path:
-        """Where ``owner`` keeps the store that it wrote from the input."""
-        return self.input / "stores" / owner
-
-    def python(self, environment: Environment | None) -> Path:
-        """Give the interpreter of an environment; None is this project's."""
-        if environment is None:
-            return Path(sys.executable)
-        if environment.name in self.pythons:
-            return self.pythons[environment.name]
-        return environment.python(self.environments)
-
-
-def worker_command(python: Path, *words: object) -> list[str]:
-    """Give the command that runs `worker` under ``python``.
-
-    ``-P`` keeps the current folder from being searched: run from a checkout, the peer would import this project's
-    ``annbatch`` instead of its own.
-    """
-    return [str(python), "-P", "-m", "harness.worker", *map(str, words)]
-
-
-def worker_environment() -> dict[str, str]:
-    """Give the environment variables of a worker: nothing of this process's Python but where `harness` is."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    return kept | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(BENCHMARKS)}
-
-
-def runnable(bench: Bench, contenders: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
-    """Give the contenders that can run here, each with its store; says which cannot, and why."""
-    for name in contenders:
-        try:
-            store = prepare(bench, name)
-        except Unavailable as error:
-            print(f"  left out: {CONTENDERS[name].title}: {error}", flush=True)
-            continue
-        yield name, store
-
-
-def prepare(bench: Bench, contender: str) -> Path | None:
-    """Let a contender write its store unless it is there; give the store's path.
-
-    Raises
-    ------
-    Unavailable
-        If its environment cannot be made or it cannot write.
-    """
-    entry = CONTENDERS[contender]
-    bench.python(entry.environment)
-    if entry.store is None:
-        return None
-    store = bench.store(entry.store)
-    done = store.with_name(f"{store.name}.json")
-    if done.exists():
-        return store
-    writers = [other for other in CONTENDERS.values() if other.store == entry.store and other.writes]
-    owner = entry if entry.writes else writers[0]
-    store.parent.mkdir(exist_ok=True)
-    if store.exists():
-        raise Unavailable(f"{store} exists but was not finished; remove it")
-    print(f"{owner.title} writes {store}", flush=True)
-    command = worker_command(bench.python(owner.environment), "write", entry.store, store, *bench.files)
-    answer = subprocess.run(command, env=worker_environment(), stdout=subprocess.PIPE, text=True, check=False)
-    measured = json.loads(answer.stdout or '{"error": "no answer"}')
-    if "error" in measured:
-        raise Unavailable(f"writing {store} failed: {measured['error']}")
-    measured["bytes"] = sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
-    done.write_text(json.dumps(measured) + "\n")
-    return store
+from harness.contenders.registry import CONTENDERS
+from harness.environments import Unavailable
+from harness.jobs import Job
+from harness.settings import Setting
+from harness.stores import Bench, worker_command, worker_environment
 
 
 class Worker:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.contenders.registry import Matrix
+from harness.jobs import Matrix
 
 CLASSES = 100
 

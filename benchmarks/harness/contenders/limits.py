@@ -2,11 +2,14 @@
 
 Each function opens a store and gives an epoch that does one thing for all of X, and yields one matrix without values:
 
-1. `open_read` reads the stored bytes from the page cache, on all cores, into memory that is used again.
-2. `open_copy` copies as many bytes from page-locked memory to the GPU: those of the elements as they are stored, or of
+1. `open_decode` decodes every inner chunk on all cores, in storage order, each into a scratch of its own that stays in
+   the cache: no plan, no cast, no copy to a batch. It is the decoder that the Loader's direct path uses, checksums
+   included where the store has them, asked for no elements.
+2. `open_read` reads the stored bytes from the page cache, on all cores, into memory that is used again.
+3. `open_copy` copies as many bytes from page-locked memory to the GPU: those of the elements as they are stored, or of
    the compressed chunks.
-3. `open_decode` lets nvCOMP decode the compressed chunks, which lie on the GPU already.
-4. `open_kvikio` reads the stored bytes into memory of the GPU with KvikIO (https://docs.rapids.ai/api/kvikio): past the
+4. `open_nvcomp` lets nvCOMP decode the compressed chunks, which lie on the GPU already.
+5. `open_kvikio` reads the stored bytes into memory of the GPU with KvikIO (https://docs.rapids.ai/api/kvikio): past the
    host where GPUDirect Storage is set up, through its page cache where not.
 """
 
@@ -18,15 +21,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import local
 from typing import Any
 
 import numpy as np
 
+from annbatch.plan.chunk_pieces import Pieces
+from annbatch.shards.codecs import Workspace
 from annbatch.shards.local_array import ShardedArray
 from annbatch.shards.shard_index import Located
-from harness.contenders.registry import Epoch, Job, Matrix
 from harness.environments import Unavailable
+from harness.jobs import Epoch, Job, Matrix
+from harness.machine import cores
 
+TASK_BYTES = 1 << 23
+"""Decoded bytes of one call into the decoder of the CPU."""
 PIECE_BYTES = 1 << 26
 """Bytes of one copy."""
 FRAMES = 4096
@@ -46,28 +55,41 @@ class Stored:
         return self.located.nbytes - (4 if self.array.decoder.crc32c else 0)
 
 
-def stored_arrays(collection: str) -> tuple[list[Stored], int]:
+def arrays_of_x(collection: str) -> tuple[list[ShardedArray], int]:
     """Open ``data`` and ``indices`` of all stores; give them and the number of rows.
+
+    Raises
+    ------
+    Unavailable
+        If there is no native decoder for a store.
+    """
+    found, n_rows = [], 0
+    for store in sorted(path for path in Path(collection).iterdir() if (path / "X" / "data").is_dir()):
+        found += [_array(store, "data"), _array(store, "indices")]
+        n_rows += _array(store, "indptr").shape[0] - 1
+    return found, n_rows
+
+
+def _array(store: Path, name: str) -> ShardedArray:
+    array = ShardedArray.open(store / "X" / name)
+    if isinstance(array, str):
+        raise Unavailable(f"{store} X/{name}: {array}")
+    return array
+
+
+def located_arrays(collection: str) -> tuple[list[Stored], int]:
+    """Open ``data`` and ``indices`` of all stores and find their chunks; give them and the number of rows.
 
     Raises
     ------
     Unavailable
         If the store has another form than this project writes.
     """
-    found, n_rows = [], 0
-    for store in sorted(path for path in Path(collection).iterdir() if (path / "X" / "data").is_dir()):
-        for name in ("data", "indices"):
-            array = ShardedArray.open(store / "X" / name)
-            if isinstance(array, str):
-                raise Unavailable(f"{store} X/{name}: {array}")
-            located = array.locate(np.arange(-(-array.shape[0] // array.chunk_elements)))
-            if (located.offsets < 0).any():
-                raise Unavailable(f"{store} X/{name} has chunks that are not stored")
-            found.append(Stored(array, located))
-        indptr = ShardedArray.open(store / "X" / "indptr")
-        if isinstance(indptr, str):
-            raise Unavailable(f"{store} X/indptr: {indptr}")
-        n_rows += indptr.shape[0] - 1
+    arrays, n_rows = arrays_of_x(collection)
+    found = [Stored(array, array.locate(np.arange(-(-array.shape[0] // array.chunk_elements)))) for array in arrays]
+    for one in found:
+        if (one.located.offsets < 0).any():
+            raise Unavailable(f"{one.array.path} has chunks that are not stored")
     return found, n_rows
 
 
@@ -80,11 +102,40 @@ def _repeated(run: Callable[[], None], n_rows: int) -> Epoch:
     return epoch
 
 
+def open_decode(job: Job) -> Epoch:
+    """Decode all chunks of X on the CPU, with the setting's threads."""
+    arrays, n_rows = arrays_of_x(job.store)
+    pool = ThreadPoolExecutor(job.setting.threads or cores())
+    of_thread = local()
+    nothing = np.zeros(0, np.int64)
+
+    def decode(array: ShardedArray, first: int, stop: int) -> None:
+        if not hasattr(of_thread, "workspace"):
+            of_thread.workspace = Workspace()
+        bounds = np.zeros(stop - first + 1, np.int64)
+        chunks = np.arange(first, stop)
+        array.scatter(
+            of_thread.workspace, Pieces(chunks, (0, len(chunks)), bounds, nothing, nothing, nothing), array.dtype
+        )
+
+    def run() -> None:
+        tasks = []
+        for array in arrays:
+            n_chunks = -(-array.shape[0] // array.chunk_elements)
+            step = max(1, TASK_BYTES // (array.chunk_elements * array.dtype.itemsize))
+            for first in range(0, n_chunks, step):
+                tasks.append(pool.submit(decode, array, first, min(first + step, n_chunks)))
+        for task in tasks:
+            task.result()
+
+    return _repeated(run, n_rows)
+
+
 def open_read(job: Job) -> Epoch:
     """Read all files of X; they are in the page cache from the second epoch on."""
-    arrays, n_rows = stored_arrays(job.store)
+    arrays, n_rows = located_arrays(job.store)
     files = sorted(path for one in arrays for path in one.array.path.rglob("*") if path.is_file())
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(cores())
 
     def read(path: Path) -> None:
         buffer = memoryview(bytearray(1 << 23))
@@ -98,7 +149,7 @@ def open_read(job: Job) -> Epoch:
 def open_copy(job: Job, *, compressed: bool) -> Epoch:
     """Copy the bytes of all elements of X as they are stored, or of its compressed chunks, to the GPU."""
     device = _device(job)
-    arrays, n_rows = stored_arrays(job.store)
+    arrays, n_rows = located_arrays(job.store)
     n_bytes = 0
     for one in arrays:
         n_bytes += int(one.sizes.sum()) if compressed else one.array.shape[0] * one.array.dtype.itemsize
@@ -122,15 +173,14 @@ def _device(job: Job) -> Any:
     return open_device(job.setting.device)
 
 
-def open_decode(job: Job) -> Epoch:
+def open_nvcomp(job: Job) -> Epoch:
     """Decode all chunks of X, which were copied to the GPU before, with nvCOMP, as they are: shuffled."""
-    from annbatch.device.cuda import Frames
-    from annbatch.device.nvcomp import missing
+    from annbatch.device.nvcomp import Frames, missing
 
     device = _device(job)
     if (why := missing()) is not None:
         raise Unavailable(why)
-    arrays, n_rows = stored_arrays(job.store)
+    arrays, n_rows = located_arrays(job.store)
     stream = device.copying
     kept: list[Any] = []
     calls: list[Frames] = []
@@ -195,7 +245,7 @@ def open_kvikio(job: Job) -> Epoch:
         import kvikio
     except ImportError as e:
         raise Unavailable(f"kvikio cannot be imported: {e}") from e
-    arrays, n_rows = stored_arrays(job.store)
+    arrays, n_rows = located_arrays(job.store)
     paths = sorted(path for one in arrays for path in one.array.path.rglob("*") if path.is_file())
     files = [(kvikio.CuFile(path, "r"), path.stat().st_size) for path in paths]
     with cupy.cuda.Device(int(device.name.partition(":")[2])):
@@ -212,10 +262,11 @@ def open_kvikio(job: Job) -> Epoch:
 
 
 STAGES: dict[str, Callable[[Job], Epoch]] = {
+    "decode": open_decode,
     "read": open_read,
     "copy": partial(open_copy, compressed=False),
     "copy-zstd": partial(open_copy, compressed=True),
-    "nvcomp": open_decode,
+    "nvcomp": open_nvcomp,
     "kvikio": open_kvikio,
 }
 """Name -> function that opens it."""
