@@ -1,0 +1,8 @@
+"""How do results become the tables of the documentation?
+
+1. `markdown`: figures and tables as text.
+2. `speeds`, `costs`, `qualities`: a function for each kind of results, which makes its table.
+3. `sections`: kind of results -> its table, what is said about it, and the page that shows it.
+
+``report.py`` in the folder of the commands reads the results and writes the pages.
+"""

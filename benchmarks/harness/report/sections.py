@@ -1,0 +1,185 @@
+"""Which kinds of results are there, and how and on which page does the documentation show each?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.report.costs import (
+    counting_table,
+    first_batch_table,
+    fit_table,
+    handover_table,
+    layouts_table,
+    sampling_table,
+    wait_table,
+)
+from harness.report.markdown import Record
+from harness.report.qualities import mixing_table, randomness_table, soak_table
+from harness.report.speeds import (
+    build_table,
+    codecs_table,
+    gpu_table,
+    growth_table,
+    main_table,
+    pivot,
+    remote_table,
+    speeds_table,
+    workers_table,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """How results of one kind are shown."""
+
+    heading: str
+    render: Callable[[Record], str]
+    """Makes the table."""
+    about: str
+    """What was measured, where the heading does not say it."""
+    figure: str | None = None
+    """Name of its figure; ``own`` means a PNG of the same name as the results."""
+    page: str = "speed"
+    """Page of the documentation that shows it."""
+
+
+SECTIONS = {
+    "cpu": Section("The field", main_table, "", "own"),
+    "fit-time": Section(
+        "Why it matters",
+        fit_table,
+        "A logistic regression, trained on batches that come as fast as a throttled loader lets them; the real loaders "
+        "are marked at the speeds that the main benchmark found.",
+        "fit-time.png",
+    ),
+    "wait": Section(
+        "Waiting under a training step of 10 ms",
+        wait_table,
+        "A step keeps a core busy, or is idle as when a GPU works; the loader reads on meanwhile.",
+    ),
+    "counting": Section(
+        "Python beside the loader",
+        counting_table,
+        "A thread counts in pure Python while an epoch runs in its process; then another process counts instead, so "
+        "that only the cores are shared. Of the two, the interpreter's lock makes the difference.",
+    ),
+    "first-batch": Section("Time to the first batch", first_batch_table, "New processes; the files lie in the cache."),
+    "chunk-size": Section(
+        "Speed over chunk_size",
+        lambda record: pivot(record, "chunk_size"),
+        "Windows hold 16,384 rows throughout; a `chunk_size` of 1 is perfectly random.",
+        "own",
+    ),
+    "threads": Section("Speed over threads", lambda record: pivot(record, "threads"), "", "own"),
+    "growth": Section(
+        "Ten times as many cells",
+        growth_table,
+        "Each contender's store of the small and of the large collection, in the same rounds.",
+    ),
+    "inner-chunk": Section(
+        "Inner chunk size",
+        lambda record: pivot(record, "chunk_size"),
+        "The same cells written with inner chunks of several sizes.",
+        "own",
+    ),
+    "checksum": Section("What checksums cost", speeds_table, ""),
+    "labels": Section("What obs columns cost, batches of 128", speeds_table, ""),
+    "whole": Section(
+        "Reading whole files into memory",
+        speeds_table,
+        "`anndata.read_h5ad` of the uncompressed files against `anndata.read_zarr` of this project's stores with the "
+        "zarrs pipeline; no shuffling, no batches.",
+    ),
+    "sampling": Section("What samplers cost", sampling_table, "", page="sampling"),
+    "layouts": Section(
+        "Measured",
+        layouts_table,
+        "Batches of 4,096 cells; a layer of 128 units in float32. Loading is timed without any training.",
+        page="layouts",
+    ),
+    "handover": Section(
+        "What the hand-over costs",
+        handover_table,
+        "Batches of 4,096 cells, bare from the core and through the adapters, which ask the core for the same form.",
+        page="layouts",
+    ),
+    "workers": Section(
+        "Worker processes, measured",
+        workers_table,
+        "Blocks of 512 rows, 32 of them shuffled together, batches of 4,096; every value and column number is summed.",
+        page="distributed",
+    ),
+    "ranks": Section(
+        "Several processes on one machine",
+        speeds_table,
+        "Processes that share the rows of one collection and the machine's cores, each with its share of the threads; "
+        "cells per second and peak memory of all together. Blocks of 512 rows, 32 of them shuffled together, 500 "
+        "values a row.",
+        page="distributed",
+    ),
+    "gpu": Section(
+        "Measured",
+        gpu_table,
+        "Batches of 4,096 cells on the GPU, each summed up there. A step of training begins with its dense batch.",
+        "own",
+        "gpu",
+    ),
+    "remote": Section(
+        "Measured",
+        remote_table,
+        "Stores on a web server on the same machine, which shares its cores, and waits before each answer. zarr's "
+        "ObjectStore only reads the blocks; it neither shuffles nor collects their rows.",
+        page="remote",
+    ),
+    "soak": Section(
+        "Measured",
+        soak_table,
+        "Medians and slopes are those after the first minutes (grey), of the largest samples of equal spans of time. "
+        "Flat means that the fitted growth over that time is at most 5 % of the median, and that the process ended "
+        "without an error.",
+        "own",
+        "soak",
+    ),
+    "randomness": Section(
+        "Measured",
+        randomness_table,
+        "Entropies are shares of what batches of 128 uniformly drawn cells have. Accuracy is that of a softmax "
+        "regression on held-out cells after one epoch. Medians over the seeds, ± half their range.",
+        "own",
+        "randomness",
+    ),
+    "build-field": Section(
+        "Beside the field",
+        build_table,
+        "Both build from the same two uncompressed `.h5ad` files, in turns, each time in a new process.",
+        page="building",
+    ),
+    "build-scale": Section(
+        "Ten times as many cells in the same memory",
+        build_table,
+        "`memory_limit` is 1 GB for both; the ratio is that of cells a second.",
+        page="building",
+    ),
+    "codecs": Section(
+        "What a codec costs, and gives",
+        codecs_table,
+        "The same cells written with each codec: bytes of all files of a collection, and cells per second on the CPU, "
+        "every value and column number summed.",
+        page="building",
+    ),
+    "build-mixing": Section(
+        "What appending loses until a collection is reshuffled",
+        mixing_table,
+        "Mean entropy of the source files in a batch of 4,096, of ten files that were appended one after the other.",
+        page="building",
+    ),
+}
+"""Kind of results -> how they are shown, in the order of the page."""
+
+
+NOTHING_YET = {
+    "gpu": "## Measured\n\nNothing yet: there are no figures of a GPU. `make bench-gpu`, on a machine with one, "
+    "makes them, and `python benchmarks/report.py` then puts the tables here.\n"
+}
+"""Page -> what it says where there are no results."""

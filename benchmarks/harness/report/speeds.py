@@ -1,0 +1,175 @@
+"""Which tables show cells per second?"""
+
+from __future__ import annotations
+
+from harness.report.markdown import Record, middle, rate, table
+from harness.results import median
+from harness.settings import TITLES
+
+PEER = "scverse annbatch 0.3.1"
+OURS = "annbatch-dlpack"
+WITH_DELTA = f"{OURS}, codec delta"
+
+
+def main_table(record: Record) -> str:
+    """Speeds, spreads, ratios to the peer and peak memory, a table a setting."""
+    text = ""
+    for setting in dict.fromkeys(row["setting"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["setting"] == setting]
+        base = next((median(row) for row in rows if row["contender"] == PEER), None)
+        lines = []
+        for row in sorted(rows, key=median, reverse=True):
+            note = "" if row["whole_epochs"] else f" ({row['cells_per_round']:,} cells a round)"
+            ratio = f"{median(row) / base:.2f}×" if base else ""
+            memory = f"{row['peak_rss_bytes'] / 1e6:,.0f} MB"
+            lines.append((row["contender"] + note, rate(row), ratio, memory))
+        title = TITLES.get(setting, setting)
+        head = ("", "cells/s", f"against {PEER}" if base else "", "peak memory")
+        text += f"\n**{title[0].upper()}{title[1:]}**\n\n{table(head, lines)}"
+    return text
+
+
+def readme_table(record: Record) -> str:
+    """Ours, with both codecs for a CPU, beside the peer, a line for each setting."""
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in record["rows"]):
+        rows = {row["contender"]: row for row in record["rows"] if row["setting"] == setting}
+        if all(name in rows for name in (OURS, WITH_DELTA, PEER)):
+            ours = [rows[OURS], rows[WITH_DELTA]]
+            ratios = [f"{median(row) / median(rows[PEER]):.1f}×" for row in ours]
+            lines.append((TITLES.get(setting, setting), *map(rate, [*ours, rows[PEER]]), ", ".join(ratios)))
+    head = ("", "this project", 'with `codec="delta"`', PEER, "ratios")
+    return table(head, lines)
+
+
+def gpu_table(record: Record) -> str:
+    """Speeds by size of windows beside the peer's best, what the machine can do at best, and idle time in training."""
+    rows = record["rows"]
+    speeds = [row for row in rows if "model" not in row and not row["contender"].startswith("limit")]
+    best = max((median(row) for row in speeds if row["contender"].startswith("peer")), default=None)
+    text = ""
+    for setting in dict.fromkeys(row["setting"] for row in speeds):
+        own = sorted((row for row in speeds if row["setting"] == setting), key=median, reverse=True)
+        lines = [(row["contender"], rate(row), f"{median(row) / best:.2f}×" if best else "") for row in own]
+        title = TITLES.get(setting, setting)
+        head = ("", "cells/s", "against the peer's best of all settings" if best else "")
+        text += f"\n**{title[0].upper()}{title[1:]}**\n\n{table(head, lines)}"
+    limits = [row for row in rows if row["contender"].startswith("limit")]
+    if limits:
+        lines = [(row["contender"].removeprefix("limit: "), rate(row)) for row in limits]
+        text += f"\n**One stage alone, for all of X**\n\n{table(('', 'cells/s'), lines)}"
+    trained = [row for row in rows if "model" in row]
+    if trained:
+        lines = [
+            (
+                row["contender"],
+                row["setting"],
+                rate(row),
+                f"{middle(row['idle_share']):.1%} ± {(max(row['idle_share']) - min(row['idle_share'])) / 2:.1%}",
+            )
+            for row in trained
+        ]
+        facts = trained[0]
+        size = (
+            f"{facts['n_obs']:,} cells × {facts['n_vars']:,} genes, {facts['nnz'] / facts['n_obs']:,.0f} values a cell"
+        )
+        head = ("", "model, window", "cells/s", "time without a step")
+        text += f"\n**While training on {size}**\n\n{table(head, lines)}"
+    versions = ", ".join(f"{name} {version}" for name, version in record["software"].items())
+    return f"{text}\n{versions}.\n"
+
+
+def remote_table(record: Record) -> str:
+    """Speeds by distance, beside the faster of the peer's pipelines."""
+    text = ""
+    for setting in dict.fromkeys(row["setting"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["setting"] == setting]
+        base = max((median(row) for row in rows if row["contender"].startswith(PEER)), default=None)
+        lines = [
+            (
+                row["contender"],
+                rate(row),
+                f"{median(row) / base:.1f}×" if base else "",
+                f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
+            )
+            for row in sorted(rows, key=median, reverse=True)
+        ]
+        head = ("", "cells/s", f"against the faster {PEER}" if base else "", "peak memory")
+        text += f"\n**Blocks × blocks a window, delay: {setting}**\n\n{table(head, lines)}"
+    return text
+
+
+def speeds_table(record: Record) -> str:
+    """One line a contender and setting."""
+    head = ("", "setting", "cells/s", "peak memory")
+    memory = [f"{row['peak_rss_bytes'] / 1e6:,.0f} MB" for row in record["rows"]]
+    return table(
+        head,
+        [(row["contender"], row["setting"], rate(row), mb) for row, mb in zip(record["rows"], memory, strict=True)],
+    )
+
+
+def pivot(record: Record, key: str) -> str:
+    """Speeds with a column a contender, a line for each value of ``key``."""
+    names = list(dict.fromkeys(row["contender"] for row in record["rows"]))
+    lines = []
+    for value in dict.fromkeys(row[key] for row in record["rows"]):
+        found = {row["contender"]: row for row in record["rows"] if row[key] == value}
+        lines.append([f"{value:,}", *(rate(found[name]) if name in found else "" for name in names)])
+    return table([key, *names], lines)
+
+
+def growth_table(record: Record) -> str:
+    """Speeds of each contender on the small and on the large collection, and what of its speed it keeps."""
+    lines = []
+    sizes = sorted({row["n_obs"] for row in record["rows"]})
+    for setting, name in dict.fromkeys((row["setting"], row["contender"]) for row in record["rows"]):
+        rows = [row for row in record["rows"] if (row["setting"], row["contender"]) == (setting, name)]
+        found = {row["n_obs"]: row for row in rows}
+        kept = f"{median(found[sizes[-1]]) / median(found[sizes[0]]):.0%}" if len(found) == len(sizes) else ""
+        lines.append(
+            (name, TITLES.get(setting, setting), *(rate(found[size]) if size in found else "" for size in sizes), kept)
+        )
+    return table(("", "setting", *(f"{size:,} cells" for size in sizes), "kept"), lines)
+
+
+def workers_table(record: Record) -> str:
+    """Speeds beside the loader alone, with peak memory."""
+    base = median(record["rows"][0])
+    lines = []
+    for row in record["rows"]:
+        note = "" if row["whole_epochs"] else f" ({row['cells_per_round']:,} cells a round)"
+        memory = f"{row['peak_rss_bytes'] / 1e6:,.0f} MB"
+        lines.append((row["contender"] + note, rate(row), f"{median(row) / base:.2f}×", memory))
+    return table(("", "cells/s", "of the loader alone", "peak memory, workers included"), lines)
+
+
+def codecs_table(record: Record) -> str:
+    """Bytes a cell and speeds, a line for each codec."""
+    settings = list(dict.fromkeys(row["setting"] for row in record["rows"]))
+    lines = []
+    for contender in dict.fromkeys(row["contender"] for row in record["rows"]):
+        rows = {row["setting"]: row for row in record["rows"] if row["contender"] == contender}
+        codec = contender.partition("codec ")[2] or "blosc"
+        lines.append(
+            (f"`{codec}`", f"{rows[settings[0]]['bytes_per_cell']:,.0f}", *(rate(rows[one]) for one in settings))
+        )
+    return table(("`codec`", "bytes a cell", *(TITLES.get(one, one) for one in settings)), lines)
+
+
+def build_table(record: Record) -> str:
+    """Seconds, cells per second, peak memory and bytes of each build; ratios are those to the slowest."""
+    base = min(map(median, record["rows"]))
+    lines = [
+        (
+            row["contender"],
+            row["setting"],
+            f"{middle(row['seconds']):.1f} s",
+            rate(row),
+            f"{median(row) / base:.2f}×",
+            f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
+            f"{row['bytes_per_cell']:,.0f}",
+        )
+        for row in record["rows"]
+    ]
+    return table(("", "", "time", "cells/s", "ratio", "peak memory", "bytes a cell"), lines)
