@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,26 +18,14 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from blood.course import Course
+
 INK, FAINT, GRID = "#22303c", "#8a97a3", "#e6eaee"
 MODEL_COLOURS = ("#d1495b", "#00798c")
 TYPE_COLOURS = (
     "#264b6e", "#4f86b8", "#9ec5e3", "#1b7f6b", "#6fbf9b",
     "#e3a72f", "#f2d492", "#c8553d", "#8d6a9f", "#b9a8c9",
 )  # fmt: skip
-
-
-@dataclass
-class Course:
-    """How training went: one figure per epoch."""
-
-    name: str
-    """What was trained."""
-    train_loss: list[float] = field(default_factory=list)
-    """Mean cross-entropy over the epoch's batches."""
-    test_loss: list[float] = field(default_factory=list)
-    """Mean cross-entropy over the held-out cells after the epoch."""
-    test_accuracy: list[float] = field(default_factory=list)
-    """Share of held-out cells whose type was predicted."""
 
 
 def draw(
