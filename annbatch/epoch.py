@@ -4,15 +4,18 @@
 2. What lies in remote stores is requested several windows ahead: first where rows are, then the rows.
 3. A window is read as a whole, ahead of time; its batches are handed over one by one, and counted as they are. Those on
    a device are made then.
+4. Threads may share an iterator: a lock gives each batch to one of them.
 """
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from itertools import islice
+from threading import RLock
 
 from annbatch.batch import Batch
 from annbatch.fetch import BegunWindow, Fetcher, PlannedWindow
@@ -23,6 +26,8 @@ from annbatch.prefetch import Prefetch
 
 class Epoch(Iterator[Batch]):
     """The batches of an epoch for one consumer; closing or dropping it leaves no thread behind.
+
+    Several threads may ask for batches: each batch goes to one of them.
 
     Parameters
     ----------
@@ -57,8 +62,16 @@ class Epoch(Iterator[Batch]):
         # How many of them have been made what is handed over.
         self._n_made = 0
         self._closed = False
+        # A signal handler may close the iterator in the thread that is asking it for a batch.
+        self.lock = RLock()
+        """Held while a batch is taken; adapters hold it where they do more in one step."""
+        self._pid = os.getpid()
 
     def __next__(self) -> Batch:
+        with self.lock:
+            return self._next()
+
+    def _next(self) -> Batch:
         if self._closed:
             raise RuntimeError("this iterator was closed: its loader was closed, or a new epoch was started")
         try:
@@ -78,15 +91,20 @@ class Epoch(Iterator[Batch]):
 
     def ahead(self, n: int) -> list[Batch]:
         """Give up to ``n`` of the batches that come next, as far as they have been read; none of them counts as had."""
-        if len(self._batches) < n and self._windows.is_ready:
-            self._batches.extend(next(self._windows))
-        self._make(n)
-        return list(islice(self._batches, n))
+        with self.lock:
+            if len(self._batches) < n and self._windows.is_ready:
+                self._batches.extend(next(self._windows))
+            self._make(n)
+            return list(islice(self._batches, n))
 
     def close(self) -> None:
         """Stop reading and end the threads."""
         self._closed = True
-        self._stop()
+        # A thread that waits for requests would otherwise hold the lock.
+        self._fetcher.cancel()
+        # So would one of the parent's threads in a forked child, for ever.
+        with self.lock if self._pid == os.getpid() else nullcontext():
+            self._stop()
 
     def __del__(self) -> None:
         if hasattr(self, "_windows"):

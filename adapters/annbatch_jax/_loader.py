@@ -241,13 +241,14 @@ class _Ahead(Iterator[JaxBatch]):
         self._handed: deque[JaxBatch] = deque()
 
     def __next__(self) -> JaxBatch:
-        batch = next(self._epoch)
-        if self._confirm is not None:
-            self._confirm()
-            self._confirm = None
-        handed = self._handed.popleft() if self._handed else self._hand_over(batch)
-        self._handed.extend(map(self._hand_over, self._epoch.ahead(self._n)[len(self._handed) :]))
-        return handed
+        with self._epoch.lock:
+            batch = next(self._epoch)
+            if self._confirm is not None:
+                self._confirm()
+                self._confirm = None
+            handed = self._handed.popleft() if self._handed else self._hand_over(batch)
+            self._handed.extend(map(self._hand_over, self._epoch.ahead(self._n)[len(self._handed) :]))
+            return handed
 
 
 class _MadeAhead(Iterator[JaxBatch]):
@@ -264,7 +265,7 @@ class _MadeAhead(Iterator[JaxBatch]):
         self._waits: deque[Callable[[], None]] = deque()
 
     def __next__(self) -> JaxBatch:
-        with self._lender:
+        with self._epoch.lock, self._lender:
             # Before memory is taken for new batches.
             self._lender.returned.settle()
             batch = next(self._epoch)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -47,13 +48,20 @@ class Copies:
 
     def __init__(self) -> None:
         self._under_way: deque[tuple[Any, Event]] = deque()
+        # Threads may share an iterator.
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[type[Copies], tuple[()]]:
+        # Another process has copies of its own.
+        return Copies, ()
 
     def keep(self, memory: Any, copied: Event) -> None:
         """Own ``memory`` until ``copied`` has passed."""
-        self._under_way.append((memory, copied))
-        while len(self._under_way) > _MOST_UNDER_WAY or (self._under_way and self._under_way[0][1].query()):
-            self._under_way[0][1].synchronize()
-            self._under_way.popleft()
+        with self._lock:
+            self._under_way.append((memory, copied))
+            while len(self._under_way) > _MOST_UNDER_WAY or (self._under_way and self._under_way[0][1].query()):
+                self._under_way[0][1].synchronize()
+                self._under_way.popleft()
 
     def __del__(self) -> None:
         for _, copied in self._under_way:

@@ -12,7 +12,7 @@ from conftest import MakeLoader
 
 from adapter_truth import Truth
 from annbatch import Loader
-from contracts import check_label_columns, check_lasting
+from contracts import check_label_columns, check_lasting, check_shared_by_threads
 
 
 @dataclass(frozen=True)
@@ -125,3 +125,9 @@ def test_kept_batches_stay_as_they_are(framework: Framework, make_disk_loader: M
 def test_label_columns(framework: Framework, make_disk_loader: MakeLoader, disk_truth: Truth) -> None:
     ds = framework.open(make_disk_loader(**framework.options))
     check_label_columns(ds, disk_truth.obs, framework.to_numpy, framework.code_dtype)
+
+
+def test_threads_share_an_iterator(framework: Framework, make_loader: MakeLoader) -> None:
+    ds = framework.open(make_loader(batch_size=4, **framework.options))
+    for _ in range(2):
+        check_shared_by_threads(ds, ds.n_obs, framework.to_numpy)

@@ -2,15 +2,18 @@
 
 1. `check_lasting`: batches that are kept stay as they are, while memory of others is used again.
 2. `check_label_columns`: label columns of each kind come as codes or float32, and mean what obs says, in every epoch.
+3. `check_shared_by_threads`: threads that share an iterator get every row once.
 
-An adapter's tests call both with a function or two of their framework.
+An adapter's tests call them with a function or two of their framework.
 """
 
 from __future__ import annotations
 
 import gc
 import random
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -93,3 +96,16 @@ def check_label_columns(ds: Any, obs: pd.DataFrame, to_numpy: Callable[[Any], np
             )
         assert {column: list(names) for column, names in ds.categories.items()} == before
     assert n_missing
+
+
+def check_shared_by_threads(ds: Any, n_rows: int, to_numpy: Callable[[Any], np.ndarray] = np.asarray) -> None:
+    """Let three threads share an iterator: every row comes once, and a batch that one of them got is whole."""
+    batches, begun = iter(ds), threading.Barrier(3)
+
+    def work() -> list[int]:
+        begun.wait()
+        return [row for batch in batches for row in to_numpy(batch.index).tolist() if row >= 0]
+
+    with ThreadPoolExecutor(3) as pool:
+        found = [pool.submit(work) for _ in range(3)]
+    assert sorted(row for one in found for row in one.result()) == list(range(n_rows))
