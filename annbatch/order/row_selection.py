@@ -1,7 +1,8 @@
 """Which rows of a table are meant, if not all?
 
 1. `Runs.of` takes what users pass: a boolean mask or row numbers.
-2. `Runs` keeps them as runs of neighbours: a part that consists of long runs takes next to no memory.
+2. `Runs` keeps them as runs of neighbours: a part that consists of long runs takes next to no memory. The order in
+   which they were named is kept beside them where somebody asks for it.
 3. `Runs.find` turns numbers within the subset into row numbers of the table.
 
 Pure: no store, no thread, no environment.
@@ -23,16 +24,20 @@ from annbatch.order.permutation import Ints
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """A subset of the rows of a table, each once, in ascending order."""
+    """A subset of the rows of a table, each once, numbered in ascending order."""
 
     starts: Ints
     """(n_runs,) first row of each run, ascending."""
     lengths: Ints
     """(n_runs,) rows in each run, at least 1."""
+    order: Ints | None = None
+    """(n,) numbers within the subset in the order in which the rows were named; None means ascending."""
 
     @classmethod
-    def of(cls, rows: npt.ArrayLike, n_rows: int, name: str = "rows") -> Runs:
+    def of(cls, rows: npt.ArrayLike, n_rows: int, name: str = "rows", *, ordered: bool = False) -> Runs:
         """Read a mask of (n_rows,) booleans, or row numbers in any order, each once.
+
+        With ``ordered`` the order of row numbers is kept, else they are a set.
 
         Raises
         ------
@@ -44,21 +49,25 @@ class Runs:
             raise InputError(
                 f"{name} must be a mask or row numbers, got an array of {array.dtype} with {array.ndim} axes"
             )
+        order = None
         if array.dtype.kind == "b":
             if len(array) != n_rows:
                 raise InputError(f"{name} must have one boolean for each of the {n_rows} rows, got {len(array)}")
             wanted = np.flatnonzero(array)
         else:
-            wanted = np.sort(array.astype(np.int64))
+            named = array.astype(np.int64)
+            wanted = np.sort(named)
             if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < n_rows):
                 bad = wanted[0] if wanted[0] < 0 else wanted[-1]
                 raise InputError(f"{name} must be row numbers in [0, {n_rows}), got {bad}")
             if (repeats := np.flatnonzero(wanted[1:] == wanted[:-1])).size:
                 raise InputError(f"{name} must differ, got row {wanted[repeats[0]]} more than once")
+            if ordered and not np.array_equal(named, wanted):
+                order = np.searchsorted(wanted, named)
         if not len(wanted):
             raise InputError(f"{name} must name at least one row, got none")
         begins = np.flatnonzero(np.append(True, wanted[1:] != wanted[:-1] + 1))
-        return cls(wanted[begins], np.diff(np.append(begins, len(wanted))))
+        return cls(wanted[begins], np.diff(np.append(begins, len(wanted))), order)
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -84,8 +93,8 @@ class Runs:
         return tuple(int(n) for n in np.diff(before))
 
     def digest(self) -> str:
-        """Give a hash of the rows, in hex."""
-        return digest(self.starts, self.lengths)
+        """Give a hash of the rows, and of their order if it is kept, in hex."""
+        return digest(self.starts, self.lengths, *(() if self.order is None else (self.order,)))
 
     @cached_property
     def _first(self) -> Ints:

@@ -31,7 +31,16 @@ def run_rows(n_rows: int) -> int:
     return min(512, max(1, n_rows // 1000))
 
 
-def split(parts: Mapping[str, Part], rows: Ints, n_stored: int, seed: int, classes: Classes | None) -> dict[str, Runs]:
+def split(
+    parts: Mapping[str, Part],
+    rows: Ints,
+    n_stored: int,
+    seed: int,
+    classes: Classes | None,
+    order: Ints | None = None,
+    *,
+    ordered: bool = False,
+) -> dict[str, Runs]:
     """Split rows into parts.
 
     Parameters
@@ -46,12 +55,21 @@ def split(parts: Mapping[str, Part], rows: Ints, n_stored: int, seed: int, class
         Decides where parts are drawn by fraction.
     classes
         The column of ``rows`` that parts name categories of; None if they name none.
+    order
+        (n,) numbers within ``rows`` in the order in which they were named; None means ascending.
+    ordered
+        Whether the order of rows counts. Parts then keep that of the row numbers given for them, else ``order``. Which
+        rows a part holds does not depend on it.
 
     Raises
     ------
     InputError
         If parts overlap, one of them is empty, or they are of several kinds.
     """
+
+    def in_order(numbers: Ints) -> Ints:
+        return numbers if order is None else order[np.isin(order, numbers)]
+
     if not parts:
         raise InputError("parts must name at least one part, got none")
     rest = [name for name, part in parts.items() if part is None]
@@ -60,13 +78,18 @@ def split(parts: Mapping[str, Part], rows: Ints, n_stored: int, seed: int, class
     given = {name: part for name, part in parts.items() if part is not None}
     fractions = [isinstance(part, Real) for part in given.values()]
     if classes is not None:
-        found = _by_category(given, classes)
+        found = {name: in_order(numbers) for name, numbers in _by_category(given, classes).items()}
     elif all(fractions):
-        found = _by_fraction(given, len(rows), seed, has_rest=bool(rest))  # type: ignore[arg-type]
+        by_fraction = _by_fraction(given, len(rows), seed, has_rest=bool(rest))  # type: ignore[arg-type]
+        found = {name: in_order(numbers) for name, numbers in by_fraction.items()}
     elif any(fractions):
         raise InputError(f"parts must be all fractions or all rows, got both in {list(given)}")
     else:
-        found = _by_rows(given, rows, n_stored)
+        found = {
+            # A mask names rows, but no order.
+            name: in_order(numbers) if np.asarray(given[name]).dtype == bool else numbers
+            for name, numbers in _by_rows(given, rows, n_stored, ordered=ordered).items()
+        }
     owner = np.full(len(rows), -1, np.int16)
     for i, (name, numbers) in enumerate(found.items()):
         taken = owner[numbers]
@@ -75,11 +98,11 @@ def split(parts: Mapping[str, Part], rows: Ints, n_stored: int, seed: int, class
             raise InputError(f"parts must not overlap, {list(found)[int(taken.max())]!r} and {name!r} share row {row}")
         owner[numbers] = i
     if rest:
-        found[rest[0]] = np.flatnonzero(owner < 0)
+        found[rest[0]] = in_order(np.flatnonzero(owner < 0))
     for name, numbers in found.items():
         if not len(numbers):
             raise InputError(f"part {name!r} must hold at least one row, it holds none of {len(rows)}")
-    return {name: Runs.of(rows[found[name]], n_stored, name) for name in parts}
+    return {name: Runs.of(rows[found[name]], n_stored, name, ordered=ordered) for name in parts}
 
 
 def describe(parts: Mapping[str, Part], name: str, by: str | None, seed: int) -> dict[str, Any]:
@@ -124,11 +147,11 @@ def _by_category(parts: Mapping[str, Any], classes: Classes) -> dict[str, Ints]:
     return found
 
 
-def _by_rows(parts: Mapping[str, Any], rows: Ints, n_stored: int) -> dict[str, Ints]:
+def _by_rows(parts: Mapping[str, Any], rows: Ints, n_stored: int, *, ordered: bool) -> dict[str, Ints]:
     found = {}
     for name, wanted in parts.items():
-        runs = Runs.of(wanted, n_stored, f"part {name!r}")
-        chosen = runs.find(np.arange(len(runs)))
+        runs = Runs.of(wanted, n_stored, f"part {name!r}", ordered=ordered)
+        chosen = runs.find(np.arange(len(runs)) if runs.order is None else runs.order)
         numbers = np.searchsorted(rows, chosen)
         strange = chosen[rows[np.minimum(numbers, len(rows) - 1)] != chosen]
         if len(strange):

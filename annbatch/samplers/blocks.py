@@ -75,14 +75,16 @@ class Shuffled:
 
 @dataclass(frozen=True, slots=True)
 class Sequential:
-    """Every row once an epoch, in the order of the stores."""
+    """Every row once an epoch: in the order in which ``rows`` of the loader names them, else in that of the stores."""
 
     columns = ()
 
     def bind(self, table: Table) -> Callable[[int], Order]:
         """Give the order, which is the same in each epoch."""
         order: Permutation = Identity()
-        whole = RowOrder(Stream(table.store_rows, table.chunk_size, order), table.batch_size, mixed=False)
+        named = None if table.rows is None else table.rows.order
+        find = None if named is None else named.__getitem__
+        whole = RowOrder(Stream(table.store_rows, table.chunk_size, order), table.batch_size, find, mixed=False)
         return lambda epoch: whole
 
     def describe(self) -> dict[str, Any]:
