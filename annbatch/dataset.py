@@ -24,7 +24,7 @@ from annbatch.plan.column_selection import Selection
 from annbatch.plan.window import plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
-from annbatch.stores.label_columns import Column, merge_columns
+from annbatch.stores.label_columns import Column, merge_columns, unshared_columns
 
 Casting = Literal["safe", "same_kind", "unsafe"]
 
@@ -79,7 +79,7 @@ class Dataset:
             if cast_to is not None:
                 _check_casts(element, stores, cast_to, casting)
             dtypes[element] = cast_to or np.result_type(*(store.matrices[element].dtype for store in stores))
-        columns = merge_columns({store.name: store.columns for store in stores})
+        columns = merge_columns([(store.name, store.columns) for store in stores])
         selection = None if var_names is None else Selection.of(_positions(var_names, first), first.shape[1])
         return cls(tuple(stores), columns, dtypes, selection, frozenset(hidden), tuple(collections))
 
@@ -92,6 +92,11 @@ class Dataset:
     def carried(self) -> list[Column]:
         """The columns that batches carry."""
         return [column for column in self.columns if column.name not in self.hidden]
+
+    @property
+    def unshared(self) -> dict[str, str]:
+        """The obs columns that are left out since a store lacks them, each with the name of such a store."""
+        return unshared_columns([(store.name, store.columns) for store in self.stores])
 
     @property
     def store_rows(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -78,7 +79,8 @@ class Loader:
         means every row once, as ``shuffle`` says.
     rows
         Which rows of the stores there are at all: a mask or row numbers, each once. None means all. Only the chunks
-        that hold them are read.
+        that hold them are read. With ``shuffle=False`` (or `annbatch.samplers.Sequential`) row numbers come in the
+        order in which they are given; else they are a set.
     dtype
         Type of the values of X and layers, whatever their own; None gives back the type that they had before they
         were written. Adapters ask for a type of their own.
@@ -185,6 +187,8 @@ class Loader:
         self._rows: npt.ArrayLike | Runs | None = rows
         self._split: dict[str, Any] | None = None
         self._dataset: Dataset | None = None
+        self._labels: tuple[str, ...] | None = None
+        self._n_adatas = 0
         self._schedule: Schedule | None = None
         self._slabs = SlabPool()
         self._position = Position()
@@ -193,14 +197,16 @@ class Loader:
     def add_anndatas(self, adatas: Sequence[ad.AnnData], labels: Sequence[str] | None = None) -> Self:
         """Add AnnData objects whose X is a `anndata.io.sparse_dataset` on a zarr store, or a CSR matrix in memory.
 
-        Rows are numbered through the objects in the order passed.
+        Rows are numbered through the objects in the order passed. Several calls add up to one call with all objects;
+        messages number the objects through all calls, from ``adatas[0]`` on.
 
         Parameters
         ----------
         adatas
             The objects; all must have the same var names.
         labels
-            Which obs columns batches carry; None means all that the objects share.
+            Which obs columns batches carry, the same ones in all calls; None means all that the objects share, with a
+            warning that names the others.
 
         Returns
         -------
@@ -220,9 +226,13 @@ class Loader:
         for i, adata in enumerate(adatas):
             if not isinstance(adata, ad.AnnData):
                 raise InputError(f"adatas[{i}] must be an AnnData, got {type(adata).__name__}")
+        labels = self._same_labels(labels)
         wanted, hidden = self._wanted(labels)
-        cache = self._cache()
-        return self._add([open_anndata(adata, wanted, f"adatas[{i}]", cache) for i, adata in enumerate(adatas)], hidden)
+        cache, first = self._cache(), self._n_adatas
+        stores = [open_anndata(adata, wanted, f"adatas[{i}]", cache) for i, adata in enumerate(adatas, first)]
+        self._add(stores, labels, hidden)
+        self._n_adatas += len(adatas)
+        return self
 
     def use_collection(self, path: Any, labels: Sequence[str] | None = None) -> Self:
         """Read the collection at ``path``, one of ours or one that scverse annbatch wrote.
@@ -233,7 +243,8 @@ class Loader:
             Directory of the collection; or its URL in an object store (``s3://``, ``gs://``, ``az://``, ``https://``);
             or an obstore store, or a zarr store, whose root it is.
         labels
-            Which obs columns batches carry; None means all.
+            Which obs columns batches carry, the same ones in all calls; None means all that the stores share, with a
+            warning that names the others.
 
         Returns
         -------
@@ -255,15 +266,18 @@ class Loader:
         """
         collection = Collection.at(locate(path).through(self._cache))
         collection.check_sizes()
+        labels = self._same_labels(labels)
         wanted, hidden = self._wanted(labels)
-        return self._add(open_stores(collection, wanted), hidden, collection.digest())
+        self._add(open_stores(collection, wanted), labels, hidden, collection.digest())
+        return self
 
     def split(self, parts: Mapping[str, Part], *, by: str | None = None, seed: int = 0) -> dict[str, Loader]:
         """Split the rows into parts that do not overlap, each with a loader of its own.
 
-        The loaders have the settings of this one, and share its opened stores. Parts by fraction are random runs of
-        neighbouring rows (a thousandth of all rows, at most 512), so that they are read nearly as fast as the whole: of
-        a collection that was shuffled when it was written, that is as random as single rows are.
+        The loaders have the settings of this one, and share its opened stores. With ``shuffle=False`` a part keeps the
+        order of row numbers that it was given, and of this loader's ``rows`` otherwise. Parts by fraction are random
+        runs of neighbouring rows (a thousandth of all rows, at most 512), so that they are read nearly as fast as the
+        whole: of a collection that was shuffled when it was written, that is as random as single rows are.
 
         Parameters
         ----------
@@ -293,11 +307,12 @@ class Loader:
         dataset, own = self._opened(), self._runs()
         seed = integer("seed", seed, 0, MAX_WORD)
         rows = np.arange(dataset.n_obs) if own is None else own.find(np.arange(len(own)))
+        order = None if own is None else own.order
         classes = None if by is None else dataset.classes(by)
         if classes is not None and own is not None:
             classes = replace(classes, codes=own.select(classes.codes))
         loaders = {}
-        for name, runs in split(parts, rows, dataset.n_obs, seed, classes).items():
+        for name, runs in split(parts, rows, dataset.n_obs, seed, classes, order, ordered=self._is_ordered).items():
             part = copy.copy(self)
             part._rows, part._split = runs, describe(parts, name, by, seed)
             part._schedule, part._slabs, part._position, part._live = None, SlabPool(), Position(), None
@@ -458,36 +473,46 @@ class Loader:
         if live is not None:
             live.close()
 
-    def _add(self, stores: list[Store], hidden: list[str], *collection: str) -> Self:
+    def _add(self, stores: list[Store], labels: tuple[str, ...] | None, hidden: list[str], *collection: str) -> None:
         before = self._dataset
         dataset = Dataset.of(
             (*(before.stores if before else ()), *stores),
             self.dtype,
             self.casting,
             self.var_names,
-            (*(before.hidden if before else ()), *hidden),
+            hidden,
             (*(before.collections if before else ()), *collection),
         )
         if self._decode == "gpu" and (why := dataset.undecodable()):
             raise InputError(f"decode 'gpu' cannot be had: {why}")
-        self._dataset = dataset
+        known = before.unshared if before else {}
+        if new := [f"{name!r} is not in {store}" for name, store in dataset.unshared.items() if name not in known]:
+            warnings.warn(f"labels leave out obs columns that not all stores have: {', '.join(new)}", stacklevel=3)
+        self._dataset, self._labels = dataset, labels
         dataset.report_paths()
         if self.device != "cpu":
             dataset.report_decoding(self._decode)
         self._schedule = None
-        return self
 
     def _cache(self) -> DiskCache | None:
         return None if self.cache_dir is None else DiskCache(self.cache_dir, self.cache_limit)
 
-    def _wanted(self, labels: Sequence[str] | None) -> tuple[Wanted, list[str]]:
+    def _same_labels(self, labels: Sequence[str] | None) -> tuple[str, ...] | None:
+        """Check that labels are those of the calls before, if there were any."""
+        wanted = None if labels is None else names("labels", labels)
+        if self._dataset is not None:
+            before, now = (None if one is None else sorted(one) for one in (self._labels, wanted))
+            if before != now:
+                raise InputError(f"labels must be the same in all calls, {before} so far, got {now}")
+        return wanted
+
+    def _wanted(self, labels: tuple[str, ...] | None) -> tuple[Wanted, list[str]]:
         """Say what is to be opened, and which columns of it only the sampler needs."""
         elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
         if labels is None:
             return Wanted(None, elements), []
-        wanted = names("labels", labels)
-        hidden = [name for name in dict.fromkeys(self.sampler.columns) if name not in wanted]
-        return Wanted((*wanted, *hidden), elements), hidden
+        hidden = [name for name in dict.fromkeys(self.sampler.columns) if name not in labels]
+        return Wanted((*labels, *hidden), elements), hidden
 
     def _opened(self) -> Dataset:
         if self._dataset is None:
@@ -497,7 +522,12 @@ class Loader:
     def _runs(self) -> Runs | None:
         if self._rows is None or isinstance(self._rows, Runs):
             return self._rows
-        return Runs.of(self._rows, self._opened().n_obs)
+        return Runs.of(self._rows, self._opened().n_obs, ordered=self._is_ordered)
+
+    @property
+    def _is_ordered(self) -> bool:
+        """Whether the order in which rows are named counts."""
+        return isinstance(self.sampler, Sequential)
 
     def _scheduled(self) -> Schedule:
         """Give the order of the epochs; it is made when it is needed first, since stores may be added one by one."""

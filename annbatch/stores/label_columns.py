@@ -101,17 +101,28 @@ def columns_of_group(
     return columns
 
 
-def merge_columns(stores: Mapping[str, dict[str, StoreColumn]]) -> tuple[Column, ...]:
+def merge_columns(stores: Sequence[tuple[str, dict[str, StoreColumn]]]) -> tuple[Column, ...]:
     """Unite the columns that all stores have, in the order of the first store.
+
+    Parameters
+    ----------
+    stores
+        Name and columns of each store. Names are for messages and may repeat.
 
     Raises
     ------
     InputError
         If a column is categorical (or text) in one store and numeric in another.
     """
-    frames = list(stores.values())
-    shared = [name for name in frames[0] if all(name in columns for columns in frames)]
-    return tuple(_merge(name, {store: columns[name] for store, columns in stores.items()}) for name in shared)
+    shared = [name for name in stores[0][1] if all(name in columns for _, columns in stores)]
+    return tuple(_merge(name, [(store, columns[name]) for store, columns in stores]) for name in shared)
+
+
+def unshared_columns(stores: Sequence[tuple[str, dict[str, StoreColumn]]]) -> dict[str, str]:
+    """Give the columns that only some stores have, each with the name of the first store that lacks it."""
+    known = dict.fromkeys(name for _, columns in stores for name in columns)
+    lacking = {name: next((store for store, columns in stores if name not in columns), None) for name in known}
+    return {name: store for name, store in lacking.items() if store is not None}
 
 
 def _chosen(names: Sequence[str] | None, available: list[str], store: str) -> list[str]:
@@ -166,15 +177,15 @@ def _nullable(dtype: np.dtype[Any]) -> str:
     return f"{'Int' if dtype.kind == 'i' else 'UInt'}{dtype.itemsize * 8}"
 
 
-def _merge(name: str, parts: dict[str, StoreColumn]) -> Column:
-    first_store, first = next(iter(parts.items()))
-    for store, part in parts.items():
+def _merge(name: str, parts: Sequence[tuple[str, StoreColumn]]) -> Column:
+    first_store, first = parts[0]
+    for store, part in parts:
         if _kind(part) != _kind(first):
             raise InputError(
                 f"obs[{name!r}] must be of one kind in all stores: it is {_kind(first)} in {first_store} and "
                 f"{_kind(part)} in {store}"
             )
-    columns = tuple(parts.values())
+    columns = tuple(part for _, part in parts)
     if first.categories is None:
         return Column(name, None, _common_dtype([part.dtype for part in columns]), columns, (None,) * len(columns))
     categories = first.categories

@@ -169,15 +169,15 @@ def _shared_obsm(sources: Sequence[Source], asked: Sequence[str] | None) -> dict
     offered = [name for name in sources[0].obsm if all(name in source.obsm for source in sources)]
     widths = {}
     for name in offered if asked is None else _asked("obsm", asked, offered):
-        found = {source.name: source.obsm[name] for source in sources}
-        unfit = next((path for path, info in found.items() if info is None), None)
+        unfit = next((source.name for source in sources if source.obsm[name] is None), None)
         if unfit is not None:
             if asked is not None:
                 raise InputError(f"{unfit}: obsm {name!r} must be a numeric array of two dimensions")
             warnings.warn(f"obsm {name!r} is left out: it is no numeric array in {unfit}", UserWarning, stacklevel=5)
             continue
-        shapes = {path: info.shape[1] for path, info in found.items() if info is not None}
-        if len(set(shapes.values())) > 1:
-            raise InputError(f"obsm {name!r} must have rows of the same shape in all inputs, got {shapes}")
-        widths[name] = next(iter(shapes.values()))
+        shapes = [(source.name, info.shape[1]) for source in sources if (info := source.obsm[name]) is not None]
+        if len({width for _, width in shapes}) > 1:
+            found = ", ".join(f"{width} columns in {path}" for path, width in shapes)
+            raise InputError(f"obsm {name!r} must have rows of the same shape in all inputs, got {found}")
+        widths[name] = shapes[0][1]
     return widths
