@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from annbatch.batch import CSR, Array, Batch, Capacity, Emit, Fields
 from annbatch.check import integer
 from annbatch.epoch import Epoch
 from annbatch.loader import WHOLE, Loader, available_cores
 from annbatch.order.consumers import Partition
+from annbatch.summary import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +58,7 @@ def a_loader(loader: Loader) -> Loader:
     return loader
 
 
-class Adapter(ABC):
+class Adapter(Summary, ABC):
     """A core `Loader` seen through one framework's arrays; epochs, threads and stores stay with the core loader.
 
     Parameters
@@ -83,6 +84,14 @@ class Adapter(ABC):
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         return self.loader.n_batches(self.partition)
+
+    def __getitem__(self, number: Any) -> NoReturn:
+        """Refuse: torch's ``DataLoader`` asks datasets for single rows so; raises TypeError that says what it takes."""
+        self.loader.__getitem__(number)
+
+    def _facts(self) -> dict[str, str]:
+        own = {name: str(getattr(self, name)) for name in ("layout", "dtype", "device") if hasattr(self, name)}
+        return own | dict(self.loader._facts())
 
     @property
     def partition(self) -> Partition | None:

@@ -10,9 +10,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
+
+from annbatch import summary
+from annbatch.summary import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,8 +111,8 @@ class Emit:
             raise ValueError(f"bfloat16 needs the layout 'dense', got {self.layout!r}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CSR:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CSR(Summary):
     """A sparse matrix in compressed rows, as three buffers.
 
     Elements from ``indptr[-1]`` on, if any, are padding and zero. In parts (`Emit.parts`) all three arrays have one
@@ -125,6 +128,11 @@ class CSR:
     shape: tuple[int, int]
     """(n_rows, n_vars)."""
 
+    def _facts(self) -> dict[str, str]:
+        return {"shape": f"{self.shape[0]:,} × {self.shape[1]:,}"} | {
+            name: summary.array(getattr(self, name)) for name in ("data", "indices", "indptr")
+        }
+
     @property
     def nnz(self) -> int:
         """Number of stored elements, without padding."""
@@ -138,8 +146,8 @@ class CSR:
         return sp.csr_matrix((self.data[:nnz], self.indices[:nnz], self.indptr), shape=self.shape, copy=False)
 
 
-@dataclass(frozen=True, eq=False)
-class Fields:
+@dataclass(frozen=True, eq=False, repr=False)
+class Fields(Summary):
     """What a batch holds, whichever framework's arrays it holds."""
 
     data: Any
@@ -161,6 +169,18 @@ class Fields:
     def labels(self) -> pd.DataFrame:
         """The label columns as a DataFrame with their own dtypes, a row for each row of ``data`` that is no padding."""
         return self.make_labels()
+
+    def _facts(self) -> dict[str, str]:
+        facts = {}
+        for key in self:
+            if key == "labels":
+                facts[key] = summary.names(self.codes)
+            elif key in ("layers", "obsm"):
+                held = (f"{name}: {summary.array(value)}" for name, value in getattr(self, key).items())
+                facts[key] = f"{{{', '.join(held)}}}"
+            else:
+                facts[key] = summary.array(getattr(self, key))
+        return facts | ({"n_padding": str(self.n_padding)} if self.n_padding else {})
 
     def __getitem__(self, key: str) -> Any:
         if key not in tuple(self):
@@ -184,3 +204,16 @@ class Batch(Fields, Mapping[str, Any]):
     Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``layers`` and ``obsm`` where asked
     for. With ``Loader(device="cuda")`` the arrays of ``data``, ``layers`` and ``obsm`` are CuPy's.
     """
+
+    def to(self, *args: Any, **options: Any) -> NoReturn:
+        """Refuse: trainers move batches of torch tensors to a device so, and this is none.
+
+        Raises
+        ------
+        TypeError
+            Says what makes batches of tensors.
+        """
+        raise TypeError(
+            f"{type(self).__name__} holds no torch tensors: pass a trainer annbatch_torch.TorchLoader(ds), or "
+            f"annbatch_torch.lightning.AnnDataModule(train=ds)"
+        )

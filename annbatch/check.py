@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
@@ -29,6 +30,11 @@ def byte_count(name: str, value: str | int) -> int:
         raise ValueError(f"{name} must be like '2GB' or a number of bytes, got {value!r}")
     power = "KMGT".index(match[2]) + 1 if match[2] else 0
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def expanded(path: str | os.PathLike[str]) -> str:
+    """Give a path with ``~`` replaced by the home directory; one that only begins with that sign stays as it is."""
+    return os.path.expanduser(path)  # noqa: PTH111 Path.expanduser fails where the sign is a part of a name
 
 
 def boolean(name: str, value: bool) -> bool:

@@ -216,7 +216,11 @@ def _check_casts(element: str, stores: Sequence[Store], dtype: np.dtype[Any], ca
 def _positions(names: tuple[str, ...], store: Store) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Say at which columns of a store genes stand."""
     if not store.var.index.is_unique:
-        raise InputError(f"{store.name}: var names must be unique to select genes by name")
+        twice = store.var.index[store.var.index.duplicated()][0]
+        raise InputError(
+            f"{store.name}: var names must be unique to select genes by name, got more than one {twice!r}; "
+            f"adata.var_names_make_unique() makes them so"
+        )
     positions = store.var.index.get_indexer(pd.Index(names))
     missing = [name for name, position in zip(names, positions, strict=True) if position < 0]
     if missing:

@@ -14,19 +14,21 @@ import os
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NoReturn, Self, get_args
 
 import anndata as ad
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from annbatch import summary
 from annbatch.batch import Batch, Emit
 from annbatch.buffers import SlabPool
-from annbatch.check import boolean, byte_count, integer, names, one_of
+from annbatch.check import boolean, byte_count, expanded, integer, names, one_of
 from annbatch.dataset import Casting, Dataset
 from annbatch.device.cuda import open_device
 from annbatch.device.window_memory import WindowMemoryPool
@@ -44,6 +46,7 @@ from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.stores.anndata_store import Store, Wanted, open_anndata, open_stores
 from annbatch.stores.collection import Collection
 from annbatch.stores.location import locate
+from annbatch.summary import Summary
 
 Decode = Literal["auto", "cpu", "gpu"]
 
@@ -51,7 +54,7 @@ WHOLE = Partition(0, 1)
 """The partition of a consumer that is alone."""
 
 
-class Loader:
+class Loader(Summary):
     """Stream shuffled mini-batches of cells from AnnData stores that need not fit in memory.
 
     What batches hold depends on the stores, ``rows``, the sampler, ``seed``, the epoch, ``batch_size``, ``chunk_size``,
@@ -176,7 +179,7 @@ class Loader:
         if partition is not None and not isinstance(partition, Partition):
             raise TypeError(f"partition must be a Partition, got {type(partition).__name__}")
         self.partition = partition
-        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.cache_dir = None if cache_dir is None else Path(expanded(cache_dir))
         self.cache_limit = byte_count("cache_limit", cache_limit)
         self.device = device if device == "cpu" else open_device(device).name
         one_of("decode", decode, get_args(Decode))
@@ -240,8 +243,8 @@ class Loader:
         Parameters
         ----------
         path
-            Directory of the collection; or its URL in an object store (``s3://``, ``gs://``, ``az://``, ``https://``);
-            or an obstore store, or a zarr store, whose root it is.
+            The collection, or its directory; or its URL in an object store (``s3://``, ``gs://``, ``az://``,
+            ``https://``); or an obstore store, or a zarr store, whose root it is.
         labels
             Which obs columns batches carry, the same ones in all calls; None means all that the stores share, with a
             warning that names the others.
@@ -264,7 +267,10 @@ class Loader:
         ImportError
             If it takes obstore to read it, which is not installed.
         """
-        collection = Collection.at(locate(path).through(self._cache))
+        if isinstance(path, Collection):
+            collection = path.through(self._cache)
+        else:
+            collection = Collection.at(locate(path).through(self._cache))
         collection.check_sizes()
         labels = self._same_labels(labels)
         wanted, hidden = self._wanted(labels)
@@ -351,6 +357,19 @@ class Loader:
 
     def __len__(self) -> int:
         return self.n_batches()
+
+    def __getitem__(self, number: Any) -> NoReturn:
+        """Refuse: torch's ``DataLoader`` asks datasets for single rows so.
+
+        Raises
+        ------
+        TypeError
+            Says what a ``DataLoader`` takes.
+        """
+        raise TypeError(
+            f"{type(self).__name__} gives whole batches, and is iterated over; for torch's DataLoader write "
+            f"DataLoader(annbatch_torch.TorchLoader(ds), batch_size=None)"
+        )
 
     def n_batches(self, partition: Partition | None = None) -> int:
         """Say how many batches a whole epoch has for one of the consumers; None means the loader's own partition."""
@@ -456,6 +475,22 @@ class Loader:
         if self._staging is not None:
             self._staging.clear()
         self._slabs.clear()
+
+    def _facts(self) -> dict[str, str]:
+        facts = {"batch_size": str(self.batch_size), "sampler": type(self.sampler).__name__}
+        dataset = self._dataset
+        if dataset is None:
+            return facts | {"stores": "none yet"}
+        # A sampler with columns would have to read them first.
+        if self._schedule is not None or not self.sampler.columns:
+            with suppress(ValueError, TypeError):
+                facts |= {"n_obs": f"{self.n_obs:,}", "n_batches": f"{len(self):,}"}
+        facts |= {"n_vars": f"{self.n_vars:,}", "stores": f"{len(dataset.stores):,}"}
+        facts["labels"] = summary.names(
+            column.name if column.categories is None else f"{column.name} ({len(column.categories):,} categories)"
+            for column in dataset.carried
+        )
+        return facts | {name: summary.names(getattr(self, name)) for name in ("layers", "obsm") if getattr(self, name)}
 
     def __enter__(self) -> Self:
         return self

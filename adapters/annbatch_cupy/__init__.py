@@ -72,6 +72,7 @@ class CupyLoader(Adapter):
     def __init__(self, ds: Loader, *, layout: Literal["csr", "dense"] = "csr", dtype: Any = np.float32) -> None:
         if layout not in ("csr", "dense"):
             raise InputError(f"layout must be 'csr' or 'dense', got {layout!r}")
+        self.layout = layout
         self.dtype = np.dtype(dtype)
         if self.dtype.name not in _DTYPES:
             raise InputError(f"dtype must be one that cupyx takes, {', '.join(_DTYPES)}, got {self.dtype}")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _BUCKETS = Capacity()
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class JaxBatch(Batch):
     """A batch in JAX arrays, with one more key: ``mask``."""
 
@@ -116,6 +116,7 @@ class JaxLoader(Adapter):
     ) -> None:
         if layout not in ("padded_csr", "dense"):
             raise InputError(f"layout must be 'padded_csr' or 'dense', got {layout!r}")
+        self.layout = layout
         self.dtype = _usable_dtype(dtype)
         born_on = a_loader(ds).device
         # The core's kernels for the CPU know no 16-bit floats: it gives float32, and JAX narrows that.

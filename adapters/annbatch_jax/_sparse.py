@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCSR
 
+from annbatch import summary
+from annbatch.summary import Summary
+
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class PaddedCSR:
+@dataclass(frozen=True, eq=False, repr=False)
+class PaddedCSR(Summary):
     """A sparse matrix in compressed rows with room for ``nse`` elements; a pytree whose leaves are its three arrays.
 
     Elements from ``indptr[-1]`` on are padding and zero, and no function here lets them reach a result or a gradient.
@@ -36,6 +39,11 @@ class PaddedCSR:
     """(n_rows, n_vars), of all parts together."""
     canonical: bool = field(default=False, metadata={"static": True})
     """Whether the columns are known to ascend within each row, none of them twice."""
+
+    def _facts(self) -> dict[str, str]:
+        return {"shape": f"{self.shape[0]:,} × {self.shape[1]:,}"} | {
+            name: summary.array(getattr(self, name)) for name in ("data", "indices", "indptr")
+        }
 
     def to_bcsr(self) -> BCSR:
         """Give a `jax.experimental.sparse.BCSR` on the same arrays, for what that module can do.

@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 import torch
 import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 from torch.utils.dlpack import from_dlpack
 
 from annbatch.adapter import (
@@ -58,7 +59,7 @@ _EMITTED: dict[torch.dtype, type[np.generic]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TorchBatch(Fields):
     """A batch in torch tensors, with the keys and attributes of `annbatch.Batch`.
 
@@ -265,6 +266,18 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             # Nobody here owns host memory until it was copied; torch does so with page-locked memory of its own.
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def _refuse_collation(batches: Any, *, collate_fn_map: Any = None) -> NoReturn:
+    """Say what to write where a ``DataLoader`` would make a batch of batches."""
+    raise TypeError(
+        "TorchLoader gives whole batches, and a DataLoader must not make batches of them: write "
+        "DataLoader(TorchLoader(ds), batch_size=None)"
+    )
+
+
+# torch documents this table as the way to extend `default_collate`.
+default_collate_fn_map[TorchBatch] = _refuse_collation
 
 
 def _pinned(tensor: torch.Tensor) -> torch.Tensor:

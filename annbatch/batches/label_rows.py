@@ -16,11 +16,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from annbatch import summary
 from annbatch.batches.label_kernels import KINDS, N_FIELDS, gather
 from annbatch.errors import StoreError
 from annbatch.plan.window import Found, Ints, Reading, WindowPlan, address
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.label_columns import Column, StoreColumn
+from annbatch.summary import Summary
 
 _CODE, _NUMBER, _BOOL, _INDEX = (np.dtype(name) for name in ("i4", "f4", "?", "i8"))
 
@@ -85,7 +87,7 @@ class LabelRows:
         return self.memory[at * self.n_rows : (at + dtype.itemsize) * self.n_rows].view(dtype)
 
 
-class Codes(Mapping[str, NDArray[Any]]):
+class Codes(Summary, Mapping[str, NDArray[Any]]):
     """What a batch's labels are as numbers: int32 codes (missing -1) or float32 (missing NaN), padding rows missing."""
 
     __slots__ = ("_n_padding", "_rows")
@@ -102,6 +104,14 @@ class Codes(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self._rows.places)
+
+    def _facts(self) -> dict[str, str]:
+        facts = {}
+        for name, place in self._rows.places.items():
+            categories = place.column.categories
+            more = "" if categories is None else f" into {len(categories):,} categories"
+            facts[name] = f"{summary.array(self[name])}{more}"
+        return facts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

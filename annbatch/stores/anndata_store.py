@@ -228,7 +228,10 @@ def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
     if isinstance(found, CSRDataset):
         group: Any = found.group
         if not isinstance(group, zarr.Group):
-            raise InputError(f"{name}: must be on a zarr store, got {type(group).__name__}; convert the file first")
+            raise InputError(
+                f"{name}: must be on a zarr store, got one of {type(group).__module__.partition('.')[0]}, as backed "
+                f"files have; create_anndata_collection makes a collection of it"
+            )
         return _stored(group, name, cache=cache)
     if form == "csr":
         return _sparse(name, found.shape, found.data.dtype, found)
@@ -236,8 +239,13 @@ def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
         return _stored(found, name, cache=cache)
     if isinstance(found, np.ndarray) and found.ndim == 2:
         return _dense(name, np.ascontiguousarray(found))
+    if isinstance(found, np.ndarray):
+        raise InputError(f"{name}: must have two dimensions, got {found.ndim}: its shape is {found.shape}")
     kind = "nothing" if found is None else type(found).__name__
-    raise InputError(f"{name}: must be a CSR sparse_dataset on a zarr store, a zarr array or in memory, got {kind}")
+    raise InputError(
+        f"{name}: must be a CSR sparse_dataset on a zarr store, a zarr array or in memory, got {kind}; "
+        f"create_anndata_collection makes a collection of other files"
+    )
 
 
 def _stored(
@@ -257,7 +265,7 @@ def _stored(
     refuse_executable(found, name)
     if isinstance(found, zarr.Array):
         if found.ndim != 2:
-            raise StoreError(f"{name}: must have two dimensions, got {found.ndim}")
+            raise StoreError(f"{name}: must have two dimensions, got {found.ndim}: its shape is {found.shape}")
         _check_numbers(found.dtype, name)
         return _dense(name, part(""), recorded)
     if found.attrs.get("encoding-type") != "csr_matrix":

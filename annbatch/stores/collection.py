@@ -14,8 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from itertools import count as count_up
 from itertools import takewhile
 from pathlib import Path
@@ -24,7 +24,9 @@ from typing import Any
 import anndata as ad
 import zarr
 
+from annbatch import summary
 from annbatch.errors import CorruptStoreError, StoreError, naming
+from annbatch.remote.disk_cache import DiskCache
 from annbatch.stores.location import Folder, LocalFolder, RemoteFolder, locate
 from annbatch.stores.manifest import (
     THEIR_STORE,
@@ -40,6 +42,7 @@ from annbatch.stores.manifest import (
     store_number,
     write_whole,
 )
+from annbatch.summary import Summary
 
 MANIFEST = "collection.json"
 FORMAT = "annbatch-dlpack-collection"
@@ -48,8 +51,8 @@ PRESHUFFLED = "annbatch-preshuffled"
 """``encoding-type`` of the root group of a collection that scverse annbatch wrote."""
 
 
-@dataclass(frozen=True, slots=True)
-class Collection:
+@dataclass(frozen=True, slots=True, repr=False)
+class Collection(Summary):
     """A directory of AnnData stores that together hold one table of cells.
 
     Examples
@@ -94,7 +97,7 @@ class Collection:
         ----------
         path
             A directory; the URL of one in an object store (``s3://``, ``gs://``, ``az://``, ``https://``); an obstore
-            store, or a zarr store, whose root it is.
+            store, or a zarr store, whose root it is. A collection is given back as it is.
 
         Raises
         ------
@@ -103,6 +106,8 @@ class Collection:
         ImportError
             If it takes obstore to read it, which is not installed.
         """
+        if isinstance(path, cls):
+            return path
         return cls.at(locate(path))
 
     @classmethod
@@ -123,6 +128,22 @@ class Collection:
             f"{folder}: not a collection: no {MANIFEST} (it is written last, so an unfinished build has none), "
             f"and the root group's encoding-type is not {PRESHUFFLED!r}"
         )
+
+    def through(self, open_cache: Callable[[], DiskCache | None]) -> Collection:
+        """Give the same collection, read through a cache if it lies in an object store."""
+        return self if isinstance(self.path, Path) else replace(self, path=self.path.through(open_cache))
+
+    def _facts(self) -> dict[str, str]:
+        return {
+            "path": str(self.path),
+            "n_obs": f"{self.n_obs:,}",
+            "n_vars": f"{self.n_vars:,}",
+            "stores": f"{len(self.stores):,}",
+            "elements": summary.names(self.types),
+            "obs_columns": summary.names(self.obs_columns),
+            "shuffled": str(self.shuffled),
+            "grouped_by": str(self.grouped_by),
+        }
 
     @property
     def directory(self) -> Path:

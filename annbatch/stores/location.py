@@ -20,6 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import StorePath
 
+from annbatch.check import expanded
 from annbatch.errors import StoreError, naming
 from annbatch.remote.cached_reads import cached, objects_of
 from annbatch.remote.disk_cache import DiskCache
@@ -153,7 +154,7 @@ def locate(source: Any) -> Folder:
     if isinstance(source, str) and is_url(source):
         source = open_url(source)
     elif isinstance(source, (str, os.PathLike)):
-        return LocalFolder(Path(source))
+        return LocalFolder(Path(expanded(source)))
     if type(source).__module__.split(".")[0] == "obstore":
         source = zarr.storage.ObjectStore(source, read_only=True)
     if isinstance(source, zarr.storage.LocalStore):

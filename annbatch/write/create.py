@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from annbatch.check import expanded
 from annbatch.errors import InputError, redacted
 from annbatch.remote.urls import is_url
 from annbatch.stores.collection import Collection
@@ -335,4 +336,4 @@ def _local(name: str, path: str | os.PathLike[str]) -> Path:
     if isinstance(path, str) and is_url(path):
         raise InputError(f"{name} must be a local directory, got the URL {redacted(path)}; copy what is built to it")
     # Beside the real directory, so that a link to it stays a link and the rename stays on one filesystem.
-    return Path(os.path.realpath(path))
+    return Path(os.path.realpath(expanded(path)))

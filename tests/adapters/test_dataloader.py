@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from conftest import MakeLoader  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
 from annbatch import Loader, Partition  # noqa: E402
@@ -181,3 +182,22 @@ def test_labels_of_a_batch_go_to_other_processes_without_the_stores(stores: Any,
 
     batch = next(iter(torch_loader(stores)))
     assert len(pickle.dumps(batch.make_labels)) < 6000
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_loader_must_not_make_batches_of_batches(make_loader: MakeLoader, workers: int) -> None:
+    wrapped = DataLoader(TorchLoader(make_loader()), num_workers=workers)
+    with pytest.raises(TypeError, match=r"write DataLoader\(TorchLoader\(ds\), batch_size=None\)"):
+        next(iter(wrapped))
+
+
+@pytest.mark.parametrize("batch_size", [1, None])
+def test_a_data_loader_takes_no_core_loader(make_loader: MakeLoader, batch_size: int | None) -> None:
+    with pytest.raises(TypeError, match=r"write DataLoader\(annbatch_torch.TorchLoader\(ds\), batch_size=None\)"):
+        next(iter(DataLoader(make_loader(), batch_size=batch_size)))
+
+
+def test_loaders_and_batches_say_what_they_hold(make_loader: MakeLoader) -> None:
+    ds = TorchLoader(make_loader())
+    assert repr(ds).startswith("TorchLoader(layout=csr, dtype=torch.float32, device=cpu, batch_size=32, ")
+    assert repr(next(iter(ds))).startswith(f"TorchBatch(data=sparse_csr float32 (32, {ds.n_vars}), labels=[")

@@ -323,3 +323,11 @@ def test_on_a_gpu_nothing_is_committed_to_the_cpu(make_loader: MakeLoader, truth
         check(batch, truth, ds.categories)
         assert not batch.mask.committed
         assert densify(batch.data).devices() == {jax.devices()[0]}
+
+
+def test_loaders_and_batches_say_what_they_hold(make_loader: MakeLoader) -> None:
+    ds = JaxLoader(make_loader())
+    assert repr(ds).startswith("JaxLoader(layout=padded_csr, dtype=float32, batch_size=32, ")
+    shown = repr(next(iter(ds)))
+    assert shown.startswith(f"JaxBatch(data=PaddedCSR(shape=32 × {ds.n_vars}, data=float32 (1,024,), ")
+    assert "mask=bool (32,)" in shown

@@ -156,3 +156,8 @@ def test_frames_come_with_the_batches(make_loader: MakeLoader) -> None:
     module = AnnDataModule(train=make_loader())
     assert isinstance(next(iter(module.train_dataloader()))["labels"], pd.DataFrame)
     module.teardown("fit")
+
+
+def test_a_trainer_takes_no_core_loader(make_loader: MakeLoader) -> None:
+    with pytest.raises(TypeError, match="pass a trainer annbatch_torch.TorchLoader"):
+        make_trainer(max_epochs=1).fit(RowModel(4), make_loader())

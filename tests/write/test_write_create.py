@@ -267,7 +267,12 @@ def test_layers_and_obsm_that_all_inputs_share(tmp_path: Path):
         adata.obsm["pca"] = rng.normal(size=(adata.n_obs, 3)).astype([np.float32, np.float64][i])
         adata.obsm[f"only{i}"] = np.zeros((adata.n_obs, 2))
     paths = [write_adata(adata, tmp_path / f"{i}", "h5ad") for i, adata in enumerate(adatas)]
-    collection = create_anndata_collection(paths, tmp_path / "store", **SMALL)
+    with pytest.warns(UserWarning, match="elements that not all inputs have are left out") as warned:
+        collection = create_anndata_collection(paths, tmp_path / "store", **SMALL)
+    missing = {"layers/only0": 1, "layers/only1": 0, "obsm/only0": 1, "obsm/only1": 0}
+    assert str(warned[0].message).partition(": ")[2] == ", ".join(
+        f"{name!r} is not in {paths[i]}" for name, i in missing.items()
+    )
     expected = ad.concat(adatas, join="outer", fill_value=0)
     assert set(collection.types) == {"X", "layers/signed", "layers/dense"}
     assert collection.types["layers/dense"].stored == np.uint16

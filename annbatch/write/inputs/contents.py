@@ -99,7 +99,10 @@ def describe(origin: Origin, x: str = "X") -> Source:
                 raise InputError(f"{path}: {name} must have at least one row, got 0")
         duplicated = var.index[var.index.duplicated()].unique()
         if len(duplicated):
-            raise InputError(f"{path}: var names must be unique, got more than one of {list(duplicated[:5])}")
+            raise InputError(
+                f"{path}: var names must be unique, got more than one of {list(duplicated[:5])}; "
+                f"adata.var_names_make_unique() makes them so"
+            )
         matrices = {x: _info(matrix, x, (n_obs, len(var)), path)}
         if not x.startswith(_RAW):
             keys = ["X", *(f"layers/{name}" for name in root.names("layers"))]
@@ -146,6 +149,13 @@ def select_elements(
     shared = [key for key in sources[0].matrices if all(key in source.matrices for source in sources) and key != x]
     offered = [key.removeprefix("layers/") for key in shared if key.startswith("layers/")]
     names = offered if layers is None else _asked("layers", layers, offered)
+    held: list[set[str]] = [set() for _ in sources]
+    for source, keys in zip(sources, held, strict=True):
+        if layers is None:
+            keys.update(key for key in source.matrices if key.startswith("layers/") and key != x)
+        if obsm is None:
+            keys.update(f"obsm/{name}" for name in source.obsm)
+    _warn_of_left_out(sources, held)
     elements = [Element("X", x, "csr", n_vars)]
     elements += [Element(f"layers/{name}", f"layers/{name}", "csr", n_vars) for name in names]
     unknown = set(dense) - {element.key for element in elements}
@@ -163,6 +173,16 @@ def _asked(what: str, asked: Sequence[str], offered: Sequence[str]) -> list[str]
     if missing := [name for name in asked if name not in offered]:
         raise InputError(f"{what} must be in all inputs, got {missing}; they share {list(offered)}")
     return list(dict.fromkeys(asked))
+
+
+def _warn_of_left_out(sources: Sequence[Source], held: Sequence[set[str]]) -> None:
+    """Name what only some inputs have, and an input that lacks it."""
+    left_out = [
+        f"{name!r} is not in {next(source.name for source, one in zip(sources, held, strict=True) if name not in one)}"
+        for name in sorted(held[0].union(*held) - held[0].intersection(*held))
+    ]
+    if left_out:
+        warnings.warn(f"elements that not all inputs have are left out: {', '.join(left_out)}", stacklevel=2)
 
 
 def _shared_obsm(sources: Sequence[Source], asked: Sequence[str] | None) -> dict[str, int]:

@@ -137,7 +137,7 @@ def matrix_of(element: Any, where: str) -> Matrix:
     form = getattr(element, "format", None) if sp.issparse(element) else None
     if isinstance(element, np.ndarray) or is_array(element):
         if element.ndim != 2:
-            raise InputError(f"{where} must have two dimensions, got {element.ndim}")
+            raise InputError(f"{where} must have two dimensions, got {element.ndim}: its shape is {element.shape}")
         original = dict(getattr(element, "attrs", {})).get(ORIGINAL_DTYPE, element.dtype)
         found = Matrix("dense", (element.shape[0], element.shape[1]), np.dtype(str(original)), _slices(element, where))
     elif form in ("csr", "csc"):

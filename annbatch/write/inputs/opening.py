@@ -26,6 +26,7 @@ import pandas as pd
 import zarr
 from zarr.abc.store import Store as ZarrStore
 
+from annbatch.check import expanded
 from annbatch.errors import InputError, MissingInputError, OutputError, StoreError
 from annbatch.shards.checksum import crc32c
 from annbatch.stores.refusals import refuse_executable
@@ -136,7 +137,7 @@ def as_origins(given: Input | Sequence[Input], load: Load | None) -> list[Origin
         elif isinstance(item, ZarrStore):
             origins.append(Origin(str(item), item, None))
         elif isinstance(item, str | os.PathLike):
-            origins.append(Origin(os.fspath(item), os.fspath(item), load))
+            origins.append(Origin(os.fspath(item), expanded(item), load))
         else:
             raise InputError(f"adata_paths must be paths, AnnData or zarr stores, got {type(item).__name__} at {i}")
     return origins
