@@ -44,6 +44,18 @@ def boolean(name: str, value: bool) -> bool:
     return bool(value)
 
 
+def least_rows(name: str, value: bool | int, batch_size: int) -> bool | int:
+    """Check for whether a batch must be full, or for a number of rows, at least 2, that it must have."""
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be True, False or a number of rows, got {value!r}")
+    # Python takes 0 and 1 for False and True.
+    if not 2 <= value <= batch_size:
+        raise ValueError(f"{name} must be True, False or a number of rows in [2, {batch_size}], got {value}")
+    return True if value == batch_size else int(value)
+
+
 def one_of(name: str, value: str, choices: Sequence[str]) -> str:
     """Check for one of a few words."""
     if value not in choices:

@@ -28,7 +28,7 @@ import pandas as pd
 from annbatch import summary
 from annbatch.batch import Batch, Emit
 from annbatch.buffers import SlabPool
-from annbatch.check import boolean, byte_count, expanded, integer, names, one_of
+from annbatch.check import boolean, byte_count, expanded, integer, least_rows, names, one_of
 from annbatch.dataset import Casting, Dataset
 from annbatch.device.cuda import open_device
 from annbatch.device.window_memory import WindowMemoryPool
@@ -74,7 +74,10 @@ class Loader(Summary):
     seed
         Seed of that order, 0 <= seed < 2**64.
     drop_last
-        Whether to leave out the rows at the end of an epoch that do not fill a batch (on every consumer).
+        Whether to leave out the rows at the end of an epoch that do not fill a batch (on every consumer), or how many
+        rows, from 2 on, the last batch must have: ``drop_last=2`` leaves out a last batch of one row, which batch
+        normalisation cannot take. Of n consumers, fewer than n times that many rows are left out. Samplers that make
+        whole batches of their own leave out those that do not go round.
     return_index
         Whether batches carry the global row numbers.
     sampler
@@ -137,7 +140,7 @@ class Loader(Summary):
         preload_nchunks: int = 32,
         shuffle: bool = True,
         seed: int = 0,
-        drop_last: bool = False,
+        drop_last: bool | int = False,
         return_index: bool = True,
         sampler: Sampler | None = None,
         rows: npt.ArrayLike | None = None,
@@ -164,7 +167,7 @@ class Loader(Summary):
             raise ValueError("shuffle must not be False where a sampler decides the order")
         self.sampler: Sampler = sampler if sampler is not None else Shuffled() if shuffle else Sequential()
         self.seed = integer("seed", seed, 0, MAX_WORD)
-        self.drop_last = boolean("drop_last", drop_last)
+        self.drop_last = least_rows("drop_last", drop_last, self.batch_size)
         self.return_index = boolean("return_index", return_index)
         self.dtype = None if dtype is None else np.dtype(dtype)
         if self.dtype is not None and self.dtype.kind not in "biuf":

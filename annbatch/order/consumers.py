@@ -106,8 +106,9 @@ class Segment:
     key: Key
     """What windows mix with; its part numbers the segments of an epoch."""
     batches_per_window: int
-    drop_last: bool
-    """Whether what does not fill a batch on every consumer is left out."""
+    least_items: int
+    """Items that a batch has at least, on every consumer, or what is left for it is left out; 0 allows empty batches,
+    ``batch_items`` only full ones."""
     count: int
     """Number of consumers."""
 
@@ -154,15 +155,16 @@ class Segment:
     def _tail_batches(self) -> int:
         """Batches that each consumer gets in the last, incomplete round."""
         n_items = len(self.order) - self._n_full * self._window_items * self.count
-        per_round = self.order.batch_items * self.count
-        return n_items // per_round if self.drop_last else -(-n_items // per_round)
+        n_batches, left = divmod(n_items, self.order.batch_items * self.count)
+        # Consumers get equal shares of what is left, up to one item.
+        return n_batches + (left > 0 and left >= self.least_items * self.count)
 
     @cached_property
     def _tail_items(self) -> int:
         """Items that are dealt in the last, incomplete round."""
-        if self.drop_last or self.order.endless:
-            return self._tail_batches * self.order.batch_items * self.count
-        return len(self.order) - self._n_full * self._window_items * self.count
+        n_items = len(self.order) - self._n_full * self._window_items * self.count
+        room = self._tail_batches * self.order.batch_items * self.count
+        return room if self.order.endless else min(n_items, room)
 
     def _extent(self, number: int, index: int) -> tuple[int, int, int]:
         """Say where a consumer's window starts and stops, and how many batches it makes."""
@@ -181,7 +183,7 @@ class Segment:
     def _items(self, number: int, index: int) -> tuple[Ints, Ints]:
         """Give the items of a consumer's window, at least one for each batch, and where they are cut."""
         start, stop, n_batches = self._extent(number, index)
-        if number == self._n_full and self.order.divisible and not self.drop_last:
+        if number == self._n_full and self.order.divisible and not self.least_items:
             # All of the last round is divided before it is dealt, or a consumer might get nothing.
             first = self._n_full * self.count * self._window_items
             dealt = self._drawn(first, first + self._tail_items, number * self.count)
@@ -270,7 +272,7 @@ class Rest(Order):
 
 
 def segment_of(
-    order: Order, key: Key, batches_per_window: int, drop_last: bool, parts: Sequence[tuple[int, int]], count: int
+    order: Order, key: Key, batches_per_window: int, least_items: int, parts: Sequence[tuple[int, int]], count: int
 ) -> tuple[Segment, int]:
     """Find where ``count`` consumers go on in an epoch.
 
@@ -282,8 +284,8 @@ def segment_of(
         Seed and epoch.
     batches_per_window
         Batches in a full window.
-    drop_last
-        Whether what does not fill a batch on every consumer is left out.
+    least_items
+        Items that a batch has at least on every consumer.
     parts
         How the epoch went so far: (number of consumers, batches that each of them has had), one pair for each time
         that the number of consumers changed.
@@ -303,7 +305,7 @@ def segment_of(
     # Consumers that came and went without a batch leave no trace.
     parts = [part for part in parts if part[1]]
     number, done = 0, 0
-    segment = Segment(order, key, batches_per_window, drop_last, parts[0][0] if parts else count)
+    segment = Segment(order, key, batches_per_window, least_items, parts[0][0] if parts else count)
     for consumers, n_batches in (*parts, (count, 0)):
         if consumers != segment.count:
             number += 1

@@ -64,8 +64,8 @@ class Table:
     """Rows that are read contiguously: a block."""
     seed: int
     """Seed of the order."""
-    drop_last: bool
-    """Whether rows that do not fill a batch are to be left out."""
+    least_rows: int
+    """Rows that a batch has at least, or they are to be left out; ``batch_size`` if it must be full."""
     classes: Mapping[str, Classes]
     """The columns that the sampler asked for."""
     n_stored: int

@@ -35,7 +35,13 @@ class Settings:
     preload_nchunks: int
     """Blocks in a window, which is then rounded up to whole batches."""
     seed: int
-    drop_last: bool
+    drop_last: bool | int
+    """Whether the last batch must be full, or how many rows it must have."""
+
+    @property
+    def least_rows(self) -> int:
+        """Rows that a batch has at least; 0 allows empty ones."""
+        return self.batch_size if self.drop_last is True else int(self.drop_last)
 
     @property
     def batches_per_window(self) -> int:
@@ -79,7 +85,7 @@ class Schedule:
             batch_size=settings.batch_size,
             chunk_size=settings.chunk_size,
             seed=settings.seed,
-            drop_last=settings.drop_last,
+            least_rows=settings.least_rows,
             classes=classes if rows is None else {name: _selected(one, rows) for name, one in classes.items()},
             n_stored=sum(store_rows),
             rows=rows,
@@ -124,8 +130,9 @@ class Schedule:
         if self._table.rows is not None:
             order = _Selected(order, self._table.rows)
         key = Key(settings.seed, position.epoch, Purpose.MIX)
+        least_items = -(-settings.least_rows * order.batch_items // settings.batch_size)
         try:
-            return segment_of(order, key, settings.batches_per_window, settings.drop_last, position.parts, count)
+            return segment_of(order, key, settings.batches_per_window, least_items, position.parts, count)
         except ValueError as e:
             raise InputError(f"the state is beyond the end of epoch {position.epoch}: {e}") from e
 

@@ -127,8 +127,9 @@ class _StratifiedOrder(Order):
 class Grouped:
     """Batches whose rows are all of one class, every row once an epoch; batches come in random order.
 
-    The last batch of each class holds what remains of it, or is left out if the loader has ``drop_last``. Rows without
-    a class are left out. A batch may be halved, so that all consumers get equally many.
+    The last batch of each class holds what remains of it, or is left out if the loader's ``drop_last`` asks for more
+    rows. Rows without a class are left out. A batch may be halved, so that all consumers get equally many; with
+    ``drop_last``, batches that do not go round are left out instead.
 
     Parameters
     ----------
@@ -154,11 +155,11 @@ class Grouped:
         classes = table.classes[self.by]
         by_class = ClassRows.of(classes.codes, len(classes.categories))
         counts = by_class.counts()
-        n_batches = counts // table.batch_size if table.drop_last else -(-counts // table.batch_size)
+        least = max(1, table.least_rows)
+        n_batches = counts // table.batch_size + (counts % table.batch_size >= least)
         if not n_batches.any():
             raise InputError(
-                f"obs[{self.by!r}] must have a class of at least {table.batch_size if table.drop_last else 1} rows, "
-                f"the largest has {max(counts, default=0)}"
+                f"obs[{self.by!r}] must have a class of at least {least} rows, the largest has {max(counts, default=0)}"
             )
         return lambda epoch: _GroupedOrder.of(table, by_class, n_batches, epoch)
 

@@ -206,6 +206,7 @@ def test_what_was_read_ahead_does_not_count(stores):
         ({"chunk_size": 4}, "chunk_size is 3 in the state and 4 here"),
         ({"preload_nchunks": 6}, "preload_nchunks is 5 in the state and 6 here"),
         ({"drop_last": True}, "drop_last is False in the state and True here"),
+        ({"drop_last": 2}, "drop_last is False in the state and 2 here"),
         (
             {"sampler": "sequential"},
             "sampler is {'sampler': 'Shuffled'} in the state and {'sampler': 'Sequential'} here",

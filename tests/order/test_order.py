@@ -35,8 +35,12 @@ def test_every_row_comes_once_and_all_consumers_get_equally_many_batches(schedul
     asked = settings_of(schedule)
     assert max(sizes, default=0) <= asked.batch_size
     if asked.drop_last:
-        assert set(sizes) <= {asked.batch_size}
-        assert schedule.n_rows - len(counts) < count * asked.batch_size
+        least = asked.batch_size if asked.drop_last is True else asked.drop_last
+        assert min(sizes, default=least) >= least
+        # Only what does not suffice for one more batch on every consumer is left out.
+        left_out = schedule.n_rows - len(counts)
+        assert left_out < count * least
+        assert left_out in (0, schedule.n_rows % (count * asked.batch_size))
     else:
         assert len(counts) == schedule.n_rows
 
@@ -45,9 +49,10 @@ def test_every_row_comes_once_and_all_consumers_get_equally_many_batches(schedul
 def test_all_samplers_give_all_consumers_equally_many_batches(schedule, epoch, count):
     consumers = epoch_batches(schedule, epoch, count)
     assert {len(batches) for batches in consumers} == {schedule.n_batches(count)}
-    assert (
-        max((len(batch) for batches in consumers for batch in batches), default=0) <= settings_of(schedule).batch_size
-    )
+    sizes = [len(batch) for batches in consumers for batch in batches]
+    asked = settings_of(schedule)
+    assert max(sizes, default=0) <= asked.batch_size
+    assert min(sizes, default=asked.batch_size) >= asked.least_rows
 
 
 @given(schedules(ROWS_ONCE), st.integers(0, 5))

@@ -65,7 +65,11 @@ def schedules(draw, names=NAMES) -> Schedule:
     store_rows = (draw(st.integers(30, 80)), *draw(st.lists(st.integers(0, 30), max_size=3)))
     n = sum(store_rows)
     batch_size = draw(st.integers(1, 12)) if name != "pairs" else 2 * draw(st.integers(1, 6))
-    drop_last = draw(st.booleans()) and not (name == "grouped" and batch_size > 3)
+    numbers = st.integers(2, batch_size - 1) if batch_size > 2 else st.nothing()
+    drop_last = draw(st.booleans() | numbers)
+    if name == "grouped" and batch_size > 3:
+        # Its classes may be smaller than a batch.
+        drop_last = 2 if drop_last else False
     subset = draw(st.booleans())
     rows = None if not subset else Runs.of(np.flatnonzero(np.arange(n) % 11 != 4), n)
     sampler = sampler_of(name, n, batch_size)
