@@ -32,6 +32,7 @@ __all__ = [
     "Array",
     "Epoch",
     "Partition",
+    "Summary",
     "WHOLE",
     "a_loader",
     "converted",

@@ -128,11 +128,6 @@ class CSR(Summary):
     shape: tuple[int, int]
     """(n_rows, n_vars)."""
 
-    def _facts(self) -> dict[str, str]:
-        return {"shape": f"{self.shape[0]:,} × {self.shape[1]:,}"} | {
-            name: summary.array(getattr(self, name)) for name in ("data", "indices", "indptr")
-        }
-
     @property
     def nnz(self) -> int:
         """Number of stored elements, without padding."""

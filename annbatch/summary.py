@@ -7,6 +7,7 @@ host for that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from html import escape
 from typing import Any
 
@@ -14,13 +15,13 @@ _MOST_NAMES = 8
 
 
 class Summary:
-    """Mixin for objects that are shown by their facts."""
+    """Mixin for objects that are shown by their facts: those of a dataclass are its fields."""
 
     __slots__ = ()
 
     def _facts(self) -> Mapping[str, str]:
         """Give what is worth knowing, in the order in which it is shown."""
-        raise NotImplementedError
+        return {field.name: array(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in self._facts().items())})"

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.sparse import BCSR
 
-from annbatch import summary
-from annbatch.summary import Summary
+from annbatch.adapter import Summary
 
 
 @jax.tree_util.register_dataclass
@@ -39,11 +38,6 @@ class PaddedCSR(Summary):
     """(n_rows, n_vars), of all parts together."""
     canonical: bool = field(default=False, metadata={"static": True})
     """Whether the columns are known to ascend within each row, none of them twice."""
-
-    def _facts(self) -> dict[str, str]:
-        return {"shape": f"{self.shape[0]:,} × {self.shape[1]:,}"} | {
-            name: summary.array(getattr(self, name)) for name in ("data", "indices", "indptr")
-        }
 
     def to_bcsr(self) -> BCSR:
         """Give a `jax.experimental.sparse.BCSR` on the same arrays, for what that module can do.

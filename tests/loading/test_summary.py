@@ -45,7 +45,7 @@ def test_a_sampler_that_has_to_read_is_not_asked(cells):
 def test_a_batch_and_its_parts(cells):
     ds = Loader(batch_size=4, layers=["counts"], obsm=["pca"]).add_anndatas([cells])
     batch = next(iter(ds))
-    csr = "CSR(shape=4 × 10, data=float32 (4,), indices=int32 (4,), indptr=int32 (5,))"
+    csr = "CSR(data=float32 (4,), indices=int32 (4,), indptr=int32 (5,), shape=(4, 10))"
     assert repr(batch.data) == csr
     carried = f"layers={{counts: {csr}}}, obsm={{pca: float32 (4, 3)}}"
     assert repr(batch) == f"Batch(data={csr}, labels=[donor, n], index=int64 (4,), {carried})"
