@@ -30,6 +30,7 @@ from annbatch.stores.collection import Collection
 from annbatch.stores.elements import Elements, elements_of
 from annbatch.stores.label_columns import StoreColumn, columns_of_frame, columns_of_group
 from annbatch.stores.manifest import StoreEntry
+from annbatch.stores.obsm_tables import array_of_table
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.slices import ArraySlices, slices_of
 
@@ -237,6 +238,8 @@ def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
         return _sparse(name, found.shape, found.data.dtype, found)
     if isinstance(found, zarr.Array):
         return _stored(found, name, cache=cache)
+    if isinstance(found, pd.DataFrame):
+        found = array_of_table(found, name)
     if isinstance(found, np.ndarray) and found.ndim == 2:
         return _dense(name, np.ascontiguousarray(found))
     if isinstance(found, np.ndarray):
@@ -268,8 +271,12 @@ def _stored(
             raise StoreError(f"{name}: must have two dimensions, got {found.ndim}: its shape is {found.shape}")
         _check_numbers(found.dtype, name)
         return _dense(name, part(""), recorded)
+    if found.attrs.get("encoding-type") == "dataframe":
+        return _given(ad.io.read_elem(found), name, None)
     if found.attrs.get("encoding-type") != "csr_matrix":
-        raise StoreError(f"{name}: must be dense or a csr_matrix, got {found.attrs.get('encoding-type')}")
+        raise StoreError(
+            f"{name}: must be dense, a csr_matrix or a table of numbers, got {found.attrs.get('encoding-type')}"
+        )
     arrays = SimpleNamespace(**{key: part(f"/{key}") for key in ("data", "indices", "indptr")})
     shape = tuple(int(n) for n in found.attrs["shape"])
     if arrays.indptr.shape != (shape[0] + 1,):
