@@ -68,10 +68,16 @@ class Adapter(Summary, ABC):
         The core loader, its data already added.
     emit
         What the framework takes without a copy.
+
+    Raises
+    ------
+    InputError
+        If the loader's ``casting`` does not allow the type of the values.
     """
 
     def __init__(self, loader: Loader, emit: Emit) -> None:
         self.loader = a_loader(loader)
+        self._emitted = loader.emitted(emit)
         self._emit = emit
 
     @abstractmethod

@@ -82,7 +82,10 @@ class Emit:
     """
 
     dtype: np.dtype[Any] | None = None
-    """Type of the values; None gives the type that the data had before they were written."""
+    """Type of the values; None gives the type that the data had before they were written. `annbatch.casts` says which
+    types are allowed, and what becomes of obsm."""
+    narrowed: Literal["float16", "bfloat16"] | None = None
+    """The 16-bit float to which the values are narrowed at last; it has to be allowed as ``dtype`` has."""
     index_dtype: np.dtype[Any] | None = None
     """Type of ``indices`` and ``indptr``; None gives int32, and int64 from 2**31 elements."""
     allocate: Callable[[int], Array] | None = None
@@ -148,7 +151,10 @@ class Fields(Summary):
     data: Any
     """A `CSR`, or a dense (n_rows, n_vars) array."""
     codes: Mapping[str, Any]
-    """Per label column: (n_rows,) int32 codes into ``Loader.categories`` (missing -1), or float32 (missing NaN)."""
+    """Per label column (n_rows,) numbers, whose type follows from the column's: int32 codes into ``Loader.categories``
+    (missing -1) for categories, text and nullable booleans; bool for booleans; int64 for integers; float64 (missing
+    NaN) for integers of which some may be missing; float32 (missing NaN) for floats. A number that its type does not
+    hold is an error, that floats are rounded is none. Padding rows are missing, or False."""
     index: Any
     """(n_rows,) int64 global row numbers, counted through the stores; None if they were not asked for."""
     make_labels: Callable[[], pd.DataFrame] = field(repr=False)
@@ -156,7 +162,8 @@ class Fields(Summary):
     layers: Mapping[str, Any] | None = None
     """Per layer asked for: a matrix like ``data``; None if none were."""
     obsm: Mapping[str, Any] | None = None
-    """Per element of obsm asked for: a dense (n_rows, width) array; None if none were."""
+    """Per element of obsm asked for: a dense (n_rows, width) array, or a matrix like ``data`` where it is stored
+    sparse; None if none were."""
     n_padding: int = 0
     """How many of the last rows only fill the batch up (`Emit.pad_rows`)."""
 

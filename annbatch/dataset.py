@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from annbatch.batches.decoded_on_device import why_not
 from annbatch.batches.label_rows import LabelReader
+from annbatch.casts import Casting, check_casts
 from annbatch.device.nvcomp import missing
 from annbatch.errors import InputError
 from annbatch.order.row_selection import digest
@@ -25,8 +26,6 @@ from annbatch.plan.window import plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
 from annbatch.stores.label_columns import Column, merge_columns, unshared_columns
-
-Casting = Literal["safe", "same_kind", "unsafe"]
 
 _ROWS_AT_ONCE = 1 << 22
 
@@ -77,7 +76,7 @@ class Dataset:
             _check_element(element, stores)
             cast_to = None if element.startswith("obsm/") else dtype
             if cast_to is not None:
-                _check_casts(element, stores, cast_to, casting)
+                check_casts(element, stores, cast_to, casting)
             dtypes[element] = cast_to or np.result_type(*(store.matrices[element].dtype for store in stores))
         columns = merge_columns([(store.name, store.columns) for store in stores])
         selection = None if var_names is None else Selection.of(_positions(var_names, first), first.shape[1])
@@ -199,17 +198,6 @@ def _check_element(element: str, stores: Sequence[Store]) -> None:
                 f"{element} must be of one kind and width in all stores: it is a {type(first).__name__} of "
                 f"{first.shape[1]} columns in {stores[0].name} and a {type(matrix).__name__} of {matrix.shape[1]} in "
                 f"{store.name}"
-            )
-
-
-def _check_casts(element: str, stores: Sequence[Store], dtype: np.dtype[Any], casting: Casting) -> None:
-    for store in stores:
-        matrix = store.matrices[element]
-        stored = matrix.data.dtype if isinstance(matrix, SparseMatrix) else matrix.values.dtype
-        if not np.can_cast(stored, dtype, casting):
-            raise InputError(
-                f"{store.name} {element}: dtype {dtype} cannot hold all values of {stored}; allow it with "
-                f"casting='same_kind' or casting='unsafe'"
             )
 
 

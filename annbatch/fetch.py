@@ -12,10 +12,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,10 +23,12 @@ import numpy as np
 
 from annbatch.batch import Batch, Emit
 from annbatch.batches.decoded_on_device import DecodedOnDevicePart
+from annbatch.batches.exact import check_exact
 from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, Waiting, padded
 from annbatch.batches.on_device import HandOver, OnDevicePart
 from annbatch.batches.on_host import DensePart, Filling, SparsePart
 from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
+from annbatch.casts import Emitted
 from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.errors import InputError
 from annbatch.order.consumers import Window
@@ -82,8 +84,8 @@ class Fetcher:
         The label columns, over the same stores.
     emit
         What batches shall look like.
-    dtypes
-        Per element of the stores: type of the values where ``emit`` leaves it open.
+    values
+        Per element of the stores: what its values come as.
     batch_size
         Rows of a full batch.
     selection
@@ -112,7 +114,7 @@ class Fetcher:
         stores: Sequence[Store],
         columns: Sequence[Column],
         emit: Emit,
-        dtypes: dict[str, np.dtype[Any]],
+        values: Mapping[str, Emitted],
         batch_size: int,
         selection: Selection | None,
         n_threads: int,
@@ -131,21 +133,22 @@ class Fetcher:
         self._n_windows = n_windows
         self._n_threads = n_threads
         self._parts: dict[str, SparsePart | DensePart] = {}
-        for element, dtype in dtypes.items():
+        for element, wanted in values.items():
             matrices: list[Any] = [store.matrices[element] for store in stores]
-            chosen = None if element.startswith("obsm/") else selection
-            names = [f"{store.name} {element}" for store in stores]
-            if isinstance(matrices[0], SparseMatrix):
-                values = emit.dtype or dtype
-                part = SparsePart(matrices, names, emit, values, batch_size, chosen, self._slabs)
+            is_obsm = element.startswith("obsm/")
+            chosen, form = (None, replace(emit, bfloat16=False)) if is_obsm else (selection, emit)
+            check = partial(check_exact, name=element) if wanted.is_exact else None
+            arguments = form, wanted.dtype, batch_size, chosen, self._slabs, check
+            if wanted.is_sparse:
+                names = [f"{store.name} {element}" for store in stores]
+                part = SparsePart(matrices, names, *arguments)
                 if staging is not None and OnDevicePart.can_serve(part):
                     kind = DecodedOnDevicePart if decodes_on_device else OnDevicePart
-                    part = kind(matrices, names, emit, values, batch_size, chosen, self._slabs, staging=staging)
+                    part = kind(matrices, names, *arguments, staging=staging)
                 self._parts[element] = part
             else:
-                values = dtype if emit.dtype is None or not _same_kind(element, dtype, emit.dtype) else emit.dtype
-                self._parts[element] = DensePart(matrices, emit, values, batch_size, chosen, self._slabs)
-            if emit.bfloat16 and element[:4] != "obsm" and not isinstance(self._parts[element], OnDevicePart):
+                self._parts[element] = DensePart(matrices, *arguments)
+            if form.bfloat16 and not isinstance(self._parts[element], OnDevicePart):
                 raise InputError(
                     f"bfloat16 needs a loader on a device, and sparse matrices: {element} is not made there"
                 )
@@ -260,11 +263,6 @@ def _arrays(stores: Sequence[Store]) -> Iterator[Elements]:
     for store in stores:
         for matrix in store.matrices.values():
             yield from (matrix.data, matrix.indices) if isinstance(matrix, SparseMatrix) else (matrix.values,)
-
-
-def _same_kind(element: str, own: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    """Say whether an element takes the type asked for: X does, and embeddings do if neither type is one of integers."""
-    return not element.startswith("obsm/") or own.kind == wanted.kind == "f"
 
 
 def shared_out(work: Work, n_threads: int, n_bytes: int) -> list[Task]:

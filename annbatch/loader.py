@@ -28,8 +28,9 @@ import pandas as pd
 from annbatch import summary
 from annbatch.batch import Batch, Emit
 from annbatch.buffers import SlabPool
+from annbatch.casts import Casting, Emitted, emitted
 from annbatch.check import boolean, byte_count, expanded, integer, least_rows, names, one_of
-from annbatch.dataset import Casting, Dataset
+from annbatch.dataset import Dataset
 from annbatch.device.cuda import open_device
 from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.epoch import Epoch
@@ -91,7 +92,9 @@ class Loader(Summary):
         Type of the values of X and layers, whatever their own; None gives back the type that they had before they
         were written. Adapters ask for a type of their own.
     casting
-        Which casts ``dtype`` may ask for, in NumPy's terms; the default refuses those that can lose values.
+        Which casts ``dtype``, here and of an adapter, may ask for, in NumPy's terms; the default refuses those that can
+        lose values. Adapters' default, float32, is allowed in any case: it rounds wider floats, and an integer that it
+        does not hold is an error unless ``casting`` is ``"same_kind"`` or ``"unsafe"``.
     var_names
         Yield only these genes, in this order; None means all.
     layers, obsm
@@ -355,8 +358,12 @@ class Loader(Summary):
 
     @property
     def categories(self) -> Mapping[str, pd.Index[Any]]:
-        """What the codes mean: ``categories["cell_type"][code]``; numeric columns are not in it."""
-        return {column.name: column.categories for column in self._opened().carried if column.categories is not None}
+        """What the codes mean: ``categories["cell_type"][code]``; columns of numbers or booleans are not in it."""
+        return {
+            column.name: column.categories
+            for column in self._opened().carried
+            if column.categories is not None and not column.is_boolean
+        }
 
     def __len__(self) -> int:
         return self.n_batches()
@@ -456,7 +463,7 @@ class Loader(Summary):
             dataset.stores,
             dataset.carried,
             emit,
-            dataset.dtypes,
+            emitted(dataset.stores, dataset.dtypes, emit, self.casting),
             self.batch_size,
             dataset.selection,
             self.threads or available_cores(),
@@ -471,6 +478,18 @@ class Loader(Summary):
         epoch = Epoch(segment, partition.index, n_done, position, fetcher, self.prefetch)
         self._live = weakref.ref(epoch)
         return epoch
+
+    def emitted(self, emit: Emit) -> dict[str, Emitted]:
+        """Say in which type each element comes in batches of such a form: what adapters ask before they begin.
+
+        Raises
+        ------
+        InputError
+            If ``casting`` does not allow the type that ``emit`` asks for; names the store and the element.
+        """
+        if self._dataset is None:
+            return {}
+        return emitted(self._dataset.stores, self._dataset.dtypes, emit, self.casting)
 
     def close(self) -> None:
         """Stop the iterator at work, if any, and its threads, and free memory. The loader can be iterated again."""

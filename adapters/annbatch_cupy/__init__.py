@@ -42,8 +42,10 @@ class CupyLoader(Adapter):
       shape (n_rows, n_vars);
     - ``batch["labels"]``: the label columns as a DataFrame on the host, built only when asked for;
     - ``batch["index"]``: (n_rows,) int64 global row numbers, unless the core loader leaves them out;
-    - ``batch.codes[column]``: (n_rows,) int32 codes into ``categories[column]``, missing -1; float32 values, missing
-      NaN, for a numeric column.
+    - ``batch.codes[column]``: (n_rows,) int32 codes into ``categories[column]``, missing -1; for a column of numbers or
+      booleans its values, in the types of `annbatch.Batch`;
+    - ``batch["obsm"][name]``: a dense array, or, where it is stored sparse, a matrix like ``data``; float32 (float64 if
+      ``dtype`` is), or integers where it is dense.
 
     Of ``Loader(device="cuda")``, ``data`` is the core's own memory, on its device. Otherwise everything is copied to
     the device that is current.
@@ -61,12 +63,15 @@ class CupyLoader(Adapter):
     layout
         ``"csr"`` or ``"dense"``.
     dtype
-        Type of the values: float32, float64 or bool, all the real types that cupyx's sparse matrices take.
+        Type of the values: float32, float64 or bool, all the real types that cupyx's sparse matrices take. The core
+        loader's ``casting`` has to allow it, unless it is float32: then wider floats are rounded, and integers that
+        float32 does not hold are an error.
 
     Raises
     ------
     annbatch.errors.InputError
-        If ``layout`` or ``dtype`` is another one, or there is no usable CUDA device; nothing has been read yet.
+        If ``layout`` or ``dtype`` is another one, obsm has a sparse matrix of integers, or there is no usable CUDA
+        device; nothing has been read yet. While iterating, if the type of ``data`` or ``codes`` does not hold a value.
     """
 
     def __init__(self, ds: Loader, *, layout: Literal["csr", "dense"] = "csr", dtype: Any = np.float32) -> None:
@@ -85,6 +90,12 @@ class CupyLoader(Adapter):
         except cupy.cuda.runtime.CUDARuntimeError as error:
             raise InputError(f"CupyLoader needs a CUDA device that is usable here, got: {error}") from error
         super().__init__(ds, Emit(dtype=self.dtype, index_dtype=np.dtype(np.int32), layout=layout))
+        for element, values in self._emitted.items():
+            if values.is_sparse and layout == "csr" and values.dtype.name not in _DTYPES:
+                raise InputError(
+                    f"{element}: cupyx has no sparse matrices of {values.dtype}; store it as float32, or ask for "
+                    f"layout 'dense'"
+                )
 
     def _hand_over(self, batch: Batch) -> Batch:
         # `cupy.asarray` gives back an array of this device as it is, and stages host memory of its own, so that the
@@ -95,7 +106,7 @@ class CupyLoader(Adapter):
                 data=_matrix(batch.data),
                 codes={name: cupy.asarray(codes) for name, codes in batch.codes.items()},
                 layers=converted(batch.layers, _matrix),
-                obsm=converted(batch.obsm, cupy.asarray),
+                obsm=converted(batch.obsm, _matrix),
                 index=None if batch.index is None else cupy.asarray(batch.index),
             )
 

@@ -12,7 +12,8 @@ try:
 except ImportError as error:
     raise ImportError("annbatch_jax needs JAX, which could not be imported: pip install jax") from error
 
-from annbatch_jax._loader import JaxBatch, JaxLoader
+from annbatch_jax._batch import JaxBatch
+from annbatch_jax._loader import JaxLoader
 from annbatch_jax._sparse import PaddedCSR, densify, matmul
 
 __all__ = ["JaxBatch", "JaxLoader", "PaddedCSR", "densify", "matmul"]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,7 @@ import numpy as np
 from annbatch.adapter import CSR, Adapter, Array, Batch, Capacity, Emit, Epoch, Partition, a_loader, converted, integer
 from annbatch.errors import InputError
 from annbatch_jax._agreement import Agreement
+from annbatch_jax._batch import JaxBatch, held
 from annbatch_jax._device import Lender, lender
 from annbatch_jax._sharding import Placement
 from annbatch_jax._sparse import PaddedCSR
@@ -32,18 +33,6 @@ if TYPE_CHECKING:
     from annbatch import Loader
 
 _BUCKETS = Capacity()
-
-
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class JaxBatch(Batch):
-    """A batch in JAX arrays, with one more key: ``mask``."""
-
-    mask: jax.Array
-    """(n_rows,) bool: True for rows of the data, False for those that only fill the batch up."""
-
-    def __iter__(self) -> Iterator[str]:
-        yield from super().__iter__()
-        yield "mask"
 
 
 class JaxLoader(Adapter):
@@ -56,8 +45,14 @@ class JaxLoader(Adapter):
     - ``batch["labels"]``: the label columns as a DataFrame, built only when asked for;
     - ``batch["index"]``: (batch_size,) int64 global row numbers, -1 for rows that only fill up, unless the core loader
       leaves them out. They stay a NumPy array: JAX would narrow them to int32 wherever 64-bit types are off;
-    - ``batch.codes[column]``: (batch_size,) int32 codes into ``categories[column]``, missing -1; float32 values,
-      missing NaN, for a numeric column. Rows that only fill up are missing.
+    - ``batch.codes[column]``: (batch_size,) int32 codes into ``categories[column]``, missing -1; for a column of
+      numbers or booleans its values: int32, float32 (missing NaN) or bool. Where 64-bit types are on, integers are
+      int64, and float64 where some may be missing; where they are off, a value that 32 bits do not hold is an error.
+      Rows that only fill up are missing, or False;
+    - ``batch["obsm"][name]``: a dense array, or, where it is stored sparse, a matrix like ``data``; float32 (float64
+      if ``dtype`` is), or integers, as in ``codes``.
+
+    A batch is a pytree: ``jax.jit(step)(batch)`` works, as `JaxBatch` says.
 
     On the CPU, and of ``Loader(device="cuda")``, ``data`` is the core's own memory. A batch may be kept: its memory is
     not used again before the last array on it is gone, and the computations that read it are over.
@@ -79,14 +74,16 @@ class JaxLoader(Adapter):
     layout
         ``"padded_csr"`` or ``"dense"``.
     dtype
-        Type of the values. A 16-bit float costs one more pass, since JAX narrows float32 to it, unless it is a dense
-        float16 that the core makes on a device.
+        Type of the values. The core loader's ``casting`` has to allow it, unless it is float32: then wider floats are
+        rounded, and integers that float32 does not hold are an error. A 16-bit float costs one more pass, since JAX
+        narrows float32 to it, unless it is a dense float16 that the core makes on a device.
     nse
         Rule that gives the number of elements to make room for, from the number needed: each value that it takes is
         one compilation of a step. `annbatch.Capacity` says which growth, or which fixed capacity.
     canonical
         Whether in all stores the columns are known to ascend within each row, none of them twice, as they do in what
-        `annbatch.create_anndata_collection` writes. `densify` is then faster on a GPU, and undefined if it is not so.
+        `annbatch.create_anndata_collection` writes; nothing is said of obsm. `densify` is then faster on a GPU, and
+        undefined if it is not so.
     sharding
         How the rows lie on devices, such as ``NamedSharding(mesh, PartitionSpec("data"))``; None means JAX's default
         device, to which arrays are not committed. `PaddedCSR` says what becomes of ``data``. Processes plan each
@@ -100,7 +97,8 @@ class JaxLoader(Adapter):
     ------
     annbatch.errors.InputError
         If ``layout``, ``dtype`` or ``sharding`` is not one that can be served here; nothing has been read yet. While
-        iterating, if processes that share a sharding differ in their data, settings, epoch or position in it.
+        iterating, if a type does not hold a value, see above, or if processes that share a sharding differ in their
+        data, settings, epoch or position in it.
     """
 
     def __init__(
@@ -124,9 +122,10 @@ class JaxLoader(Adapter):
         if born_on != "cpu" and layout == "dense" and self.dtype == jnp.float16:
             emitted = self.dtype
         is_bfloat16 = born_on != "cpu" and layout == "dense" and self.dtype == jnp.bfloat16
-        emit = Emit(dtype=emitted, layout="dense", bfloat16=is_bfloat16, pad_rows=True)
+        narrowed: Any = self.dtype.name if self.dtype in (jnp.float16, jnp.bfloat16) else None
+        emit = Emit(dtype=emitted, narrowed=narrowed, layout="dense", bfloat16=is_bfloat16, pad_rows=True)
         if layout == "padded_csr":
-            emit = Emit(dtype=emitted, index_dtype=np.dtype(np.int32), nse=nse, pad_rows=True)
+            emit = replace(emit, layout="csr", index_dtype=np.dtype(np.int32), nse=nse)
         super().__init__(ds, emit)
         self._is_narrowed = emitted != self.dtype
         self._canonical = canonical
@@ -200,10 +199,10 @@ class JaxLoader(Adapter):
         mask = np.arange(n_rows) < n_rows - batch.n_padding
         handed = self._put(
             {
-                "data": self._tree(batch.data),
-                "layers": converted(batch.layers, self._tree),
-                "obsm": converted(batch.obsm, lambda array: array),
-                "codes": dict(batch.codes),
+                "data": self._tree(batch.data, self._canonical),
+                "layers": converted(batch.layers, partial(self._tree, canonical=self._canonical)),
+                "obsm": None if batch.obsm is None else {name: self._obsm(name, m) for name, m in batch.obsm.items()},
+                "codes": {name: held(codes, f"obs[{name!r}]") for name, codes in batch.codes.items()},
                 "mask": mask,
             }
         )
@@ -223,13 +222,18 @@ class JaxLoader(Adapter):
             return replace(matrix, data=matrix.data.astype(self.dtype))
         return _from_bits(matrix) if self._emit.bfloat16 else matrix.astype(self.dtype)
 
-    def _tree(self, data: CSR | Array) -> Any:
+    def _obsm(self, name: str, data: CSR | Array) -> Any:
+        if isinstance(data, CSR):
+            return self._tree(replace(data, data=held(data.data, f"obsm/{name}")), canonical=False)
+        return held(data, f"obsm/{name}")
+
+    def _tree(self, data: CSR | Array, canonical: bool) -> Any:
         if not isinstance(data, CSR):
             return data
         n_rows, n_vars = data.shape
         if self._placement is not None:
             n_rows *= len(self._placement.processes)
-        return PaddedCSR(data.data, data.indices, data.indptr, (n_rows, n_vars), self._canonical)  # type: ignore[arg-type]
+        return PaddedCSR(data.data, data.indices, data.indptr, (n_rows, n_vars), canonical)  # type: ignore[arg-type]
 
 
 class _Ahead(Iterator[JaxBatch]):

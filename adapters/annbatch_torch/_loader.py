@@ -57,6 +57,10 @@ _EMITTED: dict[torch.dtype, type[np.generic]] = {
     torch.int32: np.int32,
     torch.int64: np.int64,
 }
+_NARROWED: dict[torch.dtype, Literal["float16", "bfloat16"]] = {torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+# Of obsm: unsigned integers come in the next type with which torch computes.
+_WIDENED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,7 +105,10 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
     - ``batch["labels"]``: the label columns as a DataFrame, built only when asked for;
     - ``batch["index"]``: (n_rows,) int64 global row numbers, unless the core loader leaves them out;
     - ``batch.codes[column]``: (n_rows,) int64 codes into ``categories[column]``, missing -1, as loss functions take
-      them; float32 values, missing NaN, for a numeric column.
+      them; for a column of numbers or booleans its values, in the types of `annbatch.Batch`: int64, float32, bool, or
+      float64 where integers may be missing;
+    - ``batch["obsm"][name]``: a dense tensor, or, where it is stored sparse, a matrix like ``data``; float32 (float64
+      if ``dtype`` is), or integers.
 
     On the CPU ``data`` and ``index`` are the core's own memory, and so is ``data`` of ``Loader(device="cuda")``. A
     batch may be kept: its memory, host or device, is not used again before the last tensor on it is gone.
@@ -129,13 +136,15 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
     layout
         ``"csr"`` or ``"dense"``.
     dtype
-        Type of the values. A 16-bit float costs one more pass, since torch narrows float32 to it, unless the core makes
-        dense batches on a device.
+        Type of the values. The core loader's ``casting`` has to allow it, unless it is float32: then wider floats are
+        rounded, and integers that float32 does not hold are an error. A 16-bit float costs one more pass, since torch
+        narrows float32 to it, unless the core makes dense batches on a device.
 
     Raises
     ------
     annbatch.errors.InputError
-        If ``layout``, ``dtype`` or ``device`` is not one that can be served here; nothing has been read yet.
+        If ``layout``, ``dtype`` or ``device`` is not one that can be served here; nothing has been read yet. While
+        iterating, if the type of ``data`` or ``codes`` does not hold a value, see above.
     """
 
     def __init__(
@@ -158,6 +167,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         is_copied = self.device.type == "cuda" and not self._is_born_there
         emit = Emit(
             dtype=np.dtype(_EMITTED[dtype]),
+            narrowed=_NARROWED.get(dtype),
             layout="csr" if is_copied else layout,
             allocate=page_locked if is_copied else None,
         )
@@ -236,7 +246,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             index=None if batch.index is None else self._tensor(batch.index),
             make_labels=batch.make_labels,
             layers=converted(batch.layers, self._matrix),
-            obsm=converted(batch.obsm, self._tensor),
+            obsm=None if batch.obsm is None else {name: self._obsm(name, array) for name, array in batch.obsm.items()},
             n_padding=batch.n_padding,
         )
         if self._copies is not None:
@@ -247,8 +257,20 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         if not isinstance(data, CSR):
             tensor = self._tensor(data)
             return tensor.view(torch.bfloat16) if self._emit.bfloat16 else tensor.to(self.dtype)
+        return self._sparse(data, self._tensor(data.data).to(self.dtype))
+
+    def _obsm(self, name: str, data: CSR | Array) -> torch.Tensor:
+        tensor = self._tensor(data.data if isinstance(data, CSR) else data)
+        if tensor.dtype == torch.uint64:
+            tensor = tensor.view(torch.int64)
+            if (tensor < 0).any():
+                raise InputError(f"obsm/{name}: must hold values below 2**63 to be a tensor of int64")
+        tensor = tensor.to(_WIDENED.get(tensor.dtype, tensor.dtype))
+        return self._sparse(data, tensor) if isinstance(data, CSR) else tensor
+
+    def _sparse(self, data: CSR, values: torch.Tensor) -> torch.Tensor:
+        """Give a matrix, of these values, in the layout that was asked for."""
         crow_indices, col_indices = self._tensor(data.indptr), self._tensor(data.indices)
-        values = self._tensor(data.data).to(self.dtype)
         if self.layout == "dense":
             return densify(crow_indices, col_indices, values, data.shape[1])
         _accept_beta_state()
@@ -257,7 +279,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
 
     def _codes(self, codes: Array) -> torch.Tensor:
         tensor = self._tensor(codes)
-        return tensor if tensor.is_floating_point() else tensor.to(torch.int64)
+        return tensor.to(torch.int64) if tensor.dtype == torch.int32 else tensor
 
     def _tensor(self, array: Array) -> torch.Tensor:
         # `from_dlpack` takes read-only arrays without the warning that `from_numpy` gives.

@@ -27,15 +27,14 @@ from annbatch.native import Kernel, inline, pointer
     RECODE,  # address of the collection's code for each code and, behind them, for -1, int32; 0 if they are the same
     TARGET,  # place in the memory of a batch, in bytes for each of its rows
     ITEMSIZE,  # bytes of a value there; codes have four
-    NUMBERS,  # place of the values as float32; -1 if they are codes
     MISSING,  # place of what says which values are missing, bool; -1 if nothing does
-) = range(15)
-N_FIELDS = 15
+) = range(14)
+N_FIELDS = 14
 
-KINDS = [np.dtype(name) for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")]
-"""Types that can be read as numbers; values of others are copied, and are no codes."""
+KINDS = [np.dtype(name) for name in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")]
+"""Types that codes can have; values that are no codes are copied, whatever their type."""
 
-_BOOL, _I8, _I16, _I32, _I64, _U8, _U16, _U32, _U64, _F32, _F64 = (np.empty(0, dtype) for dtype in KINDS)
+_BOOL, _I8, _I16, _I32, _I64, _U8, _U16, _U32, _U64 = (np.empty(0, dtype) for dtype in KINDS)
 
 
 @inline
@@ -54,18 +53,6 @@ def _integer(kind: Any, address: Any, i: Any) -> Any:
     if kind in (4, 8):
         return pointer(address + 8 * i, _I64)[0]
     return np.int64(pointer(address + i, _U8)[0])
-
-
-@inline
-def _number(kind: Any, address: Any, i: Any) -> Any:
-    """Give value i of an array of numbers as float32, rounded once."""
-    if kind == 8:
-        return np.float32(pointer(address + 8 * i, _U64)[0])
-    if kind == 9:
-        return pointer(address + 4 * i, _F32)[0]
-    if kind == 10:
-        return np.float32(pointer(address + 8 * i, _F64)[0])
-    return np.float32(_integer(kind, address, i))
 
 
 @inline
@@ -146,7 +133,4 @@ def gather(order: Any, cuts: Any, bases: Any, rows: Any, index: Any, jobs: Any) 
                 _copy(values + itemsize * place, target, itemsize)
                 if jobs[j, MISSING] >= 0:
                     pointer(base + jobs[j, MISSING] * n + at, _U8)[0] = is_missing
-                if jobs[j, NUMBERS] >= 0:
-                    value = np.float32(np.nan) if is_missing else _number(kind, values, place)
-                    pointer(base + jobs[j, NUMBERS] * n + 4 * at, _F32)[0] = value
     return -1, False, 0

@@ -21,10 +21,10 @@ from annbatch.batches.label_kernels import KINDS, N_FIELDS, gather
 from annbatch.errors import StoreError
 from annbatch.plan.window import Found, Ints, Reading, WindowPlan, address
 from annbatch.remote.request_pool import Requests
-from annbatch.stores.label_columns import Column, StoreColumn
+from annbatch.stores.label_columns import Column, StoreColumn, held
 from annbatch.summary import Summary
 
-_CODE, _NUMBER, _BOOL, _INDEX = (np.dtype(name) for name in ("i4", "f4", "?", "i8"))
+_BOOL, _INDEX = np.dtype("?"), np.dtype("i8")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,8 +37,8 @@ class Place:
     """Type of the codes or values."""
     offset: int
     """Where they stand."""
-    numbers: int | None
-    """Where the values stand as float32; None for codes."""
+    code_dtype: np.dtype[Any]
+    """Type in which ``codes`` give them."""
     mask: int | None
     """Where it stands what is missing; None if nothing can be, or NaN or -1 says it."""
 
@@ -61,9 +61,9 @@ class LabelRows:
         return self._values(self.index_at, _INDEX)
 
     def codes(self, name: str) -> NDArray[Any]:
-        """Give a column as numbers: int32 codes (missing -1) or float32 (missing NaN)."""
-        place = self.places[name]
-        return self._values(place.offset, _CODE) if place.numbers is None else self._values(place.numbers, _NUMBER)
+        """Give a column as numbers, as `Column.numbers` does."""
+        column, values = self.gathered(name)
+        return column.numbers(values, self.places[name].code_dtype)
 
     def gathered(self, name: str) -> tuple[Column, NDArray[Any]]:
         """Give a column and its rows in the form that `Column.series` takes."""
@@ -88,7 +88,7 @@ class LabelRows:
 
 
 class Codes(Summary, Mapping[str, NDArray[Any]]):
-    """What a batch's labels are as numbers: int32 codes (missing -1) or float32 (missing NaN), padding rows missing."""
+    """What a batch's labels are as numbers (`Column.code_dtype`): padding rows are missing, or False."""
 
     __slots__ = ("_n_padding", "_rows")
 
@@ -129,13 +129,11 @@ class LabelReader:
 
     def __init__(self, columns: Sequence[Column]) -> None:
         types = [column.gathered_dtype for column in columns]
-        wanted = [(_INDEX, "index", -1)]
+        wanted: list[tuple[np.dtype[Any], str, int]] = [(_INDEX, "index", -1)]
         for i, (column, dtype) in enumerate(zip(columns, types, strict=True)):
             wanted.append((dtype, "values", i))
-            if column.categories is None:
-                wanted.append((_NUMBER, "numbers", i))
-                if any(part.mask is not None for part in column.parts):
-                    wanted.append((_BOOL, "mask", i))
+            if column.categories is None and any(part.mask is not None for part in column.parts):
+                wanted.append((_BOOL, "mask", i))
         at: dict[tuple[str, int], int] = {}
         self._row_bytes = 0
         # The widest first, so that each stands where its type may.
@@ -149,7 +147,7 @@ class LabelReader:
                 replace(column, parts=(), recodes=()),
                 types[i],
                 at["values", i],
-                at.get(("numbers", i)),
+                column.code_dtype,
                 at.get(("mask", i)),
             )
             for i, column in enumerate(columns)
@@ -205,10 +203,6 @@ class LabelReader:
                 raise StoreError(f"{part.name}: must have a value for each row of its store")
             n_categories = len(part.categories) if part.categories is not None else 0
             raise StoreError(f"{part.name}: codes must lie in [-1, {n_categories}), got {code}")
-        for place in self._places.values():
-            if place.numbers is not None and place.dtype not in KINDS:
-                for batch in batches:
-                    batch.codes(place.column.name)[:] = place.column.numbers(batch.gathered(place.column.name)[1])
         return batches
 
 
@@ -222,7 +216,7 @@ def _job(column: Column, place: Place, reading: Reading, waiting: Waiting, in_us
         raise StoreError(f"{part.name}: codes must be integers, got {values.values.dtype}")
     if values.values.dtype != place.dtype and not is_coded:
         # Stores of different types: NumPy promotes, and the rows lie in order then.
-        promoted = values.values[values.places].astype(place.dtype)
+        promoted = held(values.values[values.places], place.dtype, part.name)
         values = Found(promoted, np.arange(len(promoted)))
     mask = None if waiting.mask is None else waiting.mask()
     if mask is not None and mask.values.dtype != _BOOL:
@@ -243,13 +237,13 @@ def _job(column: Column, place: Place, reading: Reading, waiting: Waiting, in_us
         0 if recode is None else address(recode),
         place.offset,
         place.dtype.itemsize,
-        -1 if place.numbers is None or dtype not in KINDS else place.numbers,
         -1 if place.mask is None else place.mask,
     )
 
 
 def padded(values: NDArray[Any], n_padding: int) -> NDArray[Any]:
-    """Append entries for padding rows: -1, or NaN where the values are floating."""
+    """Append entries for padding rows: -1, NaN where the values are floating, False where they are booleans."""
     if not n_padding:
         return values
-    return np.append(values, np.full(n_padding, np.nan if values.dtype.kind == "f" else -1, values.dtype))
+    fill = {"f": np.nan, "b": False}.get(values.dtype.kind, -1)
+    return np.append(values, np.full(n_padding, fill, values.dtype))

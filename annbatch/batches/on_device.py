@@ -138,6 +138,7 @@ class OnDevicePart(SparsePart):
         kinds = {matrix.data.dtype.kind.replace("u", "i") for matrix in part._matrices}
         return (
             part._emit.parts is None
+            and part._check_values is None
             and (part._selection is None or part._emit.layout == "dense")
             and len(kinds) == 1
             and kinds == {part._stored_dtype.kind.replace("u", "i")}

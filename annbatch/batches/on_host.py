@@ -36,6 +36,9 @@ from annbatch.stores.elements import Elements, RemoteElements, Work, plan_work, 
 Indptrs = Sequence[Callable[[], Found]]
 """What waits for the ``indptr`` of each store of a window."""
 
+Check = Callable[[Any], None]
+"""Raises if the values of a matrix are not what they should be."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Filling:
@@ -63,8 +66,10 @@ class SparsePart:
         batch_size: int,
         selection: Selection | None,
         slabs: SlabPool,
+        check: Check | None = None,
     ) -> None:
         self._matrices = matrices
+        self._check_values = check
         self._names = names
         self._emit = emit
         self._dtype = dtype
@@ -135,17 +140,19 @@ class SparsePart:
             ]
             targets = [part for matrix in filled for part in self._parts_of(matrix)]
             rows.write_indptrs([part.indptr for part in targets])
-            return Filling(self._work(plan, rows, targets, located), filled.__getitem__, False, _size(filled))
+            work = self._work(plan, rows, targets, located)
+            return Filling(work, *_checked(self._check_values, filled.__getitem__, False), _size(filled))
         scratch = [self._scratch(rows.indptr(part)) for part in range(n_batches * n)]
         work = self._work(plan, rows, scratch, located)
         if self._emit.layout == "dense":
             dense_bytes = aligned(self._dense_bytes()) * n_batches
-            return Filling(work, lambda b: self._densify(scratch[b]), True, _size(scratch) + dense_bytes)
+            stored, _ = _checked(self._check_values, scratch.__getitem__, True)
+            return Filling(work, lambda b: self._densify(stored(b)), True, _size(scratch) + dense_bytes)
 
         def select(b: int) -> CSR:
             return self._select(scratch[b * n : (b + 1) * n], most[b], index_dtype)
 
-        return Filling(work, select, True, _size(scratch))
+        return Filling(work, *_checked(self._check_values, select, True), _size(scratch))
 
     def _arrays(self, plan: WindowPlan) -> list[list[Elements]]:
         stores = [self._matrices[reading.store] for reading in plan.readings]
@@ -263,8 +270,10 @@ class DensePart:
         batch_size: int,
         selection: Selection | None,
         slabs: SlabPool,
+        check: Check | None = None,
     ) -> None:
         self._matrices = matrices
+        self._check_values = check
         self._pad_rows = emit.pad_rows
         self._dtype = dtype
         self._batch_size = batch_size
@@ -293,7 +302,8 @@ class DensePart:
         finish: Callable[[int], Any] = arrays.__getitem__
         if self._selection is not None:
             finish = partial(self._select, arrays)
-        return Filling(work, finish, self._selection is not None, sum(array.nbytes for array in arrays))
+        finish, is_heavy = _checked(self._check_values, finish, self._selection is not None)
+        return Filling(work, finish, is_heavy, sum(array.nbytes for array in arrays))
 
     def _values(self, plan: WindowPlan) -> list[Elements]:
         return [self._matrices[reading.store].values for reading in plan.readings]
@@ -310,6 +320,19 @@ class DensePart:
         n_rows, columns = len(arrays[b]), self._selection.columns
         (out,) = self._slabs.arrays((n_rows * len(columns), self._dtype))
         return np.take(arrays[b], columns, axis=1, out=out.reshape(n_rows, len(columns)))
+
+
+def _checked(check: Check | None, finish: Callable[[int], Any], is_heavy: bool) -> tuple[Callable[[int], Any], bool]:
+    """Let the values of each batch be looked at when it is finished; also say whether that is work for a thread."""
+    if check is None:
+        return finish, is_heavy
+
+    def checked(b: int) -> Any:
+        found = finish(b)
+        check(found)
+        return found
+
+    return checked, True
 
 
 def _request(parts: Sequence[Sequence[Elements]], rows: RowPlan, requests: Requests) -> list[Future[Located]]:

@@ -57,13 +57,42 @@ class Column:
         """Type in which rows of all stores are gathered: int32 codes, or what the stores' numbers promote to."""
         if self.categories is not None:
             return np.dtype(np.int32)
-        return np.result_type(*(part.values.dtype for part in self.parts))
+        return _promoted([part.values.dtype for part in self.parts])
 
-    def numbers(self, gathered: NDArray[Any]) -> NDArray[np.float32]:
-        """Give what a batch carries for gathered rows of a numeric column: float32, missing NaN."""
-        if isinstance(gathered, np.ma.MaskedArray):
-            return np.ma.filled(gathered.astype(np.float32), np.nan)
-        return gathered.astype(np.float32)
+    @property
+    def code_dtype(self) -> np.dtype[Any]:
+        """Type of what a batch's ``codes`` hold, which follows from the types of the column alone."""
+        if self.categories is not None:
+            return np.dtype(np.bool_ if self.is_boolean else np.int32)
+        of_integers = [part.values.dtype.kind in "iu" for part in self.parts]
+        if not any(of_integers):
+            return np.dtype(np.float32)
+        # Beside missing values integers become float64, never float32, which would alter those from 2**24.
+        can_miss = not all(of_integers) or any(part.mask is not None for part in self.parts)
+        return np.dtype(np.float64 if can_miss else np.int64)
+
+    @property
+    def is_boolean(self) -> bool:
+        """Whether the values are booleans, none of which can be missing: they stand for themselves, not for codes."""
+        return isinstance(self.dtype, np.dtype) and self.dtype.kind == "b"
+
+    def numbers(self, gathered: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Give what a batch's ``codes`` hold for gathered rows, in `code_dtype`.
+
+        Raises
+        ------
+        InputError
+            If that type does not hold one of the values; names the column and the value.
+        """
+        if self.categories is not None:
+            return gathered == 1 if dtype.kind == "b" else gathered
+        where = f"obs[{self.name!r}]"
+        if not isinstance(gathered, np.ma.MaskedArray):
+            return held(gathered, dtype, where)
+        missing = np.ma.getmaskarray(gathered)
+        found = np.full(len(gathered), np.nan, dtype)
+        found[~missing] = held(gathered.data[~missing], dtype, where)
+        return found
 
     def series(self, gathered: NDArray[Any]) -> Any:
         """Give gathered rows as users know the column."""
@@ -141,6 +170,8 @@ def _of_series(series: pd.Series[Any], where: str) -> StoreColumn:
         codes = np.where(missing, -1, series.fillna(False).to_numpy(np.int8)).astype(np.int8)
         return StoreColumn(where, flat(codes), None, pd.Index([False, True]), dtype)
     if pd.api.types.is_numeric_dtype(dtype):
+        if pd.api.types.is_complex_dtype(dtype):
+            raise InputError(f"{where}: must be real numbers, categories or text, got {dtype}; leave it out of labels=")
         if pd.api.types.is_extension_array_dtype(dtype):
             filled = series.fillna(0).to_numpy(dtype.numpy_dtype)  # type: ignore[union-attr]
             return StoreColumn(where, flat(filled), flat(series.isna().to_numpy()), None, dtype)
@@ -170,6 +201,39 @@ def _of_element(element: Any, where: str, slices_of: Callable[[Any], ArraySlices
     if encoding in ("string-array", "nullable-string-array"):
         return _of_series(pd.Series(ad.io.read_elem(element)), where)
     raise StoreError(f"{where}: encoding {encoding!r} is not one that a label column can have")
+
+
+def held(values: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]:
+    """Cast numbers to a type that holds them: integers exactly, floats rounded to its precision.
+
+    Raises
+    ------
+    InputError
+        If it does not hold one of them; names that value.
+    """
+    with np.errstate(over="ignore"):
+        found = values.astype(dtype, copy=False)
+    if values.dtype.kind == "f":
+        bad = np.isinf(found) & np.isfinite(values)
+    elif values.dtype.itemsize < 4:
+        return found
+    else:
+        # Signed integers go to integers as wide as they are, so that these have no lower limit to break.
+        largest = int(np.iinfo(dtype).max) if dtype.kind in "iu" else 2 ** (np.finfo(dtype).nmant + 1)
+        bad = (values > largest) | ((values < -largest) if dtype.kind == "f" else False)
+    if bad.any():
+        raise InputError(
+            f"{where}: must hold numbers that {dtype} holds, got {values[bad][0]}; leave it out of labels=, or read it "
+            f"from the labels of the core loader's batches"
+        )
+    return found
+
+
+def _promoted(dtypes: Sequence[Any]) -> np.dtype[Any]:
+    """Give the type that numbers of several types share."""
+    found = np.result_type(*dtypes)
+    # Of int64 and uint64 NumPy makes float64, which holds neither; what int64 does not hold is refused when it is read.
+    return np.dtype(np.int64) if found.kind == "f" and all(np.dtype(d).kind in "iu" for d in dtypes) else found
 
 
 def _nullable(dtype: np.dtype[Any]) -> str:
@@ -216,6 +280,6 @@ def _common_dtype(dtypes: list[Any]) -> Any:
     if all(dtype == dtypes[0] for dtype in dtypes):
         return dtypes[0]
     if any(pd.api.types.is_extension_array_dtype(dtype) for dtype in dtypes):
-        plain = np.result_type(*(getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes))
+        plain = _promoted([getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes])
         return pd.api.types.pandas_dtype(_nullable(plain)) if plain.kind in "iu" else pd.Float64Dtype()
-    return np.result_type(*dtypes)
+    return _promoted(dtypes)

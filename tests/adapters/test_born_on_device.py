@@ -116,7 +116,7 @@ def test_torch_types(
     from annbatch_torch import TorchLoader
 
     wanted = getattr(torch, dtype)
-    ds = TorchLoader(make_disk_loader(device="cuda"), layout=layout, dtype=wanted)
+    ds = TorchLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=wanted)
     # What torch does itself, it does at once: values that it narrows have to be there.
     is_narrowed = layout == "csr" and wanted.itemsize == 2
     seen = 0
@@ -234,7 +234,7 @@ def test_jax_narrow_types(
     from annbatch_jax import _loader as loader_module
 
     monkeypatch.setattr(loader_module, "lender", lambda number: HostLender(device, lambda: jax.numpy.zeros(1)))
-    for batch in JaxLoader(make_disk_loader(device="cuda"), layout=layout, dtype=dtype):
+    for batch in JaxLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=dtype):
         real = batch.index >= 0
         dense = densify(batch.data) if layout == "padded_csr" else batch.data
         assert dense.dtype == dtype

@@ -29,6 +29,8 @@ class Framework:
     """Says where the ``data`` of a batch lies."""
     code_dtype: Any
     """Type of label codes."""
+    wide: dict[str, Any] = field(default_factory=dict)
+    """Type of label numbers of 64 bits, by their kind, where it is another."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of the core loader."""
 
@@ -56,6 +58,7 @@ def jax_framework(layout: str) -> Framework:
         lambda data: densify(data) if isinstance(data, PaddedCSR) else data,
         lambda data: (data.data if isinstance(data, PaddedCSR) else data).unsafe_buffer_pointer(),
         np.int32,
+        {"i": np.int32, "f": np.float32},
     )
 
 
@@ -124,7 +127,7 @@ def test_kept_batches_stay_as_they_are(framework: Framework, make_disk_loader: M
 
 def test_label_columns(framework: Framework, make_disk_loader: MakeLoader, disk_truth: Truth) -> None:
     ds = framework.open(make_disk_loader(**framework.options))
-    check_label_columns(ds, disk_truth.obs, framework.to_numpy, framework.code_dtype)
+    check_label_columns(ds, disk_truth.obs, framework.to_numpy, framework.code_dtype, framework.wide)
 
 
 def test_threads_share_an_iterator(framework: Framework, make_loader: MakeLoader) -> None:

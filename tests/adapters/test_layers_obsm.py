@@ -15,9 +15,9 @@ X = sp.csr_matrix((np.arange(60).reshape(10, 6) % 7).astype(np.float32))
 PCA = np.arange(30).reshape(10, 3) / 8
 
 
-def make_loader(x: Any) -> Loader:
+def make_loader(x: Any, **options: Any) -> Loader:
     adata = ad.AnnData(X=x, layers={"doubled": sp.csr_matrix(X * 2)}, obsm={"pca": PCA})
-    return Loader(batch_size=4, layers=["doubled"], obsm=["pca"]).add_anndatas([adata])
+    return Loader(batch_size=4, layers=["doubled"], obsm=["pca"], **options).add_anndatas([adata])
 
 
 @pytest.mark.parametrize("x", [X, X.toarray()], ids=["sparse", "dense"])
@@ -56,5 +56,5 @@ def test_integers_do_not_truncate_obsm() -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     from annbatch_torch import TorchLoader
 
-    batch = next(iter(TorchLoader(make_loader(X), dtype=torch.int32)))
+    batch = next(iter(TorchLoader(make_loader(X, casting="unsafe"), dtype=torch.int32)))
     np.testing.assert_array_equal(batch["obsm"]["pca"].numpy(), PCA[batch["index"].numpy()])

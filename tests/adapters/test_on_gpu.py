@@ -116,7 +116,7 @@ def test_torch_types(dtype: str, layout: Any, torch: Any, make_disk_loader: Make
     from annbatch_torch import TorchLoader
 
     wanted = getattr(torch, dtype)
-    for batch in TorchLoader(make_disk_loader(device="cuda"), layout=layout, dtype=wanted):
+    for batch in TorchLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=wanted):
         expected = torch.from_numpy(disk_truth.x[batch.index.cpu().numpy()].toarray()).to(wanted)
         values = parts_of(batch)[0]
         assert values.dtype == wanted
@@ -212,7 +212,7 @@ def test_jax_reads_late(layout: Any, jax: Any, make_disk_loader: MakeLoader, dis
 def test_jax_types(dtype: str, layout: Any, jax: Any, make_disk_loader: MakeLoader, disk_truth: Truth) -> None:
     from annbatch_jax import JaxLoader, densify
 
-    for batch in JaxLoader(make_disk_loader(device="cuda"), layout=layout, dtype=dtype):
+    for batch in JaxLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=dtype):
         dense = np.asarray(densify(batch.data) if layout == "padded_csr" else batch.data)
         assert dense.dtype == dtype
         real = batch.index >= 0

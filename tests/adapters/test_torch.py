@@ -112,7 +112,7 @@ def test_cpu_tensors_are_the_cores_memory(make_loader: MakeLoader) -> None:
 )
 @pytest.mark.parametrize("layout", ["csr", "dense"])
 def test_dtypes(dtype: Any, layout: Layout, make_loader: MakeLoader, truth: Truth) -> None:
-    ds = TorchLoader(make_loader(), layout=layout, dtype=dtype)
+    ds = TorchLoader(make_loader(casting="unsafe"), layout=layout, dtype=dtype)
     for batch in ds:
         values = batch.data.values() if layout == "csr" else batch.data
         expected = torch.from_numpy(truth.x[batch.index.numpy()].toarray()).to(dtype)

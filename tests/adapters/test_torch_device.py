@@ -249,7 +249,7 @@ def test_host_memory_is_page_locked(make_loader: MakeLoader, monkeypatch: pytest
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32], ids=str)
 @pytest.mark.parametrize("layout", ["csr", "dense"])
 def test_dtypes_on_a_gpu(dtype: Any, layout: Layout, make_loader: MakeLoader, truth: Truth) -> None:
-    for batch in TorchLoader(make_loader(), device="cuda", layout=layout, dtype=dtype):
+    for batch in TorchLoader(make_loader(casting="unsafe"), device="cuda", layout=layout, dtype=dtype):
         expected = torch.from_numpy(truth.x[batch.index.cpu().numpy()].toarray()).to(dtype)
         values = batch.data.values() if layout == "csr" else batch.data
         assert values.dtype == dtype

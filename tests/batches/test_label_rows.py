@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annbatch.batches.label_rows import LabelReader, LabelRows
-from annbatch.errors import StoreError
+from annbatch.errors import InputError, StoreError
 from annbatch.plan.window import WindowPlan, plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.label_columns import columns_of_frame, merge_columns
@@ -43,6 +43,12 @@ def frame(n: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+CODE_TYPES = (
+    {name: np.dtype(np.int64) for name in ("promoted", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")}
+    | {name: np.dtype(np.float32) for name in ("f2", "f4", "f8")}
+    | {name: np.dtype(np.int32) for name in ("category", "text", "nullable bool")}
+    | {"nullable": np.dtype(np.float64), "bool": np.dtype(bool)}
+)
 FRAMES = [frame(n, seed) for seed, n in enumerate(SIZES)]
 COLUMNS = merge_columns({str(i): columns_of_frame(obs, None, str(i)) for i, obs in enumerate(FRAMES)})
 FIRST_ROWS = np.cumsum([0, *SIZES])
@@ -61,21 +67,74 @@ def test_labels_are_those_of_the_rows(rows, ends):
         shown = labels.frame(own)
         for column in COLUMNS:
             expected = whole[column.name].iloc[own]
-            codes = labels.codes(column.name)
             for value, wanted in zip(shown[column.name], expected, strict=True):
                 assert (pd.isna(value) and pd.isna(wanted)) or value == wanted, column.name
-            if column.categories is None:
-                assert codes.dtype == np.float32
-                with np.errstate(over="ignore"):
-                    numbers = np.array([np.nan if pd.isna(x) else np.float32(x) for x in expected], np.float32)
-                np.testing.assert_array_equal(codes, numbers)
+            dtype = CODE_TYPES[column.name]
+            if column.categories is None and not all(is_held(x, dtype) for x in expected):
+                with pytest.raises(InputError, match=rf"obs\['{column.name}'\]: must hold numbers that {dtype} holds"):
+                    labels.codes(column.name)
+                continue
+            codes = labels.codes(column.name)
+            assert codes.dtype == dtype
+            if column.categories is None or dtype.kind == "b":
+                values = [np.nan if pd.isna(x) and dtype.kind == "f" else x for x in expected]
+                np.testing.assert_array_equal(codes, np.array(values, dtype))
             else:
-                assert codes.dtype == np.int32
                 meant = [None if code == -1 else column.categories[code] for code in codes]
                 assert meant == [None if pd.isna(wanted) else wanted for wanted in expected]
-        assert all(labels.codes(column.name).base is labels.memory for column in COLUMNS), (
+        assert all(np.ma.getdata(labels.gathered(column.name)[1]).base is labels.memory for column in COLUMNS), (
             "a batch has memory of its own"
         )
+
+
+def is_held(value: object, dtype: np.dtype) -> bool:
+    """Say whether a type holds a value: an integer exactly, a float rounded to its precision."""
+    if pd.isna(value):
+        return dtype.kind == "f"
+    if isinstance(value, (float, np.floating)):
+        with np.errstate(over="ignore"):
+            return bool(np.isinf(value) or np.isfinite(dtype.type(value)))
+    return int(value) <= (2**53 if dtype.kind == "f" else np.iinfo(dtype).max)
+
+
+@pytest.mark.parametrize(
+    ("columns", "dtype", "values"),
+    [
+        ([np.array([1], "i8"), np.array([2**63 - 1], "u8")], "i8", [1, 2**63 - 1]),
+        ([np.array([1], "i8"), np.array([2**63], "u8")], "i8", "9223372036854775808"),
+        ([np.array([2**53], "i8"), np.array([np.nan])], "f8", [2**53, np.nan]),
+        ([np.array([-(2**53) - 1], "i8"), np.array([np.nan])], "f8", "-9007199254740993"),
+        ([np.array([1 << 24 | 1], "u4"), np.array([0.5], "f4")], "f8", [1 << 24 | 1, 0.5]),
+        ([np.array([1e39])], "f4", "1e\\+39"),
+        ([np.array([1 / 3, np.inf])], "f4", [1 / 3, np.inf]),
+        ([pd.array([2**53, None], "Int64")], "f8", [2**53, np.nan]),
+        ([pd.array([None, -(2**53) - 1], "Int64")], "f8", "-9007199254740993"),
+        ([pd.array([1], "Int64"), pd.array([7], "UInt64")], "f8", [1, 7]),
+        ([pd.array([1.5, None], "Float64")], "f4", [1.5, np.nan]),
+        ([np.array([True]), pd.array([None, False], "boolean")], "i4", [1, -1, 0]),
+        ([np.array([True]), np.array([False])], "?", [True, False]),
+    ],
+    ids=str,
+)
+def test_codes_hold_the_values_of_all_stores_or_refuse_one(columns, dtype, values):
+    frames = {str(i): columns_of_frame(pd.DataFrame({"n": column}), None, str(i)) for i, column in enumerate(columns)}
+    rows = np.arange(sum(map(len, columns)))
+    plan = plan_readings(rows, np.array([0, len(rows)]), np.cumsum([0, *map(len, columns)]))
+
+    def codes():
+        return read(LabelReader(merge_columns(frames)), plan, rows)[0].codes("n")
+
+    if isinstance(values, str):
+        with pytest.raises(InputError, match=rf"must hold numbers that {np.dtype(dtype)} holds, got {values}"):
+            codes()
+    else:
+        assert codes().dtype == np.dtype(dtype)
+        np.testing.assert_array_equal(codes(), np.array(values, dtype))
+
+
+def test_complex_numbers_are_no_labels():
+    with pytest.raises(InputError, match=r"adata obs\['z'\]: must be real numbers, .*, got complex128"):
+        columns_of_frame(pd.DataFrame({"z": [1j]}), None, "adata")
 
 
 def broken(values: np.ndarray, mask: np.ndarray | None = None) -> LabelReader:

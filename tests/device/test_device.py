@@ -111,6 +111,7 @@ def check_same(found: list[Batch], expected: list[Batch]) -> None:
 
 def both(device: HostDevice, add: Any, emit: Emit = Emit(), **options: Any) -> tuple[Loader, list[Batch]]:  # noqa: B008
     """Compare an epoch on the device with the same on the CPU."""
+    options = {"casting": "unsafe"} | options
     on_cpu = {name: value for name, value in options.items() if name != "decode"}
     expected = list(add(Loader(**on_cpu)).batches(emit))
     ds = add(Loader(**options, device="cuda"))

@@ -19,7 +19,7 @@ from annbatch.device import nvcomp as nvcomp_module
 pytestmark = pytest.mark.gpu
 
 N_OBS, N_VARS = 20_000, 1_000
-WINDOWS: dict[str, Any] = {"batch_size": 512, "chunk_size": 64, "preload_nchunks": 32, "seed": 5}
+WINDOWS: dict[str, Any] = {"casting": "unsafe", "batch_size": 512, "chunk_size": 64, "preload_nchunks": 32, "seed": 5}
 DECODES = [
     "cpu",
     pytest.param("gpu", marks=pytest.mark.skipif(nvcomp_module.missing() is not None, reason="no nvCOMP")),

@@ -1,7 +1,8 @@
 """What must hold for the batches of every framework?
 
 1. `check_lasting`: batches that are kept stay as they are, while memory of others is used again.
-2. `check_label_columns`: label columns of each kind come as codes or float32, and mean what obs says, in every epoch.
+2. `check_label_columns`: label columns of each kind come as codes or values, in the type of their kind, and mean what
+   obs says, in every epoch.
 3. `check_shared_by_threads`: threads that share an iterator get every row once.
 
 An adapter's tests call them with a function or two of their framework.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import gc
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,7 +54,9 @@ def check_lasting(ds: Any, check: Callable[[Any], None], address: Callable[[Any]
         check(kept.pop(rng.randrange(len(kept))))
 
 
-def check_label_columns(ds: Any, obs: pd.DataFrame, to_numpy: Callable[[Any], np.ndarray], dtype: Any) -> None:
+def check_label_columns(
+    ds: Any, obs: pd.DataFrame, to_numpy: Callable[[Any], np.ndarray], dtype: Any, wide: Mapping[str, Any] | None = None
+) -> None:
     """Compare the codes of all columns with obs, over two epochs.
 
     Parameters
@@ -66,12 +69,15 @@ def check_label_columns(ds: Any, obs: pd.DataFrame, to_numpy: Callable[[Any], np
         Takes a framework's array to the host.
     dtype
         Type of the codes.
+    wide
+        Type of numbers of 64 bits, by their kind, where it is another.
     """
     assert list(ds.categories["cell_type"]) == ["B", "T", "NK"]
     assert list(ds.categories["stage"]) == ["early", "mid", "late"]
     assert list(ds.categories["treated"]) == [False, True]
-    numeric = {"n_counts", "score", "age"}
-    assert set(ds.categories) == set(obs.columns) - numeric
+    wide = {"i": np.int64, "f": np.float64} | dict(wide or {})
+    numeric = {"n_counts": wide["i"], "age": wide["f"], "score": np.float32, "doublet": np.bool_}
+    assert set(ds.categories) == set(obs.columns) - set(numeric)
     before = {column: list(names) for column, names in ds.categories.items()}
     n_missing = 0
     for _ in range(2):
@@ -83,8 +89,8 @@ def check_label_columns(ds: Any, obs: pd.DataFrame, to_numpy: Callable[[Any], np
             for column, array in batch.codes.items():
                 codes = to_numpy(array)
                 if column in numeric:
-                    values = expected[column].to_numpy(np.float32, na_value=np.nan)
-                    assert codes.dtype == np.float32
+                    values = expected[column].to_numpy(np.float64, na_value=np.nan)
+                    assert codes.dtype == numeric[column]
                     np.testing.assert_array_equal(codes[real], values)
                 else:
                     assert codes.dtype == dtype

@@ -154,7 +154,7 @@ def chosen_genes_come_in_parts() -> None:
 
 
 def sixteen_bits_stay_where_they_are() -> None:
-    ds = JaxLoader(core(), dtype=jnp.bfloat16, sharding=by_rows())
+    ds = JaxLoader(core(casting="same_kind"), dtype=jnp.bfloat16, sharding=by_rows())
     batch = next(iter(ds))
     assert batch.data.data.dtype == jnp.bfloat16
     assert batch.data.data.sharding.is_equivalent_to(by_rows(), 2)
@@ -280,7 +280,7 @@ def with_chosen_genes() -> None:
 
 def with_sixteen_bits() -> None:
     """Processes may narrow batches ahead at different times: nothing waits for the other process there."""
-    ds = JaxLoader(core(), dtype=jnp.bfloat16, nse=Capacity(fixed=512), sharding=by_rows())
+    ds = JaxLoader(core(casting="same_kind"), dtype=jnp.bfloat16, nse=Capacity(fixed=512), sharding=by_rows())
     total = jax.jit(lambda data: densify(data).sum(dtype=jnp.float32))
     found = [float(total(batch.data)) for batch in ds]
     assert len(found) == len(ds)

@@ -1,0 +1,103 @@
+"""Which type do the values of an element come in, and may the stored ones be cast to it?
+
+1. `check_casts` refuses a type of `Loader(dtype=)` that may not hold what is stored, in the terms of ``casting``.
+2. `emitted` does the same for the type that an adapter asks for, and says in which type each element comes. float32 is
+   what adapters ask for unless they are told otherwise, so that it is always to be had: wider floats are rounded,
+   and integers are looked at when they have been read (`annbatch.batches.exact`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from annbatch.batch import Emit
+from annbatch.errors import InputError
+from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
+
+Casting = Literal["safe", "same_kind", "unsafe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """The values of an element in the batches that an `Emit` asks for."""
+
+    dtype: np.dtype[Any]
+    """Their type."""
+    is_exact: bool
+    """Whether stored integers that it does not hold are an error."""
+    is_sparse: bool
+    """Whether they are stored as a sparse matrix."""
+
+
+def check_casts(element: str, stores: Sequence[Store], dtype: np.dtype[Any] | str, casting: Casting) -> None:
+    """Refuse a type of the values, or ``"bfloat16"``.
+
+    Raises
+    ------
+    InputError
+        If ``casting`` does not allow to cast to it what one of the stores holds; names the store and the element.
+    """
+    for store in stores:
+        stored = _stored(store.matrices[element])
+        if not _can_cast(stored, dtype, casting):
+            enough = "same_kind" if _can_cast(stored, dtype, "same_kind") else "unsafe"
+            raise InputError(
+                f"{store.name} {element}: dtype {dtype} cannot hold all values of {stored}; allow it with "
+                f"casting={enough!r} of the Loader"
+            )
+
+
+def emitted(
+    stores: Sequence[Store], dtypes: Mapping[str, np.dtype[Any]], emit: Emit, casting: Casting
+) -> dict[str, Emitted]:
+    """Say in which type each element comes in the batches that ``emit`` asks for.
+
+    Elements of obsm keep integers and booleans as they are; floats are float32, or float64 where ``emit`` asks for
+    that.
+
+    Parameters
+    ----------
+    stores
+        The stores.
+    dtypes
+        Per element: its type where ``emit`` leaves it open.
+    emit
+        What batches shall look like.
+    casting
+        Which casts are allowed, in NumPy's terms.
+
+    Raises
+    ------
+    InputError
+        If they do not allow the type that ``emit`` asks for.
+    """
+    found = {}
+    for element, own in dtypes.items():
+        dtype, is_exact = own, False
+        if emit.dtype is not None and element.startswith("obsm/"):
+            if own.kind == "f":
+                dtype = np.dtype(np.float64 if emit.dtype == np.float64 else np.float32)
+        elif emit.dtype is not None:
+            dtype = emit.dtype
+            if emit.narrowed is None and dtype == np.float32:
+                stored = [_stored(store.matrices[element]) for store in stores]
+                is_exact = any(one.kind in "iu" and not _can_cast(one, dtype, casting) for one in stored)
+            else:
+                check_casts(element, stores, emit.narrowed or dtype, casting)
+        found[element] = Emitted(dtype, is_exact, isinstance(stores[0].matrices[element], SparseMatrix))
+    return found
+
+
+def _stored(matrix: Matrix) -> np.dtype[Any]:
+    return matrix.data.dtype if isinstance(matrix, SparseMatrix) else matrix.values.dtype
+
+
+def _can_cast(stored: np.dtype[Any], dtype: np.dtype[Any] | str, casting: Casting) -> bool:
+    """Do what `numpy.can_cast` does, and know bfloat16: a float with the range of float32 and eight bits."""
+    if dtype != "bfloat16":
+        return np.can_cast(stored, dtype, casting)
+    return casting != "safe" or (stored.kind in "biu" and stored.itemsize == 1)
