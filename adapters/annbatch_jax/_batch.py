@@ -1,11 +1,13 @@
-"""What is a batch of JAX arrays?
+"""What is a batch of JAX arrays, and what of it goes through ``jax.jit``?
 
-`held` makes sure that JAX, which narrows 64-bit types wherever they are off, alters no value.
+1. A `JaxBatch` is a pytree: its leaves are the arrays of ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``. Row
+   numbers and labels stay on the host, so that no transformation narrows the former or asks for the latter.
+2. `held` makes sure that JAX, which narrows 64-bit types wherever they are off, alters no value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +17,49 @@ import numpy as np
 from annbatch.batch import Batch
 from annbatch.errors import InputError
 
+_LEAVES = ("data", "layers", "obsm", "codes", "mask")
+_STAYS = "stays with the batch that the loader gave: JAX transformations take and give its arrays alone"
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class JaxBatch(Batch):
-    """A batch in JAX arrays, with one more key: ``mask``."""
+    """A batch in JAX arrays, with one more key: ``mask``.
+
+    It is a pytree, so that ``jax.jit(step)(batch)``, ``jax.grad`` and ``jax.tree.map`` take it as it is. What a
+    transformation sees, or gives back, has ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``. ``index`` and
+    ``labels`` stay on the host: there ``index`` and ``n_padding`` are None, and asking for ``labels`` is an error.
+    Batches of equal shapes are one compilation, also the last one of an epoch: what fills it up only shows in ``mask``.
+    """
 
     mask: jax.Array
     """(n_rows,) bool: True for rows of the data, False for those that only fill the batch up."""
 
     def __iter__(self) -> Iterator[str]:
-        yield from super().__iter__()
+        yield from (key for key in super().__iter__() if key != "labels" or self.make_labels is not _no_labels)
         yield "mask"
+
+    def __getitem__(self, key: str) -> Any:
+        if key in ("index", "labels") and self.make_labels is _no_labels:
+            raise KeyError(f"{key} {_STAYS}")
+        return super().__getitem__(key)
+
+
+def _no_labels() -> Any:
+    raise AttributeError(f"labels {_STAYS}")
+
+
+def _flatten(batch: JaxBatch) -> tuple[Iterable[tuple[Any, Any]], None]:
+    return [(jax.tree_util.GetAttrKey(name), getattr(batch, name)) for name in _LEAVES], None
+
+
+def _unflatten(_: None, leaves: Iterable[Any]) -> JaxBatch:
+    # Not by the constructor: leaves may be anything, and what stays on the host is not there.
+    batch = object.__new__(JaxBatch)
+    batch.__dict__.update(zip(_LEAVES, leaves, strict=True), index=None, make_labels=_no_labels, n_padding=None)
+    return batch
+
+
+jax.tree_util.register_pytree_with_keys(JaxBatch, _flatten, _unflatten)
 
 
 def held(array: Any, name: str) -> Any:

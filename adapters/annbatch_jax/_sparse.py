@@ -82,11 +82,10 @@ def _densify(csr: PaddedCSR) -> jax.Array:
     rows = jnp.cumsum(ends)
     # Zeros as the padding's columns would be duplicates, and the compiler may have been told that there are none.
     columns = jnp.where(rows < n_rows, csr.indices, jnp.arange(nse, dtype=csr.indices.dtype))
-    return (
-        jnp.zeros((n_rows, n_vars), csr.data.dtype)
-        .at[rows, columns]
-        .add(csr.data, mode="drop", unique_indices=csr.canonical, indices_are_sorted=csr.canonical)
-    )
+    cells = jnp.zeros((n_rows, n_vars), csr.data.dtype).at[rows, columns]
+    # JAX adds no booleans.
+    put = cells.max if csr.data.dtype == jnp.bool_ else cells.add
+    return put(csr.data, mode="drop", unique_indices=csr.canonical, indices_are_sorted=csr.canonical)
 
 
 def matmul(csr: PaddedCSR, w: jax.Array) -> jax.Array:
