@@ -263,3 +263,17 @@ def test_what_torch_and_jax_refuse_is_named(framework: Framework) -> None:
         message = r"obs\['id'\]: must hold numbers that int64 holds, got 9223372036854775808; leave it out of labels="
         with pytest.raises(InputError, match=message):
             next(iter(framework.open(batches)))
+
+
+def test_jax_with_64_bits_has_the_types_of_the_core() -> None:
+    framework = jax_framework()
+    import jax
+
+    columns = {"id": [2**40, 7], "age": pd.array([2**40 + 1, None], "Int64")}
+    adata = ad.AnnData(X=ONES[:2], obs=pd.DataFrame(columns, index=["a", "b"]), obsm={"ids": np.array([[2**40], [1]])})
+    with jax.enable_x64(True):
+        batch = next(iter(framework.open(loader(adata, obsm=["ids"]))))
+        assert (batch.codes["id"].dtype, batch.codes["age"].dtype, batch["obsm"]["ids"].dtype) == ("i8", "f8", "i8")
+        np.testing.assert_array_equal(batch.codes["id"], [2**40, 7])
+        np.testing.assert_array_equal(batch.codes["age"], [2**40 + 1, np.nan])
+        np.testing.assert_array_equal(batch["obsm"]["ids"], [[2**40], [1]])
