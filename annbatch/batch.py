@@ -82,8 +82,8 @@ class Emit:
     """
 
     dtype: np.dtype[Any] | None = None
-    """Type of the values; None gives the type that the data had before they were written. `annbatch.casts` says which
-    types are allowed, and what becomes of obsm."""
+    """Type of the values; None gives the type that the data had before they were written. Which types are allowed, and
+    what becomes of obsm, `annbatch.batches.casts` says."""
     narrowed: Literal["float16", "bfloat16"] | None = None
     """The 16-bit float to which the values are narrowed at last; it has to be allowed as ``dtype`` has."""
     index_dtype: np.dtype[Any] | None = None

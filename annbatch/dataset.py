@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from annbatch.batches.casts import Casting, check_casts
 from annbatch.batches.decoded_on_device import why_not
 from annbatch.batches.label_rows import LabelReader
-from annbatch.casts import Casting, check_casts
 from annbatch.device.nvcomp import missing
 from annbatch.errors import InputError
 from annbatch.order.row_selection import digest

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 
 from annbatch.batch import Batch, Emit
+from annbatch.batches.casts import Emitted
 from annbatch.batches.decoded_on_device import DecodedOnDevicePart
 from annbatch.batches.exact import check_exact
 from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, Waiting, padded
 from annbatch.batches.on_device import HandOver, OnDevicePart
 from annbatch.batches.on_host import DensePart, Filling, SparsePart
 from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
-from annbatch.casts import Emitted
 from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.errors import InputError
 from annbatch.order.consumers import Window

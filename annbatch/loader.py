@@ -27,8 +27,8 @@ import pandas as pd
 
 from annbatch import summary
 from annbatch.batch import Batch, Emit
+from annbatch.batches.casts import Casting, Emitted, emitted
 from annbatch.buffers import SlabPool
-from annbatch.casts import Casting, Emitted, emitted
 from annbatch.check import boolean, byte_count, expanded, integer, least_rows, names, one_of
 from annbatch.dataset import Dataset
 from annbatch.device.cuda import open_device

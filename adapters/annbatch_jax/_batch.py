@@ -14,14 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from annbatch.batch import Batch
+from annbatch.adapter import Batch
 from annbatch.errors import InputError
 
 _LEAVES = ("data", "layers", "obsm", "codes", "mask")
 _STAYS = "stays with the batch that the loader gave: JAX transformations take and give its arrays alone"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class JaxBatch(Batch):
     """A batch in JAX arrays, with one more key: ``mask``.
 

@@ -1,7 +1,7 @@
 """Does no adapter alter a value on its way: in X and layers, in obsm, in codes?
 
 Each framework gives an adapter of a core loader, and takes arrays to the host. The rules are those of
-`annbatch.casts` and of `annbatch.Batch.codes`; JAX has no types of 64 bits unless they are on.
+`annbatch.batches.casts` and of `annbatch.Batch.codes`; JAX has no types of 64 bits unless they are on.
 """
 
 from __future__ import annotations
