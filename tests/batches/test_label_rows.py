@@ -50,7 +50,7 @@ CODE_TYPES = (
     | {"nullable": np.dtype(np.float64), "bool": np.dtype(bool)}
 )
 FRAMES = [frame(n, seed) for seed, n in enumerate(SIZES)]
-COLUMNS = merge_columns({str(i): columns_of_frame(obs, None, str(i)) for i, obs in enumerate(FRAMES)})
+COLUMNS = merge_columns([(str(i), columns_of_frame(obs, None, str(i))) for i, obs in enumerate(FRAMES)])
 FIRST_ROWS = np.cumsum([0, *SIZES])
 
 
@@ -117,7 +117,7 @@ def is_held(value: object, dtype: np.dtype) -> bool:
     ids=str,
 )
 def test_codes_hold_the_values_of_all_stores_or_refuse_one(columns, dtype, values):
-    frames = {str(i): columns_of_frame(pd.DataFrame({"n": column}), None, str(i)) for i, column in enumerate(columns)}
+    frames = [(str(i), columns_of_frame(pd.DataFrame({"n": one}), None, str(i))) for i, one in enumerate(columns)]
     rows = np.arange(sum(map(len, columns)))
     plan = plan_readings(rows, np.array([0, len(rows)]), np.cumsum([0, *map(len, columns)]))
 

@@ -49,7 +49,7 @@ def test_a_batch_and_its_parts(cells):
     assert repr(batch.data) == csr
     carried = f"layers={{counts: {csr}}}, obsm={{pca: float32 (4, 3)}}"
     assert repr(batch) == f"Batch(data={csr}, labels=[donor, n], index=int64 (4,), {carried})"
-    assert repr(batch.codes) == "Codes(donor=int32 (4,) into 2 categories, n=float32 (4,))"
+    assert repr(batch.codes) == "Codes(donor=int32 (4,) into 2 categories, n=int64 (4,))"
     assert "labels" not in vars(batch)
 
 
