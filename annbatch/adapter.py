@@ -115,7 +115,7 @@ class Adapter(Summary, ABC):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next ``iter`` go on where a state was taken, as `Loader.load_state_dict` does."""
-        self.loader.load_state_dict(state)
+        self.loader.load_state_dict(state, self.partition)
 
     @property
     def n_obs(self) -> int:

@@ -1,27 +1,46 @@
 """How do the windows of an epoch become a stream of batches?
 
-1. A window is planned while the one before it is read, so that the threads that decode need not wait for plans.
-2. What lies in remote stores is requested several windows ahead: first where rows are, then the rows.
-3. A window is read as a whole, ahead of time; its batches are handed over one by one, and counted as they are. Those on
+1. An epoch begins when its first batch is asked for. An iterator that nobody asks leaves no trace: no thread, no file,
+   and the loader where it was.
+2. A window is planned while the one before it is read, so that the threads that decode need not wait for plans.
+3. What lies in remote stores is requested several windows ahead: first where rows are, then the rows.
+4. A window is read as a whole, ahead of time; its batches are handed over one by one, and counted as they are. Those on
    a device are made then.
-4. Threads may share an iterator: a lock gives each batch to one of them.
+5. Threads may share an iterator: a lock gives each batch to one of them.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from threading import RLock
 
 from annbatch.batch import Batch
 from annbatch.fetch import BegunWindow, Fetcher, PlannedWindow
-from annbatch.order.consumers import Segment, Window
 from annbatch.order.state import Position
+from annbatch.order.turns import Turns
 from annbatch.prefetch import Prefetch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """Where an epoch begins, or goes on."""
+
+    turns: Turns
+    """The windows to come."""
+    index: int
+    """Number of the consumer."""
+    position: Position
+    """Moves on with every batch."""
+    fetcher: Fetcher
+    """Reads windows."""
+    prefetch: int
+    """How many windows to read ahead."""
 
 
 class Epoch(Iterator[Batch]):
@@ -31,33 +50,12 @@ class Epoch(Iterator[Batch]):
 
     Parameters
     ----------
-    segment
-        What is to come, and what of it has come.
-    index
-        Number of the consumer.
-    n_done
-        Batches of the segment that it has had.
-    position
-        Moves on with every batch.
-    fetcher
-        Reads windows.
-    prefetch
-        How many windows to read ahead.
+    begin
+        Is called with this iterator when its first batch is asked for, and says where it starts.
     """
 
-    def __init__(
-        self, segment: Segment, index: int, n_done: int, position: Position, fetcher: Fetcher, prefetch: int
-    ) -> None:
-        first = segment.n_windows if n_done == segment.n_batches else n_done // segment.batches_per_window
-        n_windows = segment.n_windows - first
-        begin = partial(_begin_window, segment, index, first, n_done % segment.batches_per_window, fetcher)
-        self._fetcher = fetcher
-        self._position = position
-        # Where nothing is read ahead, nothing is planned ahead.
-        n_ahead = fetcher.n_ahead(segment.batches_per_window) if prefetch else 0
-        self._begun = Prefetch(begin, n_windows, n_ahead if fetcher.is_remote else 0)
-        self._plans = Prefetch(partial(_plan_window, self._begun, fetcher), n_windows, n_ahead)
-        self._windows = Prefetch(partial(_read_window, self._plans, fetcher), n_windows, prefetch)
+    def __init__(self, begin: Callable[[Epoch], Start]) -> None:
+        self._begin: Callable[[Epoch], Start] | None = begin
         self._batches: deque[Batch] = deque()
         # How many of them have been made what is handed over.
         self._n_made = 0
@@ -67,6 +65,18 @@ class Epoch(Iterator[Batch]):
         """Held while a batch is taken; adapters hold it where they do more in one step."""
         self._pid = os.getpid()
 
+    def _start(self, start: Start) -> None:
+        turns, fetcher, prefetch = start.turns, start.fetcher, start.prefetch
+        n_windows = turns.n_windows
+        self._fetcher = fetcher
+        self._position = start.position
+        # Where nothing is read ahead, nothing is planned ahead.
+        n_ahead = fetcher.n_ahead(turns.segment.batches_per_window) if prefetch else 0
+        begin = partial(_begin_window, turns, start.index, fetcher)
+        self._begun = Prefetch(begin, n_windows, n_ahead if fetcher.is_remote else 0)
+        self._plans = Prefetch(partial(_plan_window, self._begun, fetcher), n_windows, n_ahead)
+        self._windows = Prefetch(partial(_read_window, self._plans, fetcher), n_windows, prefetch)
+
     def __next__(self) -> Batch:
         with self.lock:
             return self._next()
@@ -74,6 +84,9 @@ class Epoch(Iterator[Batch]):
     def _next(self) -> Batch:
         if self._closed:
             raise RuntimeError("this iterator was closed: its loader was closed, or a new epoch was started")
+        if self._begin is not None:
+            self._start(self._begin(self))
+            self._begin = None
         try:
             while not self._batches:
                 self._batches.extend(next(self._windows))
@@ -92,6 +105,8 @@ class Epoch(Iterator[Batch]):
     def ahead(self, n: int) -> list[Batch]:
         """Give up to ``n`` of the batches that come next, as far as they have been read; none of them counts as had."""
         with self.lock:
+            if self._begin is not None:
+                return []
             if len(self._batches) < n and self._windows.is_ready:
                 self._batches.extend(next(self._windows))
             self._make(n)
@@ -100,6 +115,8 @@ class Epoch(Iterator[Batch]):
     def close(self) -> None:
         """Stop reading and end the threads."""
         self._closed = True
+        if self._begin is not None:
+            return
         # A thread that waits for requests would otherwise hold the lock.
         self._fetcher.cancel()
         # So would one of the parent's threads in a forked child, for ever.
@@ -107,6 +124,7 @@ class Epoch(Iterator[Batch]):
             self._stop()
 
     def __del__(self) -> None:
+        # An error while it began may have left it half made.
         if hasattr(self, "_windows"):
             self._stop()
 
@@ -130,20 +148,11 @@ class Epoch(Iterator[Batch]):
             steps.callback(self._drop)
 
 
-def _begin_window(
-    segment: Segment, index: int, first: int, n_skipped: int, fetcher: Fetcher, number: int
-) -> BegunWindow:
-    """Begin one window; refers to no iterator, so that an abandoned one can be collected.
-
-    Of the first window only the batches that have not been handed over are read.
-    """
-
-    def window(index: int) -> Window:
-        whole = segment.window(first + number, index)
-        return whole if number else whole.behind(n_skipped)
-
-    others = [window(other) for other in range(segment.count) if other != index] if fetcher.alike else []
-    return fetcher.begin(window(index), others)
+def _begin_window(turns: Turns, index: int, fetcher: Fetcher, number: int) -> BegunWindow:
+    """Begin one window; refers to no iterator, so that an abandoned one can be collected."""
+    count = turns.segment.count
+    others = [turns.window(number, other) for other in range(count) if other != index] if fetcher.alike else []
+    return fetcher.begin(turns.window(number, index), others)
 
 
 def _plan_window(begun: Iterator[BegunWindow], fetcher: Fetcher, number: int) -> PlannedWindow:

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, get_args
@@ -33,7 +34,7 @@ from annbatch.check import boolean, byte_count, expanded, integer, least_rows, n
 from annbatch.dataset import Dataset
 from annbatch.device.cuda import open_device
 from annbatch.device.window_memory import WindowMemoryPool
-from annbatch.epoch import Epoch
+from annbatch.epoch import Epoch, Start
 from annbatch.errors import InputError
 from annbatch.fetch import Fetcher
 from annbatch.order.consumers import Partition
@@ -383,7 +384,7 @@ class Loader(Summary):
 
     def n_batches(self, partition: Partition | None = None) -> int:
         """Say how many batches a whole epoch has for one of the consumers; None means the loader's own partition."""
-        return self._scheduled().n_batches((partition or self.partition or WHOLE).count)
+        return self._scheduled().n_batches(partition or self.partition or WHOLE)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next ``iter`` give epoch ``epoch`` (>= 0), from its beginning."""
@@ -400,8 +401,7 @@ class Loader(Summary):
         position = self._position
         if not position.parts:
             return False
-        segment, n_done = self._scheduled().segment(position, position.parts[-1][0])
-        return n_done == segment.n_batches
+        return self._scheduled().turns(position, position.parts[-1][0]).at_end
 
     def state_dict(self) -> dict[str, Any]:
         """Say where the run stands: behind the batch that was handed over last.
@@ -416,28 +416,37 @@ class Loader(Summary):
         """
         return save(self._position, self._fingerprint())
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], partition: Partition | None = None) -> None:
         """Let the next ``iter`` go on where a state was taken: with the batch that would have come next.
 
         After that, epochs follow as usual. Behind the last batch of an epoch what is left of it is empty. With another
         number of consumers the rest of the epoch is dealt anew: they get exactly the rows that nobody has had.
 
+        Parameters
+        ----------
+        state
+            What `state_dict` gave.
+        partition
+            Which of several consumers loads it; None means the loader's own partition, or that it is alone.
+
         Raises
         ------
         InputError
-            If the state is of other data or settings; names what differs.
+            If the state is of other data or settings, or that of another worker process of a ``DataLoader``; names what
+            differs.
         """
-        position = load(state, self._fingerprint())
-        self._scheduled().segment(position, position.parts[-1][0] if position.parts else 1)
+        position = load(state, self._fingerprint(), partition or self.partition or WHOLE)
+        self._scheduled().turns(position, position.parts[-1][0] if position.parts else 1)
         self._position = position
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(Emit())
 
     def batches(self, emit: Emit, partition: Partition | None = None) -> Epoch:
-        """Start the next epoch, or go on in one, with batches in the form that ``emit`` asks for: what adapters call.
+        """Give the next epoch, or what is left of one, with batches as ``emit`` asks for them: what adapters call.
 
-        An iterator that is still at work is closed; asking it for more raises RuntimeError.
+        It begins when its first batch is asked for. Until then nothing has happened; from then on an iterator that was
+        at work before is closed, and asking it for more raises RuntimeError.
 
         Parameters
         ----------
@@ -446,8 +455,15 @@ class Loader(Summary):
         partition
             Which of several consumers asks; None means the loader's own partition, or that it is alone.
         """
-        self._stop()
+        self._scheduled()
+        return Epoch(partial(self._begin, emit, partition or self.partition or WHOLE))
+
+    def _begin(self, emit: Emit, partition: Partition, epoch: Epoch) -> Start:
+        """Let an iterator take over from the one that is at work, if any."""
         dataset, schedule = self._opened(), self._scheduled()
+        position = Position(self.next_epoch) if self._position.begun else replace(self._position)
+        position.begin(partition)
+        turns = schedule.turns(position, partition.count)
         allocate = emit.allocate
         if self.device != "cpu":
             device = open_device(self.device)
@@ -456,9 +472,6 @@ class Loader(Summary):
             allocate = device.page_locked
         if self._slabs.allocate != allocate:
             self._slabs = SlabPool(allocate=allocate)
-        partition = partition or self.partition or WHOLE
-        position = Position(self.next_epoch) if self._position.begun else replace(self._position)
-        segment, n_done = schedule.segment(position, partition.count)
         fetcher = Fetcher(
             dataset.stores,
             dataset.carried,
@@ -473,11 +486,10 @@ class Loader(Summary):
             staging=self._staging,
             decodes_on_device=self.decode == "gpu",
         )
-        position.begin(partition.count)
+        self._stop()
         self._position = position
-        epoch = Epoch(segment, partition.index, n_done, position, fetcher, self.prefetch)
         self._live = weakref.ref(epoch)
-        return epoch
+        return Start(turns, partition.index, position, fetcher, self.prefetch)
 
     def emitted(self, emit: Emit) -> dict[str, Emitted]:
         """Say in which type each element comes in batches of such a form: what adapters ask before they begin.

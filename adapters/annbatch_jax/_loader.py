@@ -150,9 +150,9 @@ class JaxLoader(Adapter):
             self._emit = replace(self._emit, parts=placement.n_local, alike=placement.is_shared and not is_fixed)
 
     def __iter__(self) -> Iterator[JaxBatch]:
-        emit, confirm = self._emit, None
+        emit, agree, confirm = self._emit, None, None
         if self._agreement is not None:
-            self._agreement.check(f"epoch {self.loader.next_epoch}", self._settings())
+            agree = partial(self._agree, self._agreement)
             if emit.alike and emit.nse is not None:
                 rule = _Remembering(emit.nse)
                 emit = replace(emit, nse=rule)
@@ -160,7 +160,7 @@ class JaxLoader(Adapter):
         epoch = self.loader.batches(emit, self.partition)
         if self._lender is not None:
             return _MadeAhead(epoch, self._hand_over, self._n_ahead, self._lender)
-        return _Ahead(epoch, self._hand_over, self._n_ahead, confirm)
+        return _Ahead(epoch, self._hand_over, self._n_ahead, agree, confirm)
 
     @property
     def partition(self) -> Partition | None:
@@ -188,6 +188,10 @@ class JaxLoader(Adapter):
             "layers": list(loader.layers),
             "obsm": list(loader.obsm),
         }
+
+    def _agree(self, agreement: Agreement) -> None:
+        """Compare what the epoch that begins follows from."""
+        agreement.check(f"epoch {self.loader.next_epoch}", self._settings())
 
     @staticmethod
     def _confirm(agreement: Agreement, rule: _Remembering) -> None:
@@ -237,16 +241,28 @@ class JaxLoader(Adapter):
 
 
 class _Ahead(Iterator[JaxBatch]):
-    """Hands batches over before they are asked for; one that the user has let go is kept by nothing here."""
+    """Hands batches over before they are asked for; one that the user has let go is kept by nothing here.
+
+    ``agree`` is called before the first batch is read, ``confirm`` when it was.
+    """
 
     def __init__(
-        self, epoch: Epoch, hand_over: Callable[[Batch], JaxBatch], n: int, confirm: Callable[[], None] | None
+        self,
+        epoch: Epoch,
+        hand_over: Callable[[Batch], JaxBatch],
+        n: int,
+        agree: Callable[[], None] | None,
+        confirm: Callable[[], None] | None,
     ) -> None:
-        self._epoch, self._hand_over, self._n, self._confirm = epoch, hand_over, n, confirm
+        self._epoch, self._hand_over, self._n = epoch, hand_over, n
+        self._agree, self._confirm = agree, confirm
         self._handed: deque[JaxBatch] = deque()
 
     def __next__(self) -> JaxBatch:
         with self._epoch.lock:
+            if self._agree is not None:
+                self._agree()
+                self._agree = None
             batch = next(self._epoch)
             if self._confirm is not None:
                 self._confirm()

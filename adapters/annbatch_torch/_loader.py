@@ -37,6 +37,7 @@ from annbatch.adapter import (
     converted,
 )
 from annbatch.errors import InputError
+from annbatch_torch._dealers import check_dealers
 from annbatch_torch._device import Copies, OnCurrentStream, event_behind_copies, page_locked
 from annbatch_torch._sparse import densify
 from annbatch_torch._workers import SharedEpoch
@@ -118,10 +119,11 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
     help: the memory is CuPy's, not torch's.
 
     Under ``torch.distributed`` each rank gets its own windows, and equally many batches, unless the core loader was
-    given a ``partition``. So does each worker of a ``DataLoader(…, batch_size=None, num_workers=n)``: an epoch gives
-    every row once, and the next one is another epoch, whether workers persist or not. `set_epoch` says which. (Workers
-    tell epochs apart by the seeds that torch draws for them: after ``torch.manual_seed`` with the same number before
-    each epoch, call `set_epoch`.) A loader reads on threads of its own, so that it needs no workers to be fast.
+    given a ``partition``. The workers of a ``DataLoader(…, batch_size=None, num_workers=n)`` share out the windows of
+    their rank: it gets the same batches as without workers, in another order. The next epoch is another one, whether
+    workers persist or not. `set_epoch` says which. (Workers tell epochs apart by the seeds that torch draws for them:
+    after ``torch.manual_seed`` with the same number before each epoch, call `set_epoch`.) A loader reads on threads of
+    its own, so that it needs no workers to be fast.
 
     Parameters
     ----------
@@ -185,6 +187,8 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         self._n_iterations = 0
 
     def __iter__(self) -> Iterator[TorchBatch]:
+        if self.loader.partition is None:
+            check_dealers()
         if (worker := get_worker_info()) is not None:
             try:
                 self._enter_worker(worker.id, worker.num_workers, worker.seed - worker.id)
@@ -197,10 +201,10 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
 
     @property
     def partition(self) -> Partition | None:
-        """Which consumer this process is: as the core loader was told, else its rank; a worker's part of that."""
+        """Which consumer this process is: as the core loader was told, else its rank; and which of its workers."""
         partition = self.loader.partition or self._rank or _rank()
         if (worker := get_worker_info()) is not None:
-            partition = (partition or WHOLE).divided(worker.id, worker.num_workers)
+            partition = replace(partition or WHOLE, worker=worker.id, n_workers=worker.num_workers)
         return partition
 
     def set_epoch(self, epoch: int) -> None:
@@ -218,6 +222,8 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             self._is_resumed = True
 
     def __getstate__(self) -> dict[str, Any]:
+        if self.loader.partition is None:
+            check_dealers()
         # A process that is spawned belongs to no process group, and is one of this rank's workers.
         return self.__dict__ | {"_rank": self._rank or _rank(), "_copies": None if self._copies is None else Copies()}
 
@@ -235,7 +241,8 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             if (epoch := self._shared_epoch.heard()) is not None:
                 self.loader.set_epoch(epoch)
             epoch = self._shared_epoch.claim(worker, iteration, self.loader.next_epoch)
-            if epoch != self.loader.next_epoch:
+            # The state of a worker that has not given a batch of the epoch must already be one of the epoch.
+            if epoch != self.loader.state_dict()["epoch"]:
                 self.loader.set_epoch(epoch)
         self._is_resumed = False
 

@@ -4,6 +4,8 @@
 2. The trainer says which device it uses and, by its process group, which rank it is; it gets a `TorchLoader` for that.
 3. Checkpoints hold where the training loader stands: Lightning asks loaders themselves for their state, but forgets it
    where an epoch has ended, and then begins the order anew; so the module says it too.
+4. Training gets another order in each epoch. What is measured is comparable: the other stages get the order of epoch 0
+   each time, and so does training with ``Trainer(overfit_batches=…)``.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ class AnnDataModule(LightningDataModule):
     They come on the trainer's device. Under ``strategy="ddp"`` each rank gets its own windows, and equally many
     batches. A trainer that goes on from a checkpoint (``fit(…, ckpt_path=…)``) gets the batches that would have come
     next. The loader reads on threads of its own, and wants no workers.
+
+    Each epoch of training has another order. Validation, test and prediction always have the order of epoch 0, so that
+    ``limit_val_batches=`` measures on the same rows each time. So has training with ``overfit_batches=``.
 
     Lightning cannot tell how many cells are in a batch: say ``self.log(…, batch_size=len(batch["index"]))``.
 
@@ -111,17 +116,27 @@ class AnnDataModule(LightningDataModule):
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         # To a device of another kind, the trainer itself moves batches.
         device = device if device.type == "cuda" else torch.device("cpu")
-        return _Epochs(self.loaders[stage], device=device, layout=self._layout, dtype=self._dtype)
+        repeats = stage != "train" or getattr(self.trainer, "overfit_batches", 0) > 0
+        kind = _FirstEpoch if repeats else _Epochs
+        return kind(self.loaders[stage], device=device, layout=self._layout, dtype=self._dtype)
 
 
 class _Epochs(TorchLoader):
-    """A loader whose epochs are those of a trainer, which also asks for iterators that it does not use."""
-
-    def __iter__(self) -> Iterator[TorchBatch]:
-        yield from super().__iter__()
+    """A loader whose epochs are those of a trainer."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         go_on(self.loader, state)
+
+
+class _FirstEpoch(_Epochs):
+    """A loader that gives epoch 0 each time."""
+
+    def __iter__(self) -> Iterator[TorchBatch]:
+        # Runs when the first batch is asked for: trainers ask for iterators that they do not use. What is left of
+        # epoch 0 after a state was loaded comes first.
+        if self.loader.next_epoch != 0:
+            self.loader.set_epoch(0)
+        yield from super().__iter__()
 
 
 def go_on(loader: Loader, state: Mapping[str, Any]) -> None:

@@ -26,30 +26,39 @@ VERSION = 1
 """Version of the order; it changes when the same settings give other batches."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Partition:
-    """Which of several consumers (ranks, workers) this one is.
+    """Which of several consumers (ranks) this one is, and which of the worker processes that read for it.
+
+    Consumers get equally many batches. The workers of a consumer share out its windows, so that they do not change
+    what it gets; one of them may get fewer batches than another.
 
     Raises
     ------
     ValueError
-        If ``count`` is below 1 or ``index`` is not in range(count).
+        If ``count`` is below 1, ``index`` is not in range(count), or ``worker`` is not one of ``n_workers``.
     """
 
     index: int
     """Number of this consumer."""
     count: int
     """Number of all consumers."""
+    worker: int = 0
+    """Number of the worker process that reads for this consumer."""
+    n_workers: int = 0
+    """How many worker processes the consumer has; 0 means that it reads itself."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count must be >= 1, got {self.count}")
         if not 0 <= self.index < self.count:
             raise ValueError(f"index must be in range({self.count}), got {self.index}")
+        if not 0 <= self.worker < max(1, self.n_workers):
+            raise ValueError(f"worker must be in range({max(1, self.n_workers)}), got {self.worker}")
 
-    def divided(self, index: int, count: int) -> Partition:
-        """Give part ``index`` of ``count`` of this consumer: what a worker process of a rank is."""
-        return Partition(self.index * count + index, self.count * count)
+    def __repr__(self) -> str:
+        workers = f", worker={self.worker}, n_workers={self.n_workers}" if self.n_workers else ""
+        return f"Partition({self.index}, {self.count}{workers})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

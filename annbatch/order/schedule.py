@@ -1,7 +1,8 @@
 """What comes when, for given stores and settings?
 
 1. A `Schedule` binds a sampler to the rows that a loader has.
-2. `Schedule.segment` says what comes from a position on, for a number of consumers.
+2. `Schedule.segment` says what comes from a position on, for a number of consumers; `Schedule.turns`, for one of the
+   worker processes of a consumer.
 3. `Schedule.fingerprint` names everything that the order follows from.
 
 Pure: no store, no thread, no environment.
@@ -16,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from annbatch.errors import InputError
-from annbatch.order.consumers import Order, Segment, segment_of
+from annbatch.order.consumers import Order, Partition, Segment, segment_of
 from annbatch.order.permutation import Ints, Key, Purpose
 from annbatch.order.row_selection import Runs, digest
 from annbatch.order.row_table import Classes, Sampler, Table
 from annbatch.order.state import Position
+from annbatch.order.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Schedule:
             rows=rows,
         )
         self._order = settings.sampler.bind(self._table)
-        self._n_batches: dict[int, int] = {}
+        self._n_batches: dict[Partition, int] = {}
         self.fingerprint: dict[str, Any] = {
             **data,
             "rows": None if rows is None else rows.digest(),
@@ -136,11 +138,28 @@ class Schedule:
         except ValueError as e:
             raise InputError(f"the state is beyond the end of epoch {position.epoch}: {e}") from e
 
-    def n_batches(self, count: int) -> int:
-        """Say how many batches each of ``count`` consumers gets in an epoch."""
-        if count not in self._n_batches:
-            self._n_batches[count] = self.segment(Position(), count)[0].n_batches
-        return self._n_batches[count]
+    def turns(self, position: Position, count: int) -> Turns:
+        """Say what each of ``count`` consumers, or the worker whose position it is, gets from a position on.
+
+        Raises
+        ------
+        InputError
+            If the position is beyond the end of its epoch.
+        """
+        segment, n_done = self.segment(position, count)
+        worker, n_workers = position.worker or (0, 1)
+        try:
+            return Turns(segment, n_done, worker, n_workers, position.n_had)
+        except ValueError as e:
+            raise InputError(f"the state is beyond the end of epoch {position.epoch}: {e}") from e
+
+    def n_batches(self, partition: Partition) -> int:
+        """Say how many batches a consumer, or a worker of it, gets in an epoch."""
+        if partition not in self._n_batches:
+            position = Position()
+            position.begin(partition)
+            self._n_batches[partition] = self.turns(position, partition.count).n_batches
+        return self._n_batches[partition]
 
 
 class _Selected(Order):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ torch = pytest.importorskip("torch")
 from conftest import MakeLoader  # noqa: E402
 from torch.utils.data import DataLoader  # noqa: E402
 
-from annbatch import Loader, Partition  # noqa: E402
+from annbatch import InputError, Loader, Partition  # noqa: E402
 from annbatch.samplers import Stratified  # noqa: E402
 from annbatch_torch import TorchLoader  # noqa: E402
 from stores import named_stores  # noqa: E402
@@ -52,11 +53,10 @@ def flat(batches: list[list[int]]) -> list[int]:
 
 def in_turn(stores: Any, n_workers: int, epoch: int) -> list[list[int]]:
     """What one process finds if it plays all the workers itself: a batch of each, in their turn."""
-    count = max(1, n_workers)
-    consumers = [torch_loader(stores, partition=Partition(index, count)) for index in range(count)]
-    for ds in consumers:
+    workers = [torch_loader(stores, partition=Partition(0, 1, w, n_workers)) for w in range(max(1, n_workers))]
+    for ds in workers:
         ds.set_epoch(epoch)
-    return [batch for batches in zip(*map(rows_of, consumers), strict=True) for batch in batches]
+    return [batch for batches in zip_longest(*map(rows_of, workers)) for batch in batches if batch is not None]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,8 @@ def test_workers(stores: Any, method: str | None, persistent: bool, n_workers: i
         epochs.append(epoch)
     assert epochs[0] != epochs[1] != epochs[2]
     assert epochs == [in_turn(stores, n_workers, epoch) for epoch in range(3)]
+    alone = torch_loader(stores)
+    assert [sorted(epoch) for epoch in epochs] == [sorted(rows_of(alone)) for _ in range(3)]
     ds.set_epoch(1)
     assert rows_of(workers) == epochs[1]
     assert rows_of(workers) == epochs[2]
@@ -152,8 +154,9 @@ def test_workers_that_cannot_hear_of_a_state_say_so(stores: Any) -> None:
         list(workers)
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("n_workers", [0, 1, 2, pytest.param(5, marks=pytest.mark.slow)])
 def test_stateful_data_loader_resumes_exactly(stores: Any, n_workers: int) -> None:
+    """Also behind the last batch, which is one of a worker that still reads when another one is done."""
     stateful = pytest.importorskip("torchdata.stateful_dataloader")
 
     def workers() -> Any:
@@ -163,8 +166,11 @@ def test_stateful_data_loader_resumes_exactly(stores: Any, n_workers: int) -> No
         )
 
     whole = workers()
-    epochs = [rows_of(whole) for _ in range(2)]
-    for n_had in (0, 1, 5, 12):
+    epochs = [rows_of(whole) for _ in range(3)]
+    n_batches = len(epochs[0])
+    assert n_batches == len(whole)
+    # With one worker the ends of an epoch are what is of interest.
+    for n_had in (0, 5, n_batches - 1, n_batches) if n_workers != 1 else (n_batches,):
         begun = workers()
         iterator = iter(begun)
         had = rows_of(next(iterator) for _ in range(n_had))
@@ -175,6 +181,44 @@ def test_stateful_data_loader_resumes_exactly(stores: Any, n_workers: int) -> No
         resumed.load_state_dict(state)
         assert rows_of(resumed) == epochs[0][n_had:]
         assert rows_of(resumed) == epochs[1]
+    begun = workers()
+    for epoch in range(2):
+        assert rows_of(begun) == epochs[epoch]
+        resumed = workers()
+        resumed.load_state_dict(begun.state_dict())
+        assert rows_of(resumed) == epochs[epoch + 1]
+
+
+def test_states_of_workers_are_for_the_same_workers(stores: Any) -> None:
+    def of(*numbers: int) -> TorchLoader:
+        return torch_loader(stores, partition=Partition(*numbers))
+
+    second = of(0, 1, 1, 2)
+    batches = iter(second)
+    had = rows_of(next(batches) for _ in range(3))
+    state = json.loads(json.dumps(second.state_dict()))
+    resumed = of(0, 1, 1, 2)
+    resumed.load_state_dict(state)
+    assert had + rows_of(resumed) == rows_of(of(0, 1, 1, 2))
+    for numbers in ((0, 1), (0, 1, 0, 2), (0, 1, 1, 3), (0, 2, 1, 2)):
+        with pytest.raises(InputError, match=r"got that of worker 1 of 2 of one of 1 ranks: .* as many workers"):
+            of(*numbers).load_state_dict(state)
+    for worker in ([2, 2, 0], [0, 2], "all", [0, 1, -1]):
+        with pytest.raises(InputError, match="worker of the state must be"):
+            second.load_state_dict(state | {"worker": worker})
+    with pytest.raises(InputError, match=r"beyond the end of epoch 0: worker 1 of 2 gets \d+ batches, not 99"):
+        second.load_state_dict(state | {"worker": [1, 2, 99]})
+    # Earlier versions made each of the two workers a consumer.
+    del state["worker"]
+    with pytest.raises(InputError, match=r"one of 1 ranks, got one of 2 consumers: .* an earlier version"):
+        second.load_state_dict(state | {"parts": [[2, 3]]})
+
+
+def test_length_in_workers_is_that_of_the_worker(stores: Any) -> None:
+    lengths = [len(torch_loader(stores, partition=Partition(0, 1, worker, 5))) for worker in range(5)]
+    assert lengths == [len(torch_loader(stores, partition=Partition(0, 1, worker, 5)).loader) for worker in range(5)]
+    assert len(set(lengths)) > 1
+    assert sum(lengths) == len(torch_loader(stores))
 
 
 def test_labels_of_a_batch_go_to_other_processes_without_the_stores(stores: Any, tmp_path: Path) -> None:

@@ -161,3 +161,36 @@ def test_frames_come_with_the_batches(make_loader: MakeLoader) -> None:
 def test_a_trainer_takes_no_core_loader(make_loader: MakeLoader) -> None:
     with pytest.raises(TypeError, match="pass a trainer annbatch_torch.TorchLoader"):
         make_trainer(max_epochs=1).fit(RowModel(4), make_loader())
+
+
+def parts_of_epochs(rows: list[list[int]], n: int) -> list[list[list[int]]]:
+    return [rows[start : start + n] for start in range(0, len(rows), n)]
+
+
+@pytest.mark.parametrize("n_sanity", [0, 2])
+def test_what_is_measured_is_comparable(n_sanity: int, make_loader: MakeLoader) -> None:
+    """Some batches of validation are the same ones in each epoch, whatever a trainer tries before it begins."""
+    loaders = make_loader().split({"train": 0.6, "val": 0.4})
+    assert len(loaders["val"]) > 2
+    first = epochs_of(loaders["val"], 1)[0][:2]
+    loaders["val"].set_epoch(0)
+    model = RowModel(make_loader().n_vars)
+    trainer = make_trainer(max_epochs=3, limit_val_batches=2, num_sanity_val_steps=n_sanity)
+    trainer.fit(model, datamodule=AnnDataModule(**loaders))
+    assert parts_of_epochs(model.val_rows, 2) == [first] * (3 + n_sanity // 2)
+    n_train = len(loaders["train"])
+    assert parts_of_epochs(model.train_rows, n_train) == epochs_of(loaders["train"], 3)
+
+
+def test_a_trainer_that_overfits_gets_the_same_rows(make_loader: MakeLoader, tmp_path: Path) -> None:
+    model = RowModel(make_loader().n_vars)
+    first = epochs_of(make_loader(), 1)[0][:3]
+    checkpoint = tmp_path / "step.ckpt"
+    make_trainer(max_epochs=3, overfit_batches=3, callbacks=[SaveBehind(4, checkpoint)]).fit(
+        model, datamodule=AnnDataModule(train=make_loader())
+    )
+    assert parts_of_epochs(model.train_rows, 3) == [first] * 3
+    resumed = RowModel(make_loader().n_vars)
+    trainer = make_trainer(max_epochs=3, overfit_batches=3)
+    trainer.fit(resumed, datamodule=AnnDataModule(train=make_loader()), ckpt_path=checkpoint)
+    assert resumed.train_rows == model.train_rows[4:]

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from annbatch import InputError, Loader, Partition
 from annbatch.order.consumers import Segment
 from annbatch.samplers import ClassBalanced, Grouped, MatchedPairs, Sequential, Shuffled, Stratified, Weighted
+from live_threads import background_threads
 from stores import named_stores
 
 N = 98
@@ -113,6 +114,7 @@ class Run(RuleBasedStateMachine):
         self.truth = {}
         self.ds = loader(self.adatas, **self.options)
         self.epoch, self.at, self.running, self.iterator = 0, 0, False, None
+        self.unused = []
 
     def expected(self, epoch):
         if epoch not in self.truth:
@@ -142,7 +144,26 @@ class Run(RuleBasedStateMachine):
         self.ds.close()
         self.ds = loader(self.adatas, **self.options)
         self.ds.load_state_dict(state)
-        self.iterator, self.running = None, False
+        self.iterator, self.running, self.unused = None, False, []
+
+    @rule(keep=st.booleans())
+    def ask_for_an_iterator_and_use_it_later_or_never(self, keep):
+        before = self.ds.state_dict(), self.ds.next_epoch, self.ds.at_end
+        iterator = iter(self.ds)
+        if keep:
+            self.unused.append(iterator)
+        assert (self.ds.state_dict(), self.ds.next_epoch, self.ds.at_end) == before
+
+    @precondition(lambda self: self.unused)
+    @rule()
+    def use_an_older_iterator(self):
+        """It gives what a new one would give, and closes the one that was at work."""
+        self.epoch, self.at = (self.epoch + 1, 0) if self.running else (self.epoch, self.at)
+        left, self.iterator, self.running = self.iterator, self.unused.pop(), True
+        self.take(1)
+        if left is not None:
+            with pytest.raises(RuntimeError, match="closed"):
+                next(left)
 
     @precondition(lambda self: self.iterator is not None)
     @rule()
@@ -176,6 +197,23 @@ def test_where_an_iterator_leaves_a_loader(stores):
     assert (ds.next_epoch, ds.state_dict()["epoch"], ds.state_dict()["parts"]) == (2, 2, [])
     ds.set_epoch(1)
     assert np.array_equal(next(iter(ds)).index, second[0])
+
+
+def test_an_iterator_that_nobody_uses_leaves_no_trace(stores):
+    ds = loader(stores[0], prefetch=2)
+    whole = [batch.index.tolist() for batch in loader(stores[0])]
+    unused = [iter(ds) for _ in range(3)]
+    batches = iter(ds)
+    first = next(batches).index.tolist()
+    at_work = len(background_threads())
+    unused += [iter(ds) for _ in range(3)]
+    assert len(background_threads()) == at_work
+    # The iterator at work goes on.
+    assert [first, *(batch.index.tolist() for batch in batches)] == whole
+    ds.close()
+    del unused
+    assert background_threads() == []
+    assert (ds.next_epoch, ds.state_dict()["parts"]) == (1, [])
 
 
 def test_at_end_says_whether_anything_is_left(stores):

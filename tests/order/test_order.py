@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from annbatch.order.consumers import Partition, even_cuts
 from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.state import Position
 from annbatch.samplers import Shuffled
-from orders import NAMES, batches_of, classes_of, epoch_batches, row_counts, sampler_of, schedules
+from orders import NAMES, batches_of, batches_of_turns, classes_of, epoch_batches, row_counts, sampler_of, schedules
 
 ROWS_ONCE = ("shuffled", "sequential")
 
@@ -28,7 +29,7 @@ def settings_of(schedule: Schedule) -> Settings:
 @given(schedules(ROWS_ONCE), st.integers(0, 5), st.integers(1, 5))
 def test_every_row_comes_once_and_all_consumers_get_equally_many_batches(schedule, epoch, count):
     consumers = epoch_batches(schedule, epoch, count)
-    assert {len(batches) for batches in consumers} == {schedule.n_batches(count)}
+    assert {len(batches) for batches in consumers} == {schedule.n_batches(Partition(0, count))}
     counts = row_counts(consumers)
     assert set(counts.values()) <= {1}
     sizes = [len(batch) for batches in consumers for batch in batches]
@@ -48,7 +49,7 @@ def test_every_row_comes_once_and_all_consumers_get_equally_many_batches(schedul
 @given(schedules(), st.integers(0, 3), st.integers(1, 5))
 def test_all_samplers_give_all_consumers_equally_many_batches(schedule, epoch, count):
     consumers = epoch_batches(schedule, epoch, count)
-    assert {len(batches) for batches in consumers} == {schedule.n_batches(count)}
+    assert {len(batches) for batches in consumers} == {schedule.n_batches(Partition(0, count))}
     sizes = [len(batch) for batches in consumers for batch in batches]
     asked = settings_of(schedule)
     assert max(sizes, default=0) <= asked.batch_size
@@ -92,7 +93,7 @@ def test_other_consumers_get_exactly_what_nobody_has_had(schedule, epoch, histor
         for index in range(count):
             for batch in batches_of(segment, index, n_done, n_batches):
                 seen.update(batch)
-        position.begin(count)
+        position.begin(Partition(0, count))
         for _ in range(n_batches):
             position.advance()
     expected = row_counts(epoch_batches(schedule, epoch))
@@ -126,7 +127,7 @@ class Training(RuleBasedStateMachine):
 
     def enter(self):
         self.segment, self.n_done = self.schedule.segment(self.position, self.count)
-        self.position.begin(self.count)
+        self.position.begin(Partition(0, self.count))
 
     @precondition(lambda self: self.n_done < self.segment.n_batches)
     @rule(n=st.integers(1, 3))
@@ -234,15 +235,52 @@ def test_even_cuts(n_items, n_batches, batch_items, expected):
     assert even_cuts(n_items, n_batches, batch_items).tolist() == expected
 
 
-@pytest.mark.parametrize(("index", "count"), [(0, 0), (-1, 2), (2, 2)])
-def test_partition_refuses(index, count):
+@pytest.mark.parametrize("numbers", [(0, 0), (-1, 2), (2, 2), (0, 1, 1, 0), (0, 1, 2, 2), (0, 1, -1, 2)])
+def test_partition_refuses(numbers):
     with pytest.raises(ValueError, match="must be"):
-        Partition(index, count)
+        Partition(*numbers)
 
 
-def test_workers_of_ranks_are_all_the_consumers():
-    parts = {Partition(rank, 3).divided(worker, 4) for rank in range(3) for worker in range(4)}
-    assert parts == {Partition(index, 12) for index in range(12)}
+def test_a_partition_is_shown_as_it_is_written():
+    for partition in (Partition(1, 3), Partition(0, 1, worker=2, n_workers=4)):
+        assert eval(repr(partition)) == partition
+    assert repr(Partition(0, 1)) == "Partition(0, 1)"
+
+
+@given(schedules(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 6), st.floats(0, 1))
+def test_workers_share_out_what_a_consumer_gets(schedule, epoch, count, n_workers, share):
+    """The same batches for any number of workers, wherever a consumer stood when they began."""
+    n_done = round(schedule.segment(Position(epoch), count)[0].n_batches * share)
+    position = Position(epoch, ((count, n_done),))
+    for index in range(count):
+        segment, _ = schedule.segment(position, count)
+        expected = batches_of(segment, index)[n_done:]
+        found = []
+        for worker in range(max(1, n_workers)):
+            own = replace(position)
+            own.begin(Partition(index, count, worker, n_workers))
+            batches = batches_of_turns(schedule.turns(own, count), index)
+            assert schedule.turns(own, count).n_batches == len(batches)
+            # Wherever a worker is stopped, the rest of its batches is left.
+            for n_had in range(len(batches) + 1) if n_workers else ():
+                rest = schedule.turns(replace(own, n_had=n_had), count)
+                assert batches_of_turns(rest, index) == batches[n_had:]
+                assert rest.at_end == (n_had == len(batches))
+            found.append(batches)
+        assert sorted(batch for batches in found for batch in batches) == sorted(expected)
+        if n_workers < 2:
+            assert found == [expected]
+        if n_done == 0:
+            whole = [schedule.n_batches(Partition(index, count, w, n_workers)) for w in range(max(1, n_workers))]
+            assert whole == [len(batches) for batches in found]
+            assert sum(whole) == schedule.n_batches(Partition(index, count))
+
+
+def test_a_worker_beyond_its_end_is_refused():
+    schedule = Schedule(Settings(Shuffled(), 4, 2, 4, 0, False), (40,), {}, None, {})
+    assert schedule.turns(Position(0, ((1, 0),), worker=(1, 2), n_had=4), 1).at_end
+    with pytest.raises(InputError, match="beyond the end of epoch 0: worker 1 of 2 gets 4 batches, not 5"):
+        schedule.turns(Position(0, ((1, 0),), worker=(1, 2), n_had=5), 1)
 
 
 def test_an_epoch_of_many_random_rows_is_planned_window_by_window():

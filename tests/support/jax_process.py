@@ -311,21 +311,21 @@ def what_is_left_of_an_epoch_is_shared_too() -> None:
 def differing_settings_are_an_error() -> None:
     rank = jax.process_index()
     with refused("agree on epoch 0", f"seed is {1 - rank} in process {1 - rank} and {rank} in process {rank}"):
-        iter(JaxLoader(core(seed=rank), sharding=by_rows()))
+        next(iter(JaxLoader(core(seed=rank), sharding=by_rows())))
     with refused("batch_size is"):
-        iter(JaxLoader(core(batch_size=16 + 16 * rank), sharding=by_rows()))
+        next(iter(JaxLoader(core(batch_size=16 + 16 * rank), sharding=by_rows())))
     with refused("nse is"):
-        iter(JaxLoader(core(), nse=Capacity(growth=1.25 + rank), sharding=by_rows()))
+        next(iter(JaxLoader(core(), nse=Capacity(growth=1.25 + rank), sharding=by_rows())))
     ds = JaxLoader(core(), sharding=by_rows())
     ds.set_epoch(3 * rank)
     with refused("epoch is"):
-        iter(ds)
+        next(iter(ds))
     first = core()
     state = first.state_dict()
     ds = JaxLoader(core(), sharding=by_rows())
     ds.load_state_dict(state | {"parts": [[2, 1]] * rank})
     with refused("batches had is"):
-        iter(ds)
+        next(iter(ds))
 
 
 def another_copy_of_the_data_is_an_error() -> None:
@@ -344,7 +344,7 @@ def a_process_that_does_not_come_is_an_error() -> None:
     if jax.process_index() == 0:
         annbatch_jax._agreement.PATIENCE_S = 1
         with refused("process 1 has not begun epoch 0 within 1 s of 0"):
-            iter(ds)
+            next(iter(ds))
 
 
 def a_partition_of_another_process_is_refused() -> None:

@@ -13,6 +13,7 @@ from annbatch.order.consumers import Segment
 from annbatch.order.row_selection import Runs
 from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.state import Position
+from annbatch.order.turns import Turns
 from annbatch.samplers import (
     ClassBalanced,
     Classes,
@@ -97,6 +98,15 @@ def batches_of(segment: Segment, index: int, n_done: int = 0, limit: int | None 
         found += [window.rows[a:b].tolist() for a, b in zip(window.cuts[:-1], window.cuts[1:], strict=True)]
     found = found[n_done - n_done // segment.batches_per_window * segment.batches_per_window :]
     return found if limit is None else found[:limit]
+
+
+def batches_of_turns(turns: Turns, index: int) -> list[list[int]]:
+    """The batches that are left for one worker of a consumer."""
+    found: list[list[int]] = []
+    for number in range(turns.n_windows):
+        window = turns.window(number, index)
+        found += [window.rows[a:b].tolist() for a, b in zip(window.cuts[:-1], window.cuts[1:], strict=True)]
+    return found
 
 
 def epoch_batches(schedule: Schedule, epoch: int, count: int = 1, parts: Any = ()) -> list[list[list[int]]]:

@@ -52,12 +52,11 @@ class RowModel(LightningModule):
 
 def make_trainer(**options: Any) -> Trainer:
     return Trainer(
-        **{"accelerator": "cpu", "devices": 1} | options,
+        **{"accelerator": "cpu", "devices": 1, "num_sanity_val_steps": 0} | options,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        num_sanity_val_steps=0,
     )
 
 
