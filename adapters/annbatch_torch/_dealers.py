@@ -1,7 +1,7 @@
 """Does another library share out among the ranks what a rank's loader gives?
 
-Hugging Face accelerate prepares a ``DataLoader`` of an iterable dataset in one of two ways: rank 0 alone reads, and deals
-its batches to all ranks; or each rank takes every n-th batch. A `TorchLoader` already gives each rank rows of its own, so
+Hugging Face accelerate prepares a ``DataLoader`` of an iterable dataset in one of two ways: rank 0 alone reads, and
+deals its batches to all ranks; or each rank takes every n-th batch. A `TorchLoader` gives each rank rows of its own, so
 that rows would be left out. accelerate asks a dataset nothing that would tell, so the calling frames do.
 """
 

@@ -189,6 +189,29 @@ def test_stateful_data_loader_resumes_exactly(stores: Any, n_workers: int) -> No
         assert rows_of(resumed) == epochs[epoch + 1]
 
 
+def test_nodes_of_torchdata_resume_exactly(stores: Any) -> None:
+    nodes = pytest.importorskip("torchdata.nodes")
+
+    def loader() -> Any:
+        return nodes.Loader(nodes.IterableWrapper(torch_loader(stores)))
+
+    whole = loader()
+    epochs = [rows_of(whole) for _ in range(3)]
+    for n_had in (0, 3):
+        begun = loader()
+        iterator = iter(begun)
+        rows_of(next(iterator) for _ in range(n_had))
+        resumed = loader()
+        resumed.load_state_dict(begun.state_dict())
+        assert rows_of(resumed) == epochs[0][n_had:]
+        assert rows_of(resumed) == epochs[1]
+    begun = loader()
+    assert rows_of(begun) == epochs[0]
+    resumed = loader()
+    resumed.load_state_dict(begun.state_dict())
+    assert [rows_of(resumed) for _ in range(2)] == epochs[1:]
+
+
 def test_states_of_workers_are_for_the_same_workers(stores: Any) -> None:
     def of(*numbers: int) -> TorchLoader:
         return torch_loader(stores, partition=Partition(*numbers))

@@ -216,6 +216,17 @@ def test_an_iterator_that_nobody_uses_leaves_no_trace(stores):
     assert (ds.next_epoch, ds.state_dict()["parts"]) == (1, [])
 
 
+def test_a_look_at_one_batch_takes_nothing_from_training(stores):
+    epochs = [[batch.index.tolist() for batch in ds] for ds in [loader(stores[0])] for _ in range(2)]
+    ds = loader(stores[0])
+    assert next(iter(ds)).index.tolist() == epochs[0][0]
+    assert [batch.index.tolist() for batch in ds] == epochs[1]
+    ds = loader(stores[0])
+    next(iter(ds))
+    ds.set_epoch(0)
+    assert [batch.index.tolist() for batch in ds] == epochs[0]
+
+
 def test_at_end_says_whether_anything_is_left(stores):
     ds = loader(stores[0])
     assert not ds.at_end
