@@ -110,4 +110,4 @@ def test_parts_that_cannot_be_are_refused(tmp_path):
             Emit(**wrong)
     adatas, _, _ = named_stores(tmp_path, "in memory")
     with pytest.raises(InputError, match="parts must divide batch_size, 12, got 5"):
-        Loader(batch_size=12).add_anndatas(adatas).batches(Emit(parts=5, pad_rows=True))
+        next(Loader(batch_size=12).add_anndatas(adatas).batches(Emit(parts=5, pad_rows=True)))
