@@ -25,6 +25,7 @@ from annbatch.plan.column_selection import Selection
 from annbatch.plan.window import plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
+from annbatch.stores.common_type import common_type, float32_holds
 from annbatch.stores.label_columns import Column, merge_columns, unshared_columns
 
 _ROWS_AT_ONCE = 1 << 22
@@ -77,7 +78,8 @@ class Dataset:
             cast_to = None if element.startswith("obsm/") else dtype
             if cast_to is not None:
                 check_casts(element, stores, cast_to, casting)
-            dtypes[element] = cast_to or np.result_type(*(store.matrices[element].dtype for store in stores))
+            matrices = [store.matrices[element] for store in stores]
+            dtypes[element] = cast_to or common_type((m.dtype, float32_holds(_stored_type(m))) for m in matrices)
         columns = merge_columns([(store.name, store.columns) for store in stores])
         selection = None if var_names is None else Selection.of(_positions(var_names, first), first.shape[1])
         return cls(tuple(stores), columns, dtypes, selection, frozenset(hidden), tuple(collections))
@@ -172,6 +174,10 @@ class Dataset:
 
 def _n_elements(matrix: Matrix) -> int:
     return matrix.data.size if isinstance(matrix, SparseMatrix) else matrix.values.size
+
+
+def _stored_type(matrix: Matrix) -> np.dtype[Any]:
+    return matrix.data.dtype if isinstance(matrix, SparseMatrix) else matrix.values.dtype
 
 
 def _check_genes(first: Store, store: Store) -> None:

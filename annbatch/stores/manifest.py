@@ -18,6 +18,7 @@ import google_crc32c
 import numpy as np
 
 from annbatch.errors import StoreError
+from annbatch.stores.common_type import common_type, float32_holds
 
 OUR_STORE = re.compile(r"chunk_(\d+)\.zarr")
 THEIR_STORE = re.compile(r"dataset_(\d+)")
@@ -75,8 +76,8 @@ class ElementTypes:
         """Give types that hold what either holds."""
         assert (self.indices is None) == (other.indices is None)
         indices = None if self.indices is None else np.promote_types(self.indices, other.indices)  # type: ignore[arg-type]
-        stored = np.promote_types(self.stored, other.stored)
-        return ElementTypes(stored, np.promote_types(self.original, other.original), indices)
+        original = common_type((types.original, float32_holds(types.stored)) for types in (self, other))
+        return ElementTypes(np.promote_types(self.stored, other.stored), original, indices)
 
 
 @dataclass(frozen=True, slots=True)

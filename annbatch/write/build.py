@@ -15,6 +15,7 @@ import json
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -93,7 +94,7 @@ def _build(
     with _cell_bar(job.n_obs, resources.progress, "reading") as report:
         runs = passes.write_runs(job, specs, report)
     checkpoint()
-    types = _types(job, specs, runs, options)
+    types = _types(job, specs, runs, options, {} if present is None else present.types)
     with _cell_bar(job.n_obs, resources.progress, "writing") as report:
         stores = passes.write_stores(job, runs, types, report)
     collection = Collection(
@@ -226,8 +227,14 @@ def _specs(job: Job, resources: Resources, checkpoint: Callable[[], None]) -> li
     return specs
 
 
-def _types(job: Job, specs: Sequence[RunSpec], runs: Sequence[Run], options: Options) -> Mapping[str, ElementTypes]:
-    """Choose the types of all stores from what was seen of each input."""
+def _types(
+    job: Job,
+    specs: Sequence[RunSpec],
+    runs: Sequence[Run],
+    options: Options,
+    present: Mapping[str, ElementTypes],
+) -> Mapping[str, ElementTypes]:
+    """Choose the types of all stores from what was seen of each input; ``present`` are those of the collection."""
     found = {}
     for element in job.elements:
         scans: dict[int, ValueScan] = {}
@@ -235,7 +242,15 @@ def _types(job: Job, specs: Sequence[RunSpec], runs: Sequence[Run], options: Opt
             scan = run.elements[element.key].scan
             scans[spec.source] = scans[spec.source].merge(scan) if spec.source in scans else scan
         narrow = options.narrow and element.has_genes
-        types = choose_types(element.key, [scans[i] for i in sorted(scans)], job.n_vars, narrow=narrow)
+        known = present.get(element.key)
+        types = choose_types(element.key, [scans[i] for i in sorted(scans)], job.n_vars, narrow=narrow, present=known)
+        if known is not None and known.original != types.original:
+            warnings.warn(
+                f"{element.key}: the collection's type {known.original} does not hold all values of the new cells "
+                f"exactly, so batches of it become {types.original}",
+                UserWarning,
+                stacklevel=2,
+            )
         found[element.key] = types if element.kind == "csr" else ElementTypes(types.stored, types.original, None)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from annbatch.errors import InputError
+from annbatch.stores.manifest import ElementTypes
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types, smallest_unsigned
 
 DTYPES = [bool, *(np.dtype(t) for t in "bBhHiIlLefd")]
@@ -78,9 +80,57 @@ def test_cases(values: np.ndarray[Any, Any], stored: Any):
     assert chosen(values).stored == stored
 
 
-def test_the_original_type_is_the_inputs_common_type():
-    types = chosen(np.array([3], np.int32), np.array([2], np.float32))
-    assert (types.stored, types.original) == (np.uint16, np.float64)
+MIXES = {
+    "counts": ([("i4", 3), ("f4", 2)], "f4"),
+    "counts and fractions": ([("i4", 3), ("f4", 0.5)], "f4"),
+    "counts of double precision": ([("f8", 3), ("f4", 0.5)], "f4"),
+    "the last count that float32 holds": ([("i4", 2**24), ("f4", 1)], "f4"),
+    "a count that float32 changes": ([("i4", 2**24 + 1), ("f4", 1)], "f8"),
+    "negative whole numbers": ([("i8", -3), ("f4", 0.5)], "f4"),
+    "fractions of double precision": ([("f8", 0.1), ("f4", 0.5)], "f8"),
+    "whole types": ([("i4", 3), ("i8", 2)], "i8"),
+    "whole types without a common one": ([("u8", 3), ("i8", 2)], "f4"),
+    "booleans": ([("?", True), ("f4", 0.5)], "f4"),
+    "one type": ([("f8", 3), ("f8", 2)], "f8"),
+}
+
+
+@pytest.mark.parametrize("name", MIXES)
+def test_inputs_of_several_types(name: str):
+    values, original = MIXES[name]
+    assert chosen(*(np.array([value], dtype) for dtype, value in values)).original == np.dtype(original)
+
+
+@given(values=VALUES | COUNTS, dtype=st.sampled_from([np.dtype(t) for t in "?bBhHiIlLfd"]))
+def test_a_type_fits_if_the_values_come_back(values: np.ndarray[Any, Any], dtype: np.dtype[Any]):
+    if ValueScan.of(values).fits(dtype):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cast = values.astype(dtype)
+        np.testing.assert_array_equal(cast.astype(values.dtype), values)
+        assert all(int(a) == int(b) for a, b in zip(cast, values, strict=True) if np.isfinite(b))
+    else:
+        whole = range(-(2**24), 2**24 + 1) if dtype.kind == "f" else [0, 1]
+        assert not (values.dtype.kind in "biu" and all(int(value) in whole for value in values))
+
+
+@given(values=VALUES | COUNTS, original=st.sampled_from("iIlfd"), stored=st.sampled_from(["u2", "u4", "u8", None]))
+def test_a_collection_keeps_its_type_if_that_holds_what_is_added(
+    values: np.ndarray[Any, Any], original: str, stored: str | None
+):
+    present = ElementTypes(np.dtype(stored or original), np.dtype(original), np.dtype(np.uint16))
+    scan = ValueScan.of(values)
+    try:
+        found = choose_types("X", [scan], 10, narrow=True, present=present)
+    except InputError:
+        assert original in "fd"
+        assert max(map(abs, values.tolist())) > 2**53
+        return
+    if scan.fits(present.original):
+        assert found.original == present.original
+    np.testing.assert_array_equal(values.astype(found.stored).astype(values.dtype), values)
+    # What a loader makes of the stores, old and new, is what was chosen.
+    assert present.merge(found).original == found.original
 
 
 def test_integers_that_the_common_type_changes_are_refused():

@@ -7,6 +7,7 @@ stores continue. `AppendTarget.extended` gives the manifest of both together.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import zarr
 
 from annbatch.errors import InputError, StoreError
 from annbatch.stores.collection import FORMAT, Collection
-from annbatch.stores.manifest import store_number
+from annbatch.stores.manifest import ElementTypes, store_number
 from annbatch.write.inputs.opening import as_text
 from annbatch.write.inputs.text_file import TextFile
 
@@ -38,6 +39,8 @@ class AppendTarget:
     """Names of the obsm arrays."""
     dense: tuple[str, ...]
     """Keys of X and layers that are dense."""
+    types: Mapping[str, ElementTypes]
+    """Types of X, layers and obsm arrays."""
 
     @classmethod
     def check(cls, output: Path) -> Collection:
@@ -72,7 +75,9 @@ class AppendTarget:
         columns = {name: _empty(root["obs"][name]) for name in collection.obs_columns}
         layers = tuple(key.removeprefix("layers/") for key in collection.types if key.startswith("layers/"))
         dense = tuple(key for key in collection.types if isinstance(root[key], zarr.Array))
-        found = cls(collection, var, pd.DataFrame(columns), layers, tuple(root["obsm"]), dense)
+        obsm = {f"obsm/{name}": array.dtype for name, array in root["obsm"].arrays()}
+        types = {**collection.types, **{key: ElementTypes(dtype, dtype, None) for key, dtype in obsm.items()}}
+        found = cls(collection, var, pd.DataFrame(columns), layers, tuple(root["obsm"]), dense, types)
         if (next_path := output / f"chunk_{found.next_store}.zarr").exists():
             raise InputError(f"{next_path}: is in the way of a new store and belongs to no collection")
         return found

@@ -1,7 +1,9 @@
 """What is the smallest type that holds these values exactly?
 
 1. `ValueScan.of` looks at values once; scans of several pieces are merged.
-2. `choose_types` turns the scans of all inputs into the types of one element, the same for every store.
+2. `choose_types` turns the scans of all inputs into the types of one element, the same for every store: the inputs'
+   common type (`annbatch.stores.common_type`), and the smallest that holds the values. What is appended to a collection
+   takes the collection's type, if that holds it.
 
 Everything here is pure: no I/O. uint8 is never chosen: `np.log1p` of uint8 gives float16, which SciPy's sparse matrices
 refuse.
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annbatch.errors import InputError
+from annbatch.stores.common_type import common_type, float32_holds
 from annbatch.stores.manifest import ElementTypes
 
 _UNSIGNED = tuple(np.dtype(t) for t in (np.uint16, np.uint32, np.uint64))
@@ -49,6 +52,13 @@ class ValueScan:
             countable = bool((values == np.trunc(values)).all()) and not np.signbit(values).any()
         return cls(values.dtype, len(values), bool(countable), min(low, 0), max(high, 0))
 
+    def fits(self, dtype: np.dtype[Any]) -> bool:
+        """Say whether ``dtype`` holds the values exactly."""
+        if self.dtype.kind == "f" and (not self.countable or np.can_cast(self.dtype, dtype, "safe")):
+            return np.can_cast(self.dtype, dtype, "safe")
+        low, high = _whole_range(dtype)
+        return low <= self.low and self.high <= high
+
     def merge(self, other: ValueScan) -> ValueScan:
         """Give the scan of both pieces together."""
         return ValueScan(
@@ -58,6 +68,13 @@ class ValueScan:
             min(self.low, other.low),
             max(self.high, other.high),
         )
+
+
+def _whole_range(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Give the range in which a type holds every whole number."""
+    if dtype.kind == "f":
+        return -(2 ** (np.finfo(dtype).nmant + 1)), 2 ** (np.finfo(dtype).nmant + 1)
+    return (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
 
 
 def smallest_unsigned(high: int) -> np.dtype[Any]:
@@ -74,25 +91,42 @@ def smallest_unsigned(high: int) -> np.dtype[Any]:
     raise OverflowError(f"no unsigned type holds {high}")
 
 
-def choose_types(key: str, scans: Sequence[ValueScan], n_vars: int, *, narrow: bool) -> ElementTypes:
+def _original(scans: Sequence[ValueScan], present: ElementTypes | None) -> np.dtype[Any]:
+    if present is not None and all(scan.fits(present.original) for scan in scans):
+        return present.original
+    known = [(scan.dtype, scan.fits(np.dtype(np.float32))) for scan in scans]
+    if present is not None:
+        known.append((present.original, float32_holds(present.stored)))
+    return common_type(known)
+
+
+def choose_types(
+    key: str, scans: Sequence[ValueScan], n_vars: int, *, narrow: bool, present: ElementTypes | None = None
+) -> ElementTypes:
     """Choose the types of element ``key`` from the scans of its inputs.
+
+    Parameters
+    ----------
+    present
+        Types of the collection that the values are to join.
 
     Raises
     ------
     InputError
         If the inputs' common type cannot hold all of their integers exactly.
     """
-    original = np.result_type(*(scan.dtype for scan in scans))
+    original = _original(scans, present)
     if original == np.float16:
         # SciPy has no sparse matrix of float16.
         original = np.dtype(np.float32)
     if original.kind == "f":
-        exact = 2 ** (np.finfo(original).nmant + 1)
+        _, exact = _whole_range(original)
+        names = sorted({str(scan.dtype) for scan in scans} | ({str(present.original)} if present else set()))
         for scan in scans:
             extreme = max(abs(scan.low), abs(scan.high))
             if scan.dtype.kind in "iu" and extreme > exact:
                 raise InputError(
-                    f"{key}: the inputs' types {sorted({str(s.dtype) for s in scans})} have the common type "
+                    f"{key}: the inputs' types {names} have the common type "
                     f"{original}, which holds integers up to {exact} exactly, got {extreme}"
                 )
     stored, indices = original, np.dtype(np.int32 if n_vars <= 2**31 else np.int64)
