@@ -1,7 +1,7 @@
 """How do inputs become stores of a collection?
 
 1. *Claim* a hidden directory beside the output; an interrupted build of the same arguments goes on there.
-2. *Describe* every input; join genes, choose elements, and spool obs, column by column, to the disk.
+2. *Describe* every input; join genes, choose elements, and spool obs, input by input, to the disk.
 3. *Plan*: share out the memory, state and check the disk, cut the inputs into runs.
 4. *Pass 1*: read each input once, sequentially, into runs that are sorted by group and key.
 5. *Types*: all values have been seen, so the smallest types that hold them are known.
@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import accumulate
 from pathlib import Path
 from threading import Event
 from typing import TypeVar
@@ -31,10 +31,12 @@ from annbatch.stores.collection import FORMAT, Collection, digest_names
 from annbatch.stores.manifest import ElementTypes, InputEntry, write_whole
 from annbatch.write.inputs.append_target import AppendTarget
 from annbatch.write.inputs.contents import Source, describe, select_elements
-from annbatch.write.inputs.gene_join import GeneJoin, fit_genes, join_genes, join_var
+from annbatch.write.inputs.gene_join import fit_genes, join_genes
+from annbatch.write.inputs.gene_lists import GeneLists
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types
 from annbatch.write.inputs.obs_table import ObsTable, check_groupby, spool
 from annbatch.write.inputs.opening import Origin
+from annbatch.write.inputs.var_columns import VarColumns
 from annbatch.write.options import Options, Resources
 from annbatch.write.output.workplace import Mode, Workplace, check_output, claimed
 from annbatch.write.passes import Local, OnDask, Passes, row_costs
@@ -83,12 +85,16 @@ def _build(
 ) -> None:
     quiet = not resources.progress
     present = AppendTarget.open(place.output) if place.mode == "append" else None
-    sources = []
-    for origin in tqdm(origins, "opening", unit="file", disable=quiet):
+    genes, columns, sources = GeneLists(place.emptied("genes")), VarColumns(), []
+    for number, origin in enumerate(tqdm(origins, "opening", unit="file", disable=quiet)):
         checkpoint()
-        sources.append(describe(origin, options.x))
+        source, var = describe(origin, options.x)
+        sources.append(source)
+        genes.add(var.index)
+        if present is None:
+            columns.add(var, genes.numbers(number))
     check_groupby(options.groupby, options.obs_columns, sources)
-    job, genes, budget = _plan(place, sources, options, resources, present, checkpoint)
+    job, budget = _plan(place, sources, genes, columns, options, resources, present, checkpoint)
     passes: Passes = Local(budget.tasks, checkpoint) if resources.client is None else OnDask(resources.client)
     specs = _specs(job, resources, checkpoint)
     with _cell_bar(job.n_obs, resources.progress, "reading") as report:
@@ -110,7 +116,7 @@ def _build(
         seed=options.seed if options.shuffle else None,
         software=software(),
         grouped_by=options.groupby,
-        inputs=_input_entries(job, genes, specs, runs),
+        inputs=_input_entries(job, specs, runs),
     )
     place.commit(collection if present is None else present.extended(collection))
 
@@ -118,16 +124,19 @@ def _build(
 def _plan(
     place: Workplace,
     sources: Sequence[Source],
+    lists: GeneLists,
+    columns: VarColumns,
     options: Options,
     resources: Resources,
     present: AppendTarget | None,
     checkpoint: Callable[[], None],
-) -> tuple[Job, GeneJoin, Budget]:
+) -> tuple[Job, Budget]:
+    paths = [source.name for source in sources]
     if present is None:
-        genes = join_genes(sources, options.join, options.var_names)
-        var = join_var(sources, genes)
+        genes = join_genes(lists, paths, options.join, options.var_names)
+        var = columns.joined(genes.names, lists.known)
     else:
-        genes, var = fit_genes(sources, present.var.index), present.var
+        genes, var = fit_genes(lists, paths, present.var.index), present.var
     n_vars = len(var)
     elements = select_elements(
         sources,
@@ -141,7 +150,7 @@ def _plan(
     if options.groupby is not None:
         table.groups(options.groupby, 0, 0)
     text_bytes = sum(table.text(name).path.stat().st_size for name in table.texts) / table.n_obs
-    least, most = disk_bytes(sources, elements, n_vars, table.record.itemsize + text_bytes + 8)
+    least, most = disk_bytes(sources, elements, n_vars, table.record.itemsize + text_bytes + 24)
     _state(place, least, most, resources)
     budget = Budget.of(
         resources.memory_bytes,
@@ -155,7 +164,8 @@ def _plan(
         directory=place.temporary,
         output=place.stores,
         sources=tuple(sources),
-        columns=genes.columns,
+        first_rows=tuple(accumulate((source.n_obs for source in sources[:-1]), initial=0)),
+        genes=genes,
         var=var,
         elements=elements,
         table=table,
@@ -172,7 +182,7 @@ def _plan(
         piece_bytes=budget.piece_bytes,
         threads=resources.task_threads,
     )
-    return job, genes, budget
+    return job, budget
 
 
 def _spool(
@@ -183,14 +193,13 @@ def _spool(
     present: AppendTarget | None,
     checkpoint: Callable[[], None],
 ) -> ObsTable:
-    def advance(columns: int) -> None:
+    def advance(inputs: int) -> None:
         checkpoint()
-        bar.update(columns)
+        bar.update(inputs)
 
-    directory = place.temporary / "obs"
-    shutil.rmtree(directory, ignore_errors=True)
+    directory = place.emptied("obs")
     others = [] if present is None else present.names(place.temporary / "names")
-    with tqdm(desc="obs", unit="column", disable=not resources.progress) as bar:
+    with tqdm(total=len(sources), desc="obs", unit="file", disable=not resources.progress) as bar:
         return spool(
             sources,
             directory,
@@ -255,17 +264,20 @@ def _types(
     return found
 
 
-def _input_entries(job: Job, genes: GeneJoin, specs: Sequence[RunSpec], runs: Sequence[Run]) -> tuple[InputEntry, ...]:
+def _input_entries(job: Job, specs: Sequence[RunSpec], runs: Sequence[Run]) -> tuple[InputEntry, ...]:
     entries = []
-    for number, (source, columns) in enumerate(zip(job.sources, genes.columns, strict=True)):
-        parts = [run.elements["X"] for spec, run in zip(specs, runs, strict=True) if spec.source == number]
+    runs_of: list[list[Run]] = [[] for _ in job.sources]
+    for spec, run in zip(specs, runs, strict=True):
+        runs_of[spec.source].append(run)
+    for source, (n_vars, n_lost), of_source in zip(job.sources, job.genes.n_lost(), runs_of, strict=True):
+        parts = [run.elements["X"] for run in of_source]
         counts = [part.counts_lost for part in parts]
         entries.append(
             InputEntry(
                 source.name,
                 source.n_obs,
-                len(columns),
-                int((columns < 0).sum()),
+                n_vars,
+                n_lost,
                 sum(part.n_lost for part in parts),
                 None if None in counts else sum(c for c in counts if c is not None),
             )

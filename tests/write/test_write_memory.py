@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from datagen import named_adata, write_adata
 
@@ -67,6 +68,27 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
             data[part] = rng.geometric(0.4, 1000 * NNZ)
             indices[part] = np.tile(row, 1000)
     return path
+
+
+def test_equal_genes_take_no_memory_for_each_input(tmp_path: Path):
+    n_vars = 30_000
+    names = [f"ENSG{i:011}" for i in range(n_vars)]
+    var = pd.DataFrame({"gene_symbols": [f"S{i}" for i in range(n_vars)], "n_cells": range(n_vars)}, index=names)
+    first = tmp_path / "file0.h5ad"
+    ad.AnnData(sp.random(5, n_vars, 0.02, format="csr", dtype=np.float32), var=var).write_h5ad(first)
+    for i in range(1, 60):
+        (tmp_path / f"file{i}.h5ad").hardlink_to(first)
+    code = (
+        "import annbatch, resource, sys; annbatch.create_anndata_collection(sys.argv[2:], sys.argv[1], progress=False, "
+    )
+    code += "memory_limit='64MB'); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    peaks = []
+    for n in (2, 60):
+        command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / f"out{n}")]
+        command += [str(tmp_path / f"file{i}.h5ad") for i in range(n)]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    # A list of such genes takes 10 MB.
+    assert peaks[1] - peaks[0] < 40_000
 
 
 @pytest.mark.parametrize("options", ["{}", "{'threads': 4}", "{'narrow': False}"])

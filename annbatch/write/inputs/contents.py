@@ -44,8 +44,6 @@ class Source:
     """Number of cells."""
     column_names: tuple[str, ...]
     """Names of the obs columns."""
-    var: pd.DataFrame
-    """(n_vars, …) with unique string names: the genes of the main matrix."""
     matrices: Mapping[str, MatrixInfo]
     """The main matrix and the layers, by their keys in the input: ``"X"``, ``"raw/X"``, ``"layers/…"``."""
     obsm: Mapping[str, MatrixInfo | None]
@@ -76,8 +74,15 @@ class Element:
         return not self.key.startswith("obsm/")
 
 
-def describe(origin: Origin, x: str = "X") -> Source:
+def describe(origin: Origin, x: str = "X") -> tuple[Source, pd.DataFrame]:
     """Open an input and say what it holds; ``x`` is the key of the main matrix.
+
+    Returns
+    -------
+    Source
+        What is kept of each input as long as the build lasts: a little, however large it is.
+    DataFrame
+        (n_vars, …) with unique string names: the genes of the main matrix.
 
     Raises
     ------
@@ -111,7 +116,7 @@ def describe(origin: Origin, x: str = "X") -> Source:
                 if key not in matrices and element is not None:
                     matrices[key] = _info(matrix_of(element, f"{path}: {key}"), key, (n_obs, len(var)), path)
         obsm = {name: _obsm_info(root, name, n_obs) for name in root.names("obsm")}
-        return Source(origin, n_obs, tuple(root.column_names), var, matrices, obsm)
+        return Source(origin, n_obs, tuple(root.column_names), matrices, obsm), var
 
 
 def _info(matrix: Matrix, key: str, shape: tuple[int, int], path: str) -> MatrixInfo:

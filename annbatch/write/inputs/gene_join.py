@@ -3,9 +3,9 @@
 1. `join_genes` decides which genes there are, and to which joined column each input's genes go.
 2. `join_column` stacks one column of several tables: categories become the union by first appearance, what a table
    lacks is missing.
-3. `join_var` keeps the var columns on which the inputs agree.
 
-Everything here is pure: no I/O. All stores get the same categories, so a code means the same in each.
+Nothing here does I/O but reading the lists of genes (`annbatch.write.inputs.gene_lists`). All stores get the same
+categories, so a code means the same in each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from annbatch.errors import InputError
-from annbatch.write.inputs.contents import Source
+from annbatch.write.inputs.gene_lists import GeneLists, Ints
 
 MAX_CATEGORIES = 2**16
 """Strings with more distinct values than this, most of which occur once, are identifiers and stay strings."""
@@ -29,17 +29,29 @@ MAX_CATEGORIES = 2**16
 How = Literal["outer", "inner", "same"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class GeneJoin:
     """The joined genes, and where each input's genes go."""
 
     names: pd.Index[str]
     """(n_vars,) joined var names."""
-    columns: tuple[npt.NDArray[np.int64], ...]
-    """Per input: (its n_vars,) joined column of each gene, -1 where it is left out."""
+    placed: Ints
+    """(n_known,) joined column of each gene of any input, -1 where it is left out."""
+    lists: GeneLists
+    """The genes of the inputs."""
+
+    def columns(self, source: int) -> Ints:
+        """Give the joined column of each gene of an input, -1 where it is left out: (its n_vars,)."""
+        return self.placed[self.lists.numbers(source)]
+
+    def n_lost(self) -> list[tuple[int, int]]:
+        """Say, per input, how many genes it has, and how many of them are left out."""
+        kept = [int((self.placed[numbers] >= 0).sum()) for numbers in self.lists]
+        lengths = self.lists.lengths
+        return [(lengths[number], lengths[number] - kept[number]) for number in self.lists.of_input]
 
 
-def join_genes(sources: Sequence[Source], join: How, var_names: Iterable[str] | None) -> GeneJoin:
+def join_genes(lists: GeneLists, paths: Sequence[str], join: How, var_names: Iterable[str] | None) -> GeneJoin:
     """Join the inputs' genes: all or the shared ones by first appearance, or exactly ``var_names``.
 
     Raises
@@ -50,9 +62,9 @@ def join_genes(sources: Sequence[Source], join: How, var_names: Iterable[str] | 
     """
     if join not in ("outer", "inner", "same"):
         raise InputError(f"join must be 'outer', 'inner' or 'same', got {join!r}")
-    if join == "same":
-        _check_same(sources)
-    known = dict.fromkeys(chain.from_iterable(source.var.index for source in sources))
+    known, in_all = lists.known, lists.n_lists_with == len(lists.lengths)
+    if join == "same" and not in_all.all():
+        _refuse_others(lists, paths)
     if var_names is not None:
         if isinstance(var_names, str):
             raise InputError(f"var_names must be a list of names, got the string {var_names!r}")
@@ -62,16 +74,15 @@ def join_genes(sources: Sequence[Source], join: How, var_names: Iterable[str] | 
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"var_names must be in at least one input, got {_some(unknown)}")
     elif join == "inner":
-        shared = set(known).intersection(*(source.var.index for source in sources))
-        names = [name for name in known if name in shared]
+        names = [name for name, number in known.items() if in_all[number]]
     else:
         names = list(known)
     if not names:
-        raise InputError(f"no genes are left: join={join!r} of {[s.name for s in sources]} has no gene in common")
-    return _placed(pd.Index(names, dtype=object), sources)
+        raise InputError(f"no genes are left: join={join!r} of {_some(paths)} has no gene in common")
+    return _placed(pd.Index(names, dtype=object), lists)
 
 
-def fit_genes(sources: Sequence[Source], names: pd.Index[str]) -> GeneJoin:
+def fit_genes(lists: GeneLists, paths: Sequence[str], names: pd.Index[str]) -> GeneJoin:
     """Place the inputs' genes among those of a collection that is there; others are left out.
 
     Raises
@@ -79,56 +90,32 @@ def fit_genes(sources: Sequence[Source], names: pd.Index[str]) -> GeneJoin:
     InputError
         If an input has none of its genes.
     """
-    found = _placed(names, sources)
-    for source, columns in zip(sources, found.columns, strict=True):
-        if (columns < 0).all():
-            raise InputError(
-                f"{source.name}: must share a gene with the collection, has {_some(list(source.var.index))}"
-            )
+    found = _placed(names, lists)
+    genes = list(lists.known)
+    for number, numbers in enumerate(lists):
+        if (found.placed[numbers] < 0).all():
+            some = _some([genes[i] for i in numbers[:6]])
+            raise InputError(f"{paths[lists.first_with(number)]}: must share a gene with the collection, has {some}")
     return found
 
 
-def _placed(names: pd.Index[str], sources: Sequence[Source]) -> GeneJoin:
-    return GeneJoin(names, tuple(names.get_indexer(s.var.index).astype(np.int64) for s in sources))
+def _placed(names: pd.Index[str], lists: GeneLists) -> GeneJoin:
+    known = pd.Index(list(lists.known), dtype=object)
+    return GeneJoin(names, names.get_indexer(known).astype(np.int64), lists)
 
 
-def _check_same(sources: Sequence[Source]) -> None:
-    first = sources[0]
-    for source in sources[1:]:
-        missing = first.var.index.difference(source.var.index, sort=False)
-        extra = source.var.index.difference(first.var.index, sort=False)
+def _refuse_others(lists: GeneLists, paths: Sequence[str]) -> None:
+    """Refuse the first input that has other genes than the first of all."""
+    genes = np.array(list(lists.known), dtype=object)
+    first, *others = lists
+    for number, numbers in enumerate(others, start=1):
+        missing, extra = first[~np.isin(first, numbers)], numbers[~np.isin(numbers, first)]
         if len(missing) or len(extra):
             raise InputError(
-                f"{source.name}: must have the same genes as {first.name} (join='same'), lacks {len(missing)} "
-                f"{_some(list(missing))} and has {len(extra)} others {_some(list(extra))}"
+                f"{paths[lists.first_with(number)]}: must have the same genes as {paths[0]} (join='same'), lacks "
+                f"{len(missing)} {_some(genes[missing].tolist())} and has {len(extra)} others "
+                f"{_some(genes[extra].tolist())}"
             )
-
-
-def join_var(sources: Sequence[Source], genes: GeneJoin) -> pd.DataFrame:
-    """Give the joined var, (n_vars, …): for each gene the first input's values.
-
-    Only columns in which no two inputs contradict each other about a gene are kept.
-    """
-    frames = [source.var for source in sources]
-    columns = np.concatenate(genes.columns)
-    lengths = [len(frame) for frame in frames]
-    joined = {}
-    for name in dict.fromkeys(chain.from_iterable(frames)):
-        try:
-            stacked = join_column(
-                [f.get(name) for f in frames], lengths, f"var column {name!r}", [s.name for s in sources]
-            )
-        except InputError:
-            # Two kinds of one column contradict each other as much as two values do.
-            continue
-        present = np.flatnonzero(stacked.notna().to_numpy() & (columns >= 0))
-        genes_with, first = np.unique(columns[present], return_index=True)
-        first_row = np.full(len(genes.names), -1)
-        first_row[genes_with] = present[first]
-        left, right = stacked.iloc[present], stacked.iloc[first_row[columns[present]]]
-        if (left.to_numpy() == right.to_numpy()).all():
-            joined[name] = _identifiers_as_strings(stacked.reindex(first_row))
-    return pd.DataFrame(joined, index=genes.names)
 
 
 def join_column(
@@ -253,13 +240,6 @@ def _stack_maskable(
     if not mask.any() and not any(c is not None and pd.api.types.is_extension_array_dtype(c.dtype) for c in columns):
         return pd.Series(value)
     return pd.Series(pd.arrays.BooleanArray(value, mask) if dtype.kind == "b" else pd.arrays.IntegerArray(value, mask))
-
-
-def _identifiers_as_strings(column: pd.Series[Any]) -> Any:
-    """Undo the categories of strings that are all different, as AnnData does: gene identifiers."""
-    if isinstance(column.dtype, pd.CategoricalDtype) and column.notna().all() and column.is_unique:
-        return column.astype(object).to_numpy()
-    return column.array
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

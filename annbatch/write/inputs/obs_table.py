@@ -1,7 +1,8 @@
 """How do obs tables of any length become rows that travel with their cells?
 
-1. `spool` joins one obs column of all inputs after the other, and leaves it on disk as fixed-width numbers: codes,
-   values, masks, or text where it holds identifiers. So no more than one column of all cells is in memory.
+1. `spool` reads the obs of one input after the other, opening each once, joins one column of all inputs after the
+   other, and leaves it on disk as fixed-width numbers: codes, values, masks, or text where it holds identifiers. So no
+   more than one column of all cells is in memory.
 2. `ObsTable.read` gives consecutive cells as one record each, which the shuffle moves like everything else.
 3. `ObsColumn.decoded` turns what arrives back into what AnnData writes.
 
@@ -22,8 +23,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from annbatch.errors import InputError
+from annbatch.write.inputs.column_spill import ColumnSpill
 from annbatch.write.inputs.contents import Source
 from annbatch.write.inputs.gene_join import join_column
+from annbatch.write.inputs.opening import Root
 from annbatch.write.inputs.spill import load, save
 from annbatch.write.inputs.text_file import Repeats, TextFile, distinct
 
@@ -142,7 +145,7 @@ def spool(
     others: Sequence[TextFile] = (),
     report: Callable[[int], object],
 ) -> ObsTable:
-    """Join the obs of all inputs into ``directory``.
+    """Join the obs of all inputs into ``directory``, which must be empty.
 
     Parameters
     ----------
@@ -157,32 +160,40 @@ def spool(
     others
         Names that are taken already.
     report
-        Is told of columns as they are done.
+        Is told of inputs as they are read, and of none between other steps.
 
     Raises
     ------
     InputError
         If a column is of different kinds in different inputs, of a kind that cannot be stored, or unknown.
     """
-    directory.mkdir(parents=True)
     n_obs = sum(source.n_obs for source in sources)
     known = list(dict.fromkeys(chain.from_iterable(source.column_names for source in sources)))
     if names is not None and (unknown := [name for name in names if name not in known]):
         raise InputError(f"obs_columns must be in at least one input, got {unknown}; there are {known}")
     wanted = known if names is None else list(dict.fromkeys(names))
     wanted = [*(name for name in wanted if name != SRC_PATH), SRC_PATH] if schema is None else list(schema.columns)
-    columns = []
-    for number, name in enumerate(wanted):
-        what, read = f"obs column {name!r}", _origins if name == SRC_PATH else _column
-        parts = [read(source, name) for source in sources]
+    given, index_names, columns = TextFile(directory / "given.text"), set(), []
+    with ColumnSpill(directory, len(wanted)) as spill:
+        for source in sources:
+            with source.origin.open() as root:
+                for name in wanted:
+                    spill.append((_origins if name == SRC_PATH else _column)(root, source, name))
+                given.append(_names(root, source))
+                index_names.add(root.index_name)
+            report(1)
         lengths, paths = [source.n_obs for source in sources], [source.name for source in sources]
         if schema is not None:
-            parts, lengths, paths = [schema[name], *parts], [0, *lengths], ["the collection", *paths]
-        columns.append(_store(join_column(parts, lengths, what, paths), name, number, directory))
-        report(1)
-    table = ObsTable(directory, n_obs, tuple(columns), _index_name(sources, wanted))
-    _spool_names(sources, table, repeats, others)
-    report(1)
+            lengths, paths = [0, *lengths], ["the collection", *paths]
+        for number, name in enumerate(wanted):
+            parts = [*([] if schema is None else [schema[name]]), *spill.parts(number)]
+            joined = join_column(parts, lengths, f"obs column {name!r}", paths)
+            columns.append(_store(joined, name, number, directory))
+            report(0)
+    index_name = index_names.pop() if len(index_names) == 1 else None
+    table = ObsTable(directory, n_obs, tuple(columns), None if index_name in wanted else index_name)
+    _distinguish(given, table, repeats, others)
+    report(0)
     return table
 
 
@@ -206,11 +217,11 @@ def _store(joined: pd.Series[Any], name: str, number: int, directory: Path) -> O
     return column
 
 
-def _column(source: Source, name: str) -> pd.Series[Any] | None:
+def _column(root: Root, source: Source, name: str) -> pd.Series[Any] | None:
+    """Read one column of one input; None if it has none of that name."""
     if name not in source.column_names:
         return None
-    with source.origin.open() as root:
-        return _compact(_checked(root.column(name), source, name))
+    return _compact(_checked(root.column(name), source, name))
 
 
 def _checked(column: pd.Series[Any], source: Source, name: str) -> pd.Series[Any]:
@@ -229,10 +240,10 @@ def _compact(column: pd.Series[Any]) -> pd.Series[Any]:
     return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object)))
 
 
-def _origins(source: Source, name: str) -> pd.Series[Any]:
+def _origins(root: Root, source: Source, name: str) -> pd.Series[Any]:
+    """Read where the cells of one input first came from, or say that they come from it."""
     if name in source.column_names:
-        with source.origin.open() as root:
-            given = _checked(root.column(name), source, name)
+        given = _checked(root.column(name), source, name)
         text = given.cat.categories if isinstance(given.dtype, pd.CategoricalDtype) else given
         if not given.isna().all() and pd.api.types.infer_dtype(text, skipna=True) != "string":
             raise InputError(f"{source.name}: obs column {name!r} must hold strings, got {given.dtype}")
@@ -242,23 +253,14 @@ def _origins(source: Source, name: str) -> pd.Series[Any]:
     return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index([source.name])))
 
 
-def _index_name(sources: Sequence[Source], columns: Sequence[str]) -> str | None:
-    found = set()
-    for source in sources:
-        with source.origin.open() as root:
-            found.add(root.index_name)
-    name = found.pop() if len(found) == 1 else None
-    return None if name in columns else name
+def _names(root: Root, source: Source) -> npt.NDArray[Any]:
+    names = root.obs_names()
+    if len(names) != source.n_obs:
+        raise InputError(f"{source.name}: obs must have {source.n_obs} names, as X has rows, got {len(names)}")
+    return names
 
 
-def _spool_names(sources: Sequence[Source], table: ObsTable, repeats: Repeats, others: Sequence[TextFile]) -> None:
-    given = TextFile(table.directory / "given.text")
-    for source in sources:
-        with source.origin.open() as root:
-            names = root.obs_names()
-        if len(names) != source.n_obs:
-            raise InputError(f"{source.name}: obs must have {source.n_obs} names, as X has rows, got {len(names)}")
-        given.append(names)
+def _distinguish(given: TextFile, table: ObsTable, repeats: Repeats, others: Sequence[TextFile]) -> None:
     again = distinct(given, others, table.text(NAMES), repeats)
     if again and repeats == "refuse":
         raise InputError(

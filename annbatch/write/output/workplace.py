@@ -66,6 +66,13 @@ class Workplace:
         """Where everything else goes."""
         return self.path / "temporary"
 
+    def emptied(self, name: str) -> Path:
+        """Make an empty directory among the temporary files, in the place of one of that name."""
+        directory = self.temporary / name
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        return directory
+
     def commit(self, collection: Collection) -> None:
         """Write the manifest and move everything to its place."""
         if self.mode == "create":

@@ -16,6 +16,7 @@ import pandas as pd
 
 from annbatch.write.array_layout import ArrayLayout
 from annbatch.write.inputs.contents import Element, Source
+from annbatch.write.inputs.gene_join import GeneJoin
 from annbatch.write.inputs.obs_table import ObsTable
 
 Ints = npt.NDArray[np.int64]
@@ -44,8 +45,10 @@ class Job:
     output: Path
     """Where the stores are written."""
     sources: tuple[Source, ...]
-    columns: tuple[Ints, ...]
-    """Per input: (its n_vars,) joined column of each gene, -1 where it is left out."""
+    first_rows: tuple[int, ...]
+    """Per input: its first row, counted through all inputs."""
+    genes: GeneJoin
+    """Where the inputs' genes go."""
     var: pd.DataFrame
     """(n_vars, …) of the collection."""
     elements: tuple[Element, ...]
@@ -94,7 +97,7 @@ class Job:
 
     def global_rows(self, spec: RunSpec) -> tuple[int, int]:
         """Give a run's rows, counted through all inputs."""
-        first = sum(source.n_obs for source in self.sources[: spec.source])
+        first = self.first_rows[spec.source]
         return first + spec.start, first + spec.stop
 
     def run_path(self, spec: RunSpec) -> Path:

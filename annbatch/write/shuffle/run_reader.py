@@ -10,6 +10,8 @@ What comes out depends neither on where the runs nor on where the pieces were cu
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -24,7 +26,7 @@ import numpy.typing as npt
 from annbatch.batch import CSR
 from annbatch.stores.manifest import ElementTypes
 from annbatch.write.inputs.narrow_types import smallest_unsigned
-from annbatch.write.inputs.spill import load
+from annbatch.write.inputs.spill import load, spilling
 from annbatch.write.shuffle.job import Job
 from annbatch.write.shuffle.row_kernels import as_words, scatter_rows
 from annbatch.write.shuffle.run_merge import SortedRuns
@@ -64,9 +66,8 @@ class StorePlan:
     @classmethod
     def of(cls, job: Job, runs: Sequence[Run], types: Mapping[str, ElementTypes], number: int) -> StorePlan:
         """Plan the ``number``-th store."""
-        keys = [np.memmap(run.path / "keys", np.uint64, "r") for run in runs]
-        grouped = job.groupby is not None
-        groups = [np.memmap(run.path / "groups", np.uint32, "r") for run in runs] if grouped else None
+        keys = _mapped(job, runs, "keys", np.dtype(np.uint64))
+        groups = None if job.groupby is None else _mapped(job, runs, "groups", np.dtype(np.uint32))
         sorted_runs = SortedRuns(keys, groups)
         places = list(job.store_rows(number))
         cuts = {place: sorted_runs.cut(place) for place in places}
@@ -86,6 +87,21 @@ class StorePlan:
             if element.kind == "csr"
         }
         return cls(job, tuple(runs), types, tuple(cuts[place] for place in places), nnz)
+
+
+def _mapped(job: Job, runs: Sequence[Run], name: str, dtype: np.dtype[Any]) -> list[npt.NDArray[Any]]:
+    """Map an array of each run: all out of one file, as each file that is mapped stays open."""
+    path = job.directory / f"{name}.all"
+    if not path.exists():
+        building = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+        with spilling(), building.open("wb") as whole:
+            for run in runs:
+                with (run.path / name).open("rb") as part:
+                    shutil.copyfileobj(part, whole)
+        # Another worker may have been first: its file is the same.
+        building.replace(path)
+    mapped = np.asarray(np.memmap(path, dtype, "r"))
+    return np.split(mapped, np.cumsum([run.n_rows for run in runs])[:-1])
 
 
 def read_pieces(plan: StorePlan, pool: Executor) -> Iterator[RowPiece]:

@@ -157,7 +157,7 @@ def _write_sparse(
     indices_dtype = smallest_unsigned(max(job.n_vars - 1, 0))
     values, indices, lengths = [], [], []
     row = spec.start
-    columns = job.columns[spec.source]
+    columns = job.genes.columns(spec.source)
     for joined in read_rows(matrix, slice(spec.start, spec.stop), columns, job.n_vars, where, job.block_elements):
         block = joined.rows
         found = ValueScan.of(block.data)
@@ -180,7 +180,7 @@ def _write_sparse(
 def _write_dense(
     job: Job, spec: RunSpec, element: Element, matrix: Matrix, where: str, path: Path, order: Ints
 ) -> RunElement:
-    columns = job.columns[spec.source] if element.has_genes else None
+    columns = job.genes.columns(spec.source) if element.has_genes else None
     n_rows = spec.stop - spec.start
     step = max(1, job.block_elements // max(1, element.n_columns))
     scan = ValueScan.of(np.empty(0, matrix.dtype))
