@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from annbatch.batches.casts import Casting, check_casts
+from annbatch.batches.casts import Casting, check_casts, stored_type
 from annbatch.batches.decoded_on_device import why_not
 from annbatch.batches.label_rows import LabelReader
 from annbatch.device.nvcomp import missing
@@ -79,7 +79,7 @@ class Dataset:
             if cast_to is not None:
                 check_casts(element, stores, cast_to, casting)
             matrices = [store.matrices[element] for store in stores]
-            dtypes[element] = cast_to or common_type((m.dtype, float32_holds(_stored_type(m))) for m in matrices)
+            dtypes[element] = cast_to or common_type((m.dtype, float32_holds(stored_type(m))) for m in matrices)
         columns = merge_columns([(store.name, store.columns) for store in stores])
         selection = None if var_names is None else Selection.of(_positions(var_names, first), first.shape[1])
         return cls(tuple(stores), columns, dtypes, selection, frozenset(hidden), tuple(collections))
@@ -174,10 +174,6 @@ class Dataset:
 
 def _n_elements(matrix: Matrix) -> int:
     return matrix.data.size if isinstance(matrix, SparseMatrix) else matrix.values.size
-
-
-def _stored_type(matrix: Matrix) -> np.dtype[Any]:
-    return matrix.data.dtype if isinstance(matrix, SparseMatrix) else matrix.values.dtype
 
 
 def _check_genes(first: Store, store: Store) -> None:

@@ -42,7 +42,7 @@ def check_casts(element: str, stores: Sequence[Store], dtype: np.dtype[Any] | st
         If ``casting`` does not allow to cast to it what one of the stores holds; names the store and the element.
     """
     for store in stores:
-        stored = _stored(store.matrices[element])
+        stored = stored_type(store.matrices[element])
         if not _can_cast(stored, dtype, casting):
             enough = "same_kind" if _can_cast(stored, dtype, "same_kind") else "unsafe"
             raise InputError(
@@ -84,7 +84,7 @@ def emitted(
         elif emit.dtype is not None:
             dtype = emit.dtype
             if emit.narrowed is None and dtype == np.float32:
-                stored = [_stored(store.matrices[element]) for store in stores]
+                stored = [stored_type(store.matrices[element]) for store in stores]
                 is_exact = any(one.kind in "iu" and not _can_cast(one, dtype, casting) for one in stored)
             else:
                 check_casts(element, stores, emit.narrowed or dtype, casting)
@@ -92,7 +92,8 @@ def emitted(
     return found
 
 
-def _stored(matrix: Matrix) -> np.dtype[Any]:
+def stored_type(matrix: Matrix) -> np.dtype[Any]:
+    """Give the type in which the values of a matrix are stored."""
     return matrix.data.dtype if isinstance(matrix, SparseMatrix) else matrix.values.dtype
 
 
