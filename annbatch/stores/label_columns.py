@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from annbatch.errors import InputError, StoreError, naming
 from annbatch.stores.slices import ArraySlices, slices_of
+from annbatch.stores.stored_frame import categories_of, is_array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +127,7 @@ def columns_of_group(
     for name in _chosen(names, available, store):
         where = f"{store} obs[{name!r}]"
         with naming(where):
-            columns[name] = _of_element(obs[name], where, partial(slices_of, where, recorded=recorded))
+            columns[name] = _of_element(obs, name, where, partial(slices_of, where, recorded=recorded))
     return columns
 
 
@@ -180,8 +181,15 @@ def _of_series(series: pd.Series[Any], where: str) -> StoreColumn:
     return StoreColumn(where, flat(text.codes), None, text.categories, dtype)
 
 
-def _of_element(element: Any, where: str, slices_of: Callable[[Any], ArraySlices]) -> StoreColumn:
+def _of_element(obs: zarr.Group, name: str, where: str, slices_of: Callable[[Any], ArraySlices]) -> StoreColumn:
+    element: Any = obs[name]
     encoding = element.attrs.get("encoding-type")
+    if is_array(element) and encoding is None:
+        # AnnData 0.7 wrote arrays without an encoding.
+        known = categories_of(obs, name)
+        if known is not None:
+            return StoreColumn(where, slices_of(element), None, known.categories, known)
+        encoding = "array" if element.dtype.kind in "biuf" else "string-array"
     if encoding == "categorical":
         categories = pd.Index(ad.io.read_elem(element["categories"]))
         ordered = bool(element.attrs.get("ordered", False))

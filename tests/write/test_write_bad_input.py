@@ -9,14 +9,12 @@ from typing import Any
 import anndata as ad
 import h5py
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.sparse as sp
 import zarr
 
 from annbatch.errors import InputError, MissingInputError, OutputExistsError
 from annbatch.write import create_anndata_collection
-from annbatch.write.inputs.contents import describe
 from annbatch.write.inputs.matrix_rows import matrix_of, read_rows
 from annbatch.write.inputs.opening import as_origins
 from annbatch.write.inputs.transpose import transpose, transposed
@@ -294,13 +292,3 @@ def test_blocks_hold_all_rows(tmp_path: Path, form: Any, block_elements: int):
     lost = x[1:, [1, 4]]
     assert sum(joined.n_lost for joined in read) == np.count_nonzero(lost)
     assert sum(joined.counts_lost or 0 for joined in read) == lost.sum()
-
-
-@pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning")
-def test_old_layouts_are_refused(tmp_path: Path):
-    path = tmp_path / "old.h5ad"
-    with h5py.File(path, "w") as file:
-        frame = pd.DataFrame({"n": [1, 2]}).to_records(index=False)
-        file["obs"], file["var"], file["X"] = frame, frame, np.ones((2, 2))
-    with pytest.raises(InputError, match="obs is in an outdated layout"):
-        describe(as_origins(path, None)[0])

@@ -20,7 +20,7 @@ import zarr
 from annbatch.errors import InputError, StoreError
 from annbatch.stores.collection import FORMAT, Collection
 from annbatch.stores.manifest import ElementTypes, store_number
-from annbatch.write.inputs.opening import as_text
+from annbatch.stores.stored_frame import as_text
 from annbatch.write.inputs.text_file import TextFile
 
 

@@ -29,6 +29,7 @@ from annbatch.stores.anndata_store import ORIGINAL_DTYPE
 from annbatch.stores.array_opening import direct_array
 from annbatch.stores.elements import workspace
 from annbatch.stores.refusals import refuse_executable
+from annbatch.stores.stored_frame import attribute, is_array
 from annbatch.write.inputs.narrow_types import ValueScan
 
 Format = Literal["csr", "csc", "dense"]
@@ -94,6 +95,17 @@ class FileSlices:
         return values.reshape(-1, *self.shape[1:])
 
 
+class FieldRows:
+    """One field of an HDF5 dataset or zarr array of records, as rows."""
+
+    def __init__(self, records: Any, name: str, width: int) -> None:
+        self._records, self._name = records, name
+        self.shape, self.dtype = (records.shape[0], width), records.dtype[name].base
+
+    def __getitem__(self, part: slice) -> npt.NDArray[Any]:
+        return np.asarray(self._records[part][self._name]).reshape(-1, self.shape[1])
+
+
 class ShardSlices:
     """A local zarr v3 array that the kernels read."""
 
@@ -119,11 +131,6 @@ class Joined:
     """Sum of their values; None if these are no counts."""
 
 
-def is_array(element: Any) -> bool:
-    """Say whether an element is an array on disk, and not a group."""
-    return isinstance(element, h5py.Dataset | zarr.Array)
-
-
 def matrix_of(element: Any, where: str) -> Matrix:
     """Describe a matrix of a file, of AnnData in memory, or one that was described before.
 
@@ -142,18 +149,24 @@ def matrix_of(element: Any, where: str) -> Matrix:
         found = Matrix("dense", (element.shape[0], element.shape[1]), np.dtype(str(original)), _slices(element, where))
     elif form in ("csr", "csc"):
         found = Matrix(form, element.shape, element.data.dtype, element.data, element.indices, element.indptr)
-    elif isinstance(element, h5py.Group | zarr.Group) and element.attrs.get("encoding-type") in _SPARSE:
+    elif isinstance(element, h5py.Group | zarr.Group) and _is_sparse(element):
         dataset = ad.io.sparse_dataset(element)
         parts: list[Any] = [element[name] for name in ("data", "indices", "indptr")]
         original = element.attrs.get(ORIGINAL_DTYPE, parts[0].dtype)
         shape = (int(dataset.shape[0]), int(dataset.shape[1]))
         found = Matrix(dataset.format, shape, np.dtype(str(original)), *(_slices(part, where) for part in parts))
     else:
-        kind = getattr(element, "attrs", {}).get("encoding-type", type(element).__name__)
+        kind = type(element).__name__
+        kind = attribute(element, "encoding-type", kind) if hasattr(element, "attrs") else kind
         raise InputError(f"{where} must be a CSR, CSC or dense matrix, got {kind}")
     if found.dtype.kind not in "biuf":
         raise InputError(f"{where} must hold real numbers, got {found.dtype}")
     return found
+
+
+def _is_sparse(group: Any) -> bool:
+    # Before AnnData 0.7 the attribute was another.
+    return attribute(group, "encoding-type") in _SPARSE or attribute(group, "h5sparse_format") in ("csr", "csc")
 
 
 def _slices(array: Any, where: str) -> Any:

@@ -5,8 +5,6 @@
 2. An opened origin is a `Root`: the names of its cells, single obs columns, var, and its matrices, none of which is
    read before it is asked for. Files and zarr groups of AnnData, AnnData in memory and 10x Genomics ``.h5`` files
    differ in nothing else.
-
-Layouts of before AnnData 0.7, in which obs is one compound dataset, are refused.
 """
 
 from __future__ import annotations
@@ -29,10 +27,11 @@ from zarr.abc.store import Store as ZarrStore
 from annbatch.check import expanded
 from annbatch.errors import InputError, MissingInputError, OutputError, StoreError
 from annbatch.shards.checksum import crc32c
-from annbatch.stores.refusals import refuse_executable
+from annbatch.stores.stored_frame import as_text
 from annbatch.write.inputs.hdf5_filters import load_filters
 from annbatch.write.inputs.matrix_rows import Matrix
 from annbatch.write.inputs.spill import SpillError
+from annbatch.write.inputs.stored_input import StoredInput
 
 Input: TypeAlias = str | os.PathLike[str] | ad.AnnData | ZarrStore
 Load = Callable[[str], ad.AnnData]
@@ -51,6 +50,9 @@ class Root(Protocol):
 
     def obs_names(self) -> npt.NDArray[Any]:
         """Read the names of the cells, (n_obs,) str objects."""
+
+    def check_column(self, name: str) -> int:
+        """Give the length of an obs column without reading its values; raises StoreError if it cannot be one."""
 
     def column(self, name: str) -> pd.Series[Any]:
         """Read one obs column, (n_obs,)."""
@@ -91,7 +93,7 @@ class Origin:
             if isinstance(self.given, ad.AnnData):
                 yield MemoryRoot(self.given)
             elif isinstance(self.given, ZarrStore):
-                yield GroupRoot(zarr.open_group(self.given, mode="r"), self.name)
+                yield StoredInput(zarr.open_group(self.given, mode="r"), self.name)
             elif self.load is not None:
                 yield MemoryRoot(self.load(self.given))
             else:
@@ -153,7 +155,7 @@ def _open_path(path: str) -> Iterator[Root]:
         )
         raise MissingInputError(f"{path}: no such file or directory{hint}")
     if Path(path).is_dir():
-        yield GroupRoot(zarr.open_group(path, mode="r"), path)
+        yield StoredInput(zarr.open_group(path, mode="r"), path)
         return
     if not h5py.is_hdf5(path):
         raise InputError(
@@ -163,74 +165,7 @@ def _open_path(path: str) -> Iterator[Root]:
     load_filters(path, Path(path).stat().st_mtime_ns)
     with h5py.File(path, mode="r") as file:
         is_10x = "obs" not in file and isinstance(file.get("matrix"), h5py.Group) and "barcodes" in file["matrix"]
-        yield TenxRoot(file["matrix"]) if is_10x else GroupRoot(file, path)
-
-
-class GroupRoot:
-    """AnnData in an HDF5 file or a zarr group; codecs that would run what is stored are refused before they do."""
-
-    def __init__(self, group: Any, path: str) -> None:
-        encoding = group.attrs.get("encoding-type", "anndata")
-        if encoding != "anndata" or "obs" not in group or "var" not in group:
-            raise InputError(
-                f"{path}: must be an AnnData file, got one with encoding-type {encoding!r} and the keys {sorted(group)}"
-            )
-        for name in ("obs", "var"):
-            if "_index" not in group[name].attrs:
-                raise InputError(f"{path}: {name} is in an outdated layout; read it with anndata and write it again")
-            _check_names(group[name], f"{path}: {name}")
-        self._group = group
-        self._path = path
-
-    def _harmless(self, key: str) -> Any:
-        """Give a group or an array that may be decoded."""
-        found = self._group[key]
-        if not isinstance(found, h5py.Group | h5py.Dataset):
-            refuse_executable(found, f"{self._path}/{key}")
-        return found
-
-    @property
-    def column_names(self) -> list[str]:
-        """Names of the obs columns."""
-        return [str(name) for name in self._group["obs"].attrs["column-order"]]
-
-    @property
-    def index_name(self) -> str | None:
-        """Name of the obs index, if it has one."""
-        name = str(self._group["obs"].attrs["_index"])
-        return None if name == "_index" else name
-
-    def obs_names(self) -> npt.NDArray[Any]:
-        """Read the names of the cells, (n_obs,) str objects."""
-        return as_text(ad.io.read_elem(self._harmless(f"obs/{self._group['obs'].attrs['_index']}")))
-
-    def column(self, name: str) -> pd.Series[Any]:
-        """Read one obs column, (n_obs,)."""
-        return pd.Series(ad.io.read_elem(self._harmless(f"obs/{name}")))
-
-    def var(self, raw: bool) -> pd.DataFrame:
-        """Read var, or that of raw."""
-        key = "raw/var" if raw else "var"
-        table = self._harmless(key)
-        _check_names(table, f"{self._path}: {key}")
-        return _named(ad.io.read_elem(table))
-
-    def names(self, group: str) -> list[str]:
-        """Names of what is in ``layers`` or ``obsm``."""
-        return [str(name) for name in self._group.get(group, ())]
-
-    def element(self, key: str) -> Any:
-        """Give an element unread; None if it is not there."""
-        if key not in self._group or self._group[key].attrs.get("encoding-type") == "null":
-            return None
-        return self._harmless(key)
-
-
-def _check_names(table: Any, where: str) -> None:
-    """Refuse a table of which something leads to the table itself: reading it would never end."""
-    for name in (table.attrs["_index"], *table.attrs.get("column-order", ())):
-        if not all(part.strip(".") for part in str(name).split("/")):
-            raise InputError(f"{where} must have columns with names, got {str(name)!r}")
+        yield TenxRoot(file["matrix"]) if is_10x else StoredInput(file, path)
 
 
 class MemoryRoot:
@@ -255,6 +190,10 @@ class MemoryRoot:
     def obs_names(self) -> npt.NDArray[Any]:
         """Give the names of the cells, (n_obs,) str objects."""
         return as_text(self._adata.obs_names)
+
+    def check_column(self, name: str) -> int:
+        """Give the length of an obs column."""
+        return len(self._adata.obs)
 
     def column(self, name: str) -> pd.Series[Any]:
         """Give one obs column, (n_obs,)."""
@@ -300,6 +239,10 @@ class TenxRoot:
         """Read the barcodes, (n_obs,) str objects."""
         return as_text(self._group["barcodes"].asstr()[:])
 
+    def check_column(self, name: str) -> int:
+        """There is none."""
+        raise KeyError(name)
+
     def column(self, name: str) -> pd.Series[Any]:
         """There is none."""
         raise KeyError(name)
@@ -322,11 +265,6 @@ class TenxRoot:
         n_vars, n_obs = (int(n) for n in self._group["shape"][:])
         data, indices, indptr = (self._group[name] for name in ("data", "indices", "indptr"))
         return Matrix("csr", (n_obs, n_vars), data.dtype, data, indices, indptr)
-
-
-def as_text(labels: Any) -> npt.NDArray[Any]:
-    """Give labels as (n,) str objects."""
-    return np.array([str(label) for label in labels], dtype=object)
 
 
 def _named(frame: Any) -> pd.DataFrame:
