@@ -39,6 +39,7 @@ _OPTIONS = {
     "output_path": "OUTPUT",
     "collection_path": "COLLECTION",
     "var_names": "--genes",
+    "obs_columns=": "--obs-column",
     "memory_limit": "--memory-limit",
     "rows_per_store": "--rows-per-store",
 }
@@ -254,3 +255,7 @@ def _show(collection: Collection, as_json: bool) -> None:
         lost = f"{entry.genes_lost:,} genes, {entry.elements_lost:,} values"
         counts = "" if entry.counts_lost is None else f", {entry.counts_lost:,} counts"
         click.echo(f"  {entry.name}: {entry.n_obs:,} cells; lost {lost}{counts}")
+        if entry.renamed:
+            click.echo(f"    renamed: {', '.join(f'{own} to {new}' for own, new in entry.renamed.items())}")
+        if entry.left_out:
+            click.echo(f"    left out: {', '.join(entry.left_out)}")

@@ -4,7 +4,8 @@
 
     AnnbatchError
     ├── InputError (ValueError)              an argument or an input file breaks a rule
-    │   └── MissingInputError (FileNotFoundError)
+    │   ├── MissingInputError (FileNotFoundError)
+    │   └── InputErrors                      several faults of the inputs, in one message
     ├── StoreError (ValueError)              a store is not what it should be
     │   └── CorruptStoreError                its bytes contradict a checksum or each other
     ├── DeviceMemoryError (MemoryError)      a device has no memory left for batches
@@ -19,13 +20,14 @@ query of a URL.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 __all__ = [
     "AnnbatchError",
     "InputError",
     "MissingInputError",
+    "InputErrors",
     "StoreError",
     "CorruptStoreError",
     "DeviceMemoryError",
@@ -44,6 +46,24 @@ class InputError(AnnbatchError, ValueError):
 
 class MissingInputError(InputError, FileNotFoundError):
     """An input file does not exist."""
+
+
+class InputErrors(InputError):
+    """Several faults of the inputs, found together."""
+
+    LINES = 20
+    """How many the message lists; it counts the others."""
+
+    def __init__(self, errors: Sequence[InputError]) -> None:
+        self.errors = tuple(errors)
+        listed = [f"  {error}" for error in self.errors[: self.LINES]]
+        if len(self.errors) > self.LINES:
+            listed.append(f"  … and {len(self.errors) - self.LINES:,} more")
+        super().__init__("\n".join([f"{len(self.errors):,} faults in the inputs:", *listed]))
+
+    def __reduce__(self) -> tuple[type[InputErrors], tuple[tuple[InputError, ...]]]:
+        # Exceptions are copied by calling their type with their message, which is no list of errors.
+        return type(self), (self.errors,)
 
 
 class StoreError(AnnbatchError, ValueError):

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -96,10 +97,16 @@ class InputEntry:
     """Stored elements of X in those genes."""
     counts_lost: int | None
     """Their sum; None where they are no counts."""
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Elements whose names a store cannot hold, ``"obs/…"`` and the like: the input's name to that in the stores."""
+    left_out: tuple[str, ...] = ()
+    """Elements that are not in the collection though nobody chose others: ``"var/…"``, ``"layers/…"`` and the like."""
 
-    def to_json(self) -> dict[str, str | int | None]:
-        """Give its JSON value."""
-        return {name: getattr(self, name) for name in self.__slots__}
+    def to_json(self) -> dict[str, Any]:
+        """Give its JSON value; what is empty is left away."""
+        found = {name: getattr(self, name) for name in self.__slots__}
+        more = {"renamed": dict(self.renamed), "left_out": list(self.left_out)}
+        return {name: value for name, value in (found | more).items() if name not in more or value}
 
 
 def checksum(path: Path, *, sync: bool = False) -> FileEntry:
@@ -208,4 +215,10 @@ def input_entry(entry: object, where: str) -> InputEntry:
         raise StoreError(f"{where} must be an object, got {entry!r}")
     lost = None if entry.get("counts_lost") is None else count(entry, "counts_lost", where)
     counts = {key: count(entry, key, where) for key in ("n_obs", "n_vars", "genes_lost", "elements_lost")}
-    return InputEntry(name=field(entry, "name", str, where), counts_lost=lost, **counts)
+    renamed = field(entry, "renamed", dict, where) if "renamed" in entry else {}
+    left_out = field(entry, "left_out", list, where) if "left_out" in entry else []
+    for what in (*renamed, *renamed.values(), *left_out):
+        if not isinstance(what, str):
+            raise StoreError(f"{where}: renamed and left_out must hold strings, got {what!r}")
+    name = field(entry, "name", str, where)
+    return InputEntry(name=name, counts_lost=lost, renamed=renamed, left_out=tuple(left_out), **counts)

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
@@ -29,12 +30,22 @@ from tqdm.auto import tqdm
 from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import FORMAT, Collection, digest_names
 from annbatch.stores.manifest import ElementTypes, InputEntry, write_whole
+from annbatch.write.inputs.agreed_names import (
+    Changes,
+    Kept,
+    agree_on_names,
+    changes,
+    in_written_names,
+    warn_of_changes,
+    with_written_names,
+)
 from annbatch.write.inputs.append_target import AppendTarget
-from annbatch.write.inputs.contents import Source, describe, select_elements
+from annbatch.write.inputs.contents import Element, Source, describe, select_elements
+from annbatch.write.inputs.faults import Faults
 from annbatch.write.inputs.gene_join import fit_genes, join_genes
 from annbatch.write.inputs.gene_lists import GeneLists
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types
-from annbatch.write.inputs.obs_table import ObsTable, check_groupby, spool
+from annbatch.write.inputs.obs_table import SRC_PATH, ObsTable, check_groupby, spool
 from annbatch.write.inputs.opening import Origin
 from annbatch.write.inputs.var_columns import VarColumns
 from annbatch.write.options import Options, Resources
@@ -85,16 +96,25 @@ def _build(
 ) -> None:
     quiet = not resources.progress
     present = AppendTarget.open(place.output) if place.mode == "append" else None
-    genes, columns, sources = GeneLists(place.emptied("genes")), VarColumns(), []
-    for number, origin in enumerate(tqdm(origins, "opening", unit="file", disable=quiet)):
+    faults = Faults()
+    sources: list[Source] = []
+    genes, var_columns = GeneLists(place.emptied("genes")), VarColumns()
+    columns, layers = options.obs_columns, options.layers
+    if present is not None:
+        columns, layers = [*present.schema.columns, SRC_PATH], present.layers
+    for origin in tqdm(origins, "opening", unit="file", disable=quiet):
         checkpoint()
-        source, var = describe(origin, options.x)
-        sources.append(source)
-        genes.add(var.index)
-        if present is None:
-            columns.add(var, genes.numbers(number))
+        with faults.collecting(origin.name):
+            source, var = describe(origin, options.x, columns, layers)
+            genes.add(var.index)
+            if present is None:
+                var_columns.add(var, genes.numbers(len(sources)))
+            sources.append(source)
+    faults.raise_any()
+    sources = agree_on_names(sources, options.x)
+    options = replace(options, **in_written_names(options, sources))
     check_groupby(options.groupby, options.obs_columns, sources)
-    job, budget = _plan(place, sources, genes, columns, options, resources, present, checkpoint)
+    job, changed, budget = _plan(place, sources, genes, var_columns, options, resources, present, checkpoint)
     passes: Passes = Local(budget.tasks, checkpoint) if resources.client is None else OnDask(resources.client)
     specs = _specs(job, resources, checkpoint)
     with _cell_bar(job.n_obs, resources.progress, "reading") as report:
@@ -116,7 +136,7 @@ def _build(
         seed=options.seed if options.shuffle else None,
         software=software(),
         grouped_by=options.groupby,
-        inputs=_input_entries(job, specs, runs),
+        inputs=_input_entries(job, changed, specs, runs),
     )
     place.commit(collection if present is None else present.extended(collection))
 
@@ -130,23 +150,32 @@ def _plan(
     resources: Resources,
     present: AppendTarget | None,
     checkpoint: Callable[[], None],
-) -> tuple[Job, Budget]:
+) -> tuple[Job, list[Changes], Budget]:
     paths = [source.name for source in sources]
     if present is None:
         genes = join_genes(lists, paths, options.join, options.var_names)
-        var = columns.joined(genes.names, lists.known)
+        var = with_written_names(columns.joined(genes.names, lists.known), sources)
     else:
         genes, var = fit_genes(lists, paths, present.var.index), present.var
     n_vars = len(var)
-    elements = select_elements(
-        sources,
-        n_vars,
-        x=options.x,
-        layers=options.layers if present is None else present.layers,
-        obsm=options.obsm if present is None else present.obsm,
-        dense=options.dense if present is None else present.dense,
-    )
-    table = _spool(place, sources, options, resources, present, checkpoint)
+    elements: tuple[Element, ...] = ()
+    faults = Faults()
+    with faults.keeping():
+        elements = select_elements(
+            sources,
+            n_vars,
+            x=options.x,
+            layers=options.layers if present is None else present.layers,
+            obsm=options.obsm if present is None else present.obsm,
+            dense=options.dense if present is None else present.dense,
+        )
+    with faults.keeping():
+        table = _spool(place, sources, options, resources, present, checkpoint)
+    faults.raise_any()
+    names = [column.name for column in table.columns]
+    kept = Kept(elements, names, list(var.columns) if present is None else None)
+    changed = changes(sources, kept, options)
+    warn_of_changes(sources, changed, in_collection=present is not None)
     if options.groupby is not None:
         table.groups(options.groupby, 0, 0)
     text_bytes = sum(table.text(name).path.stat().st_size for name in table.texts) / table.n_obs
@@ -182,7 +211,7 @@ def _plan(
         piece_bytes=budget.piece_bytes,
         threads=resources.task_threads,
     )
-    return job, budget
+    return job, changed, budget
 
 
 def _spool(
@@ -264,12 +293,15 @@ def _types(
     return found
 
 
-def _input_entries(job: Job, specs: Sequence[RunSpec], runs: Sequence[Run]) -> tuple[InputEntry, ...]:
+def _input_entries(
+    job: Job, changed: Sequence[Changes], specs: Sequence[RunSpec], runs: Sequence[Run]
+) -> tuple[InputEntry, ...]:
     entries = []
     runs_of: list[list[Run]] = [[] for _ in job.sources]
     for spec, run in zip(specs, runs, strict=True):
         runs_of[spec.source].append(run)
-    for source, (n_vars, n_lost), of_source in zip(job.sources, job.genes.n_lost(), runs_of, strict=True):
+    lost = job.genes.n_lost()
+    for source, (n_vars, n_lost), of_source, of_names in zip(job.sources, lost, runs_of, changed, strict=True):
         parts = [run.elements["X"] for run in of_source]
         counts = [part.counts_lost for part in parts]
         entries.append(
@@ -280,6 +312,8 @@ def _input_entries(job: Job, specs: Sequence[RunSpec], runs: Sequence[Run]) -> t
                 n_lost,
                 sum(part.n_lost for part in parts),
                 None if None in counts else sum(c for c in counts if c is not None),
+                of_names.renamed_keys(),
+                of_names.left_out,
             )
         )
     return tuple(entries)

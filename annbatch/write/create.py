@@ -67,7 +67,8 @@ def create_anndata_collection(
     Strings in obs become categoricals, whose categories are the union over all inputs, the same in every store. Every
     cell gets its source file, as given, in the obs column ``src_path``; a ``src_path`` that an input already has is
     kept. A var column is kept if no two inputs contradict each other about a gene. raw (unless ``x`` names it), uns,
-    varm, obsp and varp are left out.
+    varm, obsp and varp are left out. A name that a store cannot hold, such as one with ``/``, is replaced, with a
+    warning; options take either name. What else is left out though nobody chose so is warned of, too.
 
     Parameters
     ----------
@@ -89,8 +90,7 @@ def create_anndata_collection(
     x
         What becomes X: ``"X"``, ``"raw/X"`` (with raw's genes; then there are no layers) or ``"layers/…"``.
     layers, obsm
-        Layers and numeric obsm arrays to carry along; None for those that all inputs share, with a warning where obsm
-        holds something else.
+        Layers and numeric obsm arrays to carry along; None for those that all inputs share, with a warning of others.
     obs_columns
         obs columns to carry along; None for all.
     dense
@@ -135,12 +135,12 @@ def create_anndata_collection(
     Returns
     -------
     Collection
-        The new collection; its ``inputs`` say what each input lost.
+        The new collection; its ``inputs`` say what each input lost, what was renamed, and what was left out.
 
     Raises
     ------
     InputError
-        If an argument or an input breaks a rule.
+        If an argument or an input breaks a rule; several inputs' faults come as one `InputErrors`.
     MissingInputError
         If an input does not exist.
     OutputExistsError

@@ -51,7 +51,7 @@ def row_costs(job: Job, source: int, checkpoint: Callable[[], None]) -> Ints:
     with described.origin.open() as root:
         for number, element in enumerate(job.elements):
             where = f"{described.name}: {element.source}"
-            matrix = matrix_of(root.element(element.source), where)
+            matrix = matrix_of(described.element(root, element.source), where)
             if matrix.format == "csc":
                 path = job.transposed_path(source, number)
                 path.parent.mkdir(exist_ok=True)

@@ -267,7 +267,7 @@ def test_layers_and_obsm_that_all_inputs_share(tmp_path: Path):
         adata.obsm["pca"] = rng.normal(size=(adata.n_obs, 3)).astype([np.float32, np.float64][i])
         adata.obsm[f"only{i}"] = np.zeros((adata.n_obs, 2))
     paths = [write_adata(adata, tmp_path / f"{i}", "h5ad") for i, adata in enumerate(adatas)]
-    with pytest.warns(UserWarning, match="elements that not all inputs have are left out") as warned:
+    with pytest.warns(UserWarning, match="elements are left out") as warned:
         collection = create_anndata_collection(paths, tmp_path / "store", **SMALL)
     missing = {"layers/only0": 1, "layers/only1": 0, "obsm/only0": 1, "obsm/only1": 0}
     assert str(warned[0].message).partition(": ")[2] == ", ".join(
@@ -307,7 +307,9 @@ def test_var_columns_on_which_the_inputs_agree(tmp_path: Path):
         adata.var["kind"] = [["text"] * 5, range(6)][i]
         adata.var[f"only{i}"] = np.arange(adata.n_vars) % 2 == 0
     paths = [write_adata(adata, tmp_path / f"{i}", "h5ad") for i, adata in enumerate(adatas)]
-    collection = create_anndata_collection(paths, tmp_path / "store", **SMALL)
+    with pytest.warns(UserWarning, match="'var/n_cells' differs between inputs, 'var/kind' differs"):
+        collection = create_anndata_collection(paths, tmp_path / "store", **SMALL)
+    assert collection.inputs[1].left_out == ("var/n_cells", "var/kind")
     for store in read_collection(collection):
         assert list(store.var) == ["gene_id", "length", "only0", "only1"]
         assert store.var["gene_id"].tolist() == [f"ENSG{c:05d}" for c in range(9)]

@@ -1,25 +1,30 @@
 """What do the inputs hold, and which of it goes into the collection?
 
-1. `describe` looks into one input, and checks that it has cells, genes and the main matrix; values stay unread.
+1. `describe` looks into one input, and checks what will be taken of it; values stay unread. It knows elements by their
+   own names; under which they are written, `annbatch.write.inputs.agreed_names` says.
 2. `select_elements` decides, from what the inputs share and what the caller chose, which elements are written, and as
    what.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from annbatch.errors import InputError
+from annbatch.write.inputs.element_names import TABLE_NAMES, output_names
+from annbatch.write.inputs.faults import Faults
 from annbatch.write.inputs.matrix_rows import Format, Matrix, matrix_of
 from annbatch.write.inputs.opening import Origin, Root
 
+T = TypeVar("T")
+
 _RAW = "raw/"
+_CHOOSE_COLUMNS = "; obs_columns= takes only the columns that it names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +47,29 @@ class Source:
     origin: Origin
     n_obs: int
     """Number of cells."""
-    column_names: tuple[str, ...]
-    """Names of the obs columns."""
+    columns: Mapping[str, Any]
+    """The obs columns: the names under which they are written, and their own."""
+    index_name: str | None
+    """Name of the obs index, if it has one."""
     matrices: Mapping[str, MatrixInfo]
     """The main matrix and the layers, by their keys in the input: ``"X"``, ``"raw/X"``, ``"layers/…"``."""
     obsm: Mapping[str, MatrixInfo | None]
     """Name of each obsm element; None if it is no numeric array of two dimensions."""
+    var_columns: tuple[Any, ...] = ()
+    """Own names of the var columns."""
+    layers: tuple[Any, ...] = ()
+    """Own names of all layers that may be taken, also of those that are not described."""
+    own_keys: Mapping[str, str] = field(default_factory=dict)
+    """The keys in the input of the layers and obsm arrays that are written under another name."""
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return self.origin.name
+
+    def element(self, root: Root, key: str) -> Any:
+        """Give an element of the input, which is open as ``root``, by the key under which it is written."""
+        return root.element(self.own_keys.get(key, key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +91,17 @@ class Element:
         return not self.key.startswith("obsm/")
 
 
-def describe(origin: Origin, x: str = "X") -> tuple[Source, pd.DataFrame]:
-    """Open an input and say what it holds; ``x`` is the key of the main matrix.
+def describe(
+    origin: Origin, x: str = "X", columns: Sequence[str] | None = None, layers: Sequence[str] | None = None
+) -> tuple[Source, pd.DataFrame]:
+    """Open an input and say what it holds.
+
+    Parameters
+    ----------
+    x
+        Key of the main matrix.
+    columns, layers
+        The obs columns and layers that will be taken, by any of their names; None for all. Others need not be readable.
 
     Returns
     -------
@@ -89,34 +115,76 @@ def describe(origin: Origin, x: str = "X") -> tuple[Source, pd.DataFrame]:
     MissingInputError
         If nothing is there.
     InputError
-        If it is no AnnData, the main matrix is missing, it has no cells or no genes, or its var names are not unique.
+        If it is no AnnData, the main matrix is missing, it has no cells or no genes, its var names are not unique, or
+        a column or a matrix cannot be read; names all faults that were found.
     """
-    path = origin.name
+    path, faults = origin.name, Faults()
     with origin.open() as root:
-        main = root.element(x)
-        if main is None:
-            raise InputError(f"{path}: {x} is missing")
-        matrix = matrix_of(main, f"{path}: {x}")
-        var = root.var(raw=x.startswith(_RAW))
-        n_obs = matrix.shape[0]
-        for name, length in (("obs", n_obs), ("var", len(var))):
-            if not length:
-                raise InputError(f"{path}: {name} must have at least one row, got 0")
-        duplicated = var.index[var.index.duplicated()].unique()
-        if len(duplicated):
-            raise InputError(
-                f"{path}: var names must be unique, got more than one of {list(duplicated[:5])}; "
-                f"adata.var_names_make_unique() makes them so"
-            )
-        matrices = {x: _info(matrix, x, (n_obs, len(var)), path)}
-        if not x.startswith(_RAW):
-            keys = ["X", *(f"layers/{name}" for name in root.names("layers"))]
-            for key in keys:
+        var, shape = pd.DataFrame(), (0, 0)
+        with faults.collecting(path, "var"):
+            var = _checked_var(root, path, raw=x.startswith(_RAW))
+        with faults.collecting(path, x):
+            shape = (_checked_rows(root, x, path), len(var))
+        asked: list[Any] = []
+        with faults.collecting(path, "obs"):
+            asked = _asked_for(root.column_names, columns, f"{path}: obs", TABLE_NAMES)
+        for name in asked:
+            with faults.collecting(path, f"obs column {name!r}", _CHOOSE_COLUMNS):
+                _check_length(root.check_column(name), shape[0], f"{path}: obs column {name!r}")
+        if not all(shape):
+            faults.raise_any()
+        matrices = {}
+        # The layers have not the genes of raw.
+        offered = () if x.startswith(_RAW) else tuple(root.names("layers"))
+        taken = _asked_for(offered, layers, f"{path}: layers")
+        for key in (x, *(f"layers/{name}" for name in taken)):
+            with faults.collecting(path, key):
                 element = root.element(key)
                 if key not in matrices and element is not None:
-                    matrices[key] = _info(matrix_of(element, f"{path}: {key}"), key, (n_obs, len(var)), path)
-        obsm = {name: _obsm_info(root, name, n_obs) for name in root.names("obsm")}
-        return Source(origin, n_obs, tuple(root.column_names), matrices, obsm), var
+                    matrices[key] = _info(matrix_of(element, f"{path}: {key}"), key, shape, path)
+        obsm = {name: _obsm_info(root, name, shape[0]) for name in root.names("obsm")}
+        own = {name: name for name in root.column_names}
+        index_name = root.index_name
+    faults.raise_any()
+    return Source(origin, shape[0], own, index_name, matrices, obsm, tuple(var.columns), offered), var
+
+
+def _asked_for(
+    names: Sequence[Any], asked: Sequence[str] | None, where: str, reserved: Collection[str] = ()
+) -> list[Any]:
+    """Give the own names of what is asked for by its own name, or by that under which it is written."""
+    written = output_names(names, where, reserved)
+    return [own for name, own in written.items() if asked is None or own in asked or name in asked]
+
+
+def _checked_var(root: Root, path: str, *, raw: bool) -> pd.DataFrame:
+    var = root.var(raw=raw)
+    duplicated = var.index[var.index.duplicated()].unique()
+    if len(duplicated):
+        raise InputError(
+            f"{path}: var names must be unique, got more than one of {list(duplicated[:5])}; "
+            f"adata.var_names_make_unique() makes them so"
+        )
+    return _at_least_one(var, len(var), f"{path}: var")
+
+
+def _checked_rows(root: Root, x: str, path: str) -> int:
+    main = root.element(x)
+    if main is None:
+        raise InputError(f"{path}: {x} is missing")
+    n_obs = matrix_of(main, f"{path}: {x}").shape[0]
+    return _at_least_one(n_obs, n_obs, f"{path}: obs")
+
+
+def _at_least_one(found: T, n_rows: int, where: str) -> T:
+    if not n_rows:
+        raise InputError(f"{where} must have at least one row, got 0")
+    return found
+
+
+def _check_length(found: int, n_obs: int, where: str) -> None:
+    if n_obs and found != n_obs:
+        raise InputError(f"{where} must have {n_obs} rows, got {found}")
 
 
 def _info(matrix: Matrix, key: str, shape: tuple[int, int], path: str) -> MatrixInfo:
@@ -154,13 +222,6 @@ def select_elements(
     shared = [key for key in sources[0].matrices if all(key in source.matrices for source in sources) and key != x]
     offered = [key.removeprefix("layers/") for key in shared if key.startswith("layers/")]
     names = offered if layers is None else _asked("layers", layers, offered)
-    held: list[set[str]] = [set() for _ in sources]
-    for source, keys in zip(sources, held, strict=True):
-        if layers is None:
-            keys.update(key for key in source.matrices if key.startswith("layers/") and key != x)
-        if obsm is None:
-            keys.update(f"obsm/{name}" for name in source.obsm)
-    _warn_of_left_out(sources, held)
     elements = [Element("X", x, "csr", n_vars)]
     elements += [Element(f"layers/{name}", f"layers/{name}", "csr", n_vars) for name in names]
     unknown = set(dense) - {element.key for element in elements}
@@ -180,16 +241,6 @@ def _asked(what: str, asked: Sequence[str], offered: Sequence[str]) -> list[str]
     return list(dict.fromkeys(asked))
 
 
-def _warn_of_left_out(sources: Sequence[Source], held: Sequence[set[str]]) -> None:
-    """Name what only some inputs have, and an input that lacks it."""
-    left_out = [
-        f"{name!r} is not in {next(source.name for source, one in zip(sources, held, strict=True) if name not in one)}"
-        for name in sorted(held[0].union(*held) - held[0].intersection(*held))
-    ]
-    if left_out:
-        warnings.warn(f"elements that not all inputs have are left out: {', '.join(left_out)}", stacklevel=2)
-
-
 def _shared_obsm(sources: Sequence[Source], asked: Sequence[str] | None) -> dict[str, int]:
     offered = [name for name in sources[0].obsm if all(name in source.obsm for source in sources)]
     widths = {}
@@ -198,7 +249,6 @@ def _shared_obsm(sources: Sequence[Source], asked: Sequence[str] | None) -> dict
         if unfit is not None:
             if asked is not None:
                 raise InputError(f"{unfit}: obsm {name!r} must be a numeric array of two dimensions")
-            warnings.warn(f"obsm {name!r} is left out: it is no numeric array in {unfit}", UserWarning, stacklevel=5)
             continue
         shapes = [(source.name, info.shape[1]) for source in sources if (info := source.obsm[name]) is not None]
         if len({width for _, width in shapes}) > 1:

@@ -25,6 +25,8 @@ import pandas as pd
 from annbatch.errors import InputError
 from annbatch.write.inputs.column_spill import ColumnSpill
 from annbatch.write.inputs.contents import Source
+from annbatch.write.inputs.element_names import TABLE_NAMES, output_names, warn_renamed
+from annbatch.write.inputs.faults import Faults
 from annbatch.write.inputs.gene_join import join_column
 from annbatch.write.inputs.opening import Root
 from annbatch.write.inputs.spill import load, save
@@ -129,7 +131,7 @@ def check_groupby(name: str | None, names: Sequence[str] | None, sources: Sequen
     InputError
         Names the columns that there are.
     """
-    known = chain.from_iterable(source.column_names for source in sources) if names is None else names
+    known = chain.from_iterable(source.columns for source in sources) if names is None else names
     columns = list(dict.fromkeys([*known, SRC_PATH]))
     if name is not None and name not in columns:
         raise InputError(f"groupby must be an obs column, got {name!r}; there are {columns}")
@@ -168,30 +170,38 @@ def spool(
         If a column is of different kinds in different inputs, of a kind that cannot be stored, or unknown.
     """
     n_obs = sum(source.n_obs for source in sources)
-    known = list(dict.fromkeys(chain.from_iterable(source.column_names for source in sources)))
+    known = list(dict.fromkeys(chain.from_iterable(source.columns for source in sources)))
     if names is not None and (unknown := [name for name in names if name not in known]):
         raise InputError(f"obs_columns must be in at least one input, got {unknown}; there are {known}")
     wanted = known if names is None else list(dict.fromkeys(names))
     wanted = [*(name for name in wanted if name != SRC_PATH), SRC_PATH] if schema is None else list(schema.columns)
-    given, index_names, columns = TextFile(directory / "given.text"), set(), []
+    given, columns = TextFile(directory / "given.text"), []
+    faults, failed = Faults(), set()
     with ColumnSpill(directory, len(wanted)) as spill:
         for source in sources:
             with source.origin.open() as root:
-                for name in wanted:
-                    spill.append((_origins if name == SRC_PATH else _column)(root, source, name))
-                given.append(_names(root, source))
-                index_names.add(root.index_name)
+                for number, name in enumerate(wanted):
+                    column, before = None, len(faults)
+                    with faults.collecting(source.name, f"obs column {name!r}"):
+                        column = (_origins if name == SRC_PATH else _column)(root, source, name)
+                    if len(faults) > before:
+                        failed.add(number)
+                    spill.append(column)
+                with faults.collecting(source.name, "obs names"):
+                    given.append(_names(root, source))
             report(1)
         lengths, paths = [source.n_obs for source in sources], [source.name for source in sources]
         if schema is not None:
             lengths, paths = [0, *lengths], ["the collection", *paths]
         for number, name in enumerate(wanted):
-            parts = [*([] if schema is None else [schema[name]]), *spill.parts(number)]
-            joined = join_column(parts, lengths, f"obs column {name!r}", paths)
-            columns.append(_store(joined, name, number, directory))
+            if number not in failed:
+                parts = [*([] if schema is None else [schema[name]]), *spill.parts(number)]
+                with faults.keeping():
+                    joined = join_column(parts, lengths, f"obs column {name!r}", paths)
+                    columns.append(_store(joined, name, number, directory))
             report(0)
-    index_name = index_names.pop() if len(index_names) == 1 else None
-    table = ObsTable(directory, n_obs, tuple(columns), None if index_name in wanted else index_name)
+    faults.raise_any()
+    table = ObsTable(directory, n_obs, tuple(columns), _index_name(sources, wanted))
     _distinguish(given, table, repeats, others)
     report(0)
     return table
@@ -219,9 +229,9 @@ def _store(joined: pd.Series[Any], name: str, number: int, directory: Path) -> O
 
 def _column(root: Root, source: Source, name: str) -> pd.Series[Any] | None:
     """Read one column of one input; None if it has none of that name."""
-    if name not in source.column_names:
+    if name not in source.columns:
         return None
-    return _compact(_checked(root.column(name), source, name))
+    return _compact(_checked(root.column(source.columns[name]), source, name))
 
 
 def _checked(column: pd.Series[Any], source: Source, name: str) -> pd.Series[Any]:
@@ -242,8 +252,8 @@ def _compact(column: pd.Series[Any]) -> pd.Series[Any]:
 
 def _origins(root: Root, source: Source, name: str) -> pd.Series[Any]:
     """Read where the cells of one input first came from, or say that they come from it."""
-    if name in source.column_names:
-        given = _checked(root.column(name), source, name)
+    if name in source.columns:
+        given = _checked(root.column(source.columns[name]), source, name)
         text = given.cat.categories if isinstance(given.dtype, pd.CategoricalDtype) else given
         if not given.isna().all() and pd.api.types.infer_dtype(text, skipna=True) != "string":
             raise InputError(f"{source.name}: obs column {name!r} must hold strings, got {given.dtype}")
@@ -258,6 +268,17 @@ def _names(root: Root, source: Source) -> npt.NDArray[Any]:
     if len(names) != source.n_obs:
         raise InputError(f"{source.name}: obs must have {source.n_obs} names, as X has rows, got {len(names)}")
     return names
+
+
+def _index_name(sources: Sequence[Source], columns: Sequence[str]) -> str | None:
+    found = {source.index_name for source in sources}
+    name = found.pop() if len(found) == 1 else None
+    if name is None or name in (*columns, "_index"):
+        return None
+    names = output_names([name], "obs index", TABLE_NAMES)
+    warn_renamed(names, f"{sources[0].name}: obs index", stacklevel=5)
+    (written,) = names
+    return None if written in columns else written
 
 
 def _distinguish(given: TextFile, table: ObsTable, repeats: Repeats, others: Sequence[TextFile]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from annbatch.errors import InputError
+from annbatch.errors import InputError, naming
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.stored_frame import StoredFrame, attribute, is_array, stored_frame
 from annbatch.write.inputs.matrix_rows import FieldRows, Matrix, matrix_of
@@ -54,7 +54,8 @@ class StoredInput:
 
     def column(self, name: str) -> pd.Series[Any]:
         """Read one obs column, (n_obs,)."""
-        return pd.Series(self._obs.column(name))
+        with naming(f"obs column {name!r}"):
+            return pd.Series(self._obs.column(name))
 
     def var(self, raw: bool) -> pd.DataFrame:
         """Read var, or that of raw."""

@@ -115,7 +115,7 @@ def write_run(job: Job, spec: RunSpec) -> Run:
         with source.origin.open() as root:
             for number, element in enumerate(job.elements):
                 where = f"{source.name}: {element.source}"
-                matrix = matrix_of(root.element(element.source), where)
+                matrix = matrix_of(source.element(root, element.source), where)
                 if matrix.format == "csc":
                     matrix = transposed(job.transposed_path(spec.source, number), matrix)
                 write = _write_sparse if element.kind == "csr" else _write_dense
