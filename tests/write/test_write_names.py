@@ -141,7 +141,7 @@ def test_what_some_inputs_lack_is_left_out_and_said_so(tmp_path: Path):
     assert [entry.left_out for entry in collection.inputs] == [("layers/counts",), ("obsm/X_pca",)]
     b.obs["fresh"] = 1
     b.layers["late"] = b.X.copy()
-    said = ", ".join(f"'{key}' is not in the collection" for key in ("obs/fresh", "layers/late", "obsm/X_pca"))
+    said = ", ".join(f"'{key}' is not in the collection" for key in ("layers/late", "obs/fresh", "obsm/X_pca"))
     with pytest.warns(UserWarning, match=f"left out: {said}$"):
         more = append_to_collection([b], collection.path, **OPTIONS)
     assert more.inputs[-1].left_out == ("obs/fresh", "layers/late", "obsm/X_pca")

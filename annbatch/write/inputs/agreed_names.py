@@ -164,7 +164,7 @@ def warn_of_changes(sources: Sequence[Source], found: Sequence[Changes], *, in_c
             paths.setdefault(part, {})[source.name] = None
     for part, changed in names.items():
         warn_renamed(changed, f"{_some(list(paths[part]))}: {part}", stacklevel=4)
-    left_out = dict.fromkeys(key for of_source in found for key in of_source.left_out)
+    left_out = sorted({key for of_source in found for key in of_source.left_out})
     if left_out:
         named = [f"{key!r} {_why(key, sources, in_collection=in_collection)}" for key in left_out]
         warnings.warn(f"elements are left out: {', '.join(named)}", UserWarning, stacklevel=3)
