@@ -1,7 +1,8 @@
 """How do columns of obs become codes that every store agrees on?
 
 1. `columns_of_frame` and `columns_of_group` describe the obs columns of one store, in memory or on disk.
-2. `merge_columns` unites the stores' categories, in order of first appearance, into one `Column` per name.
+2. `merge_columns` unites the stores' columns of a name into one `Column`, by the rule that building follows, too
+   (`annbatch.stores.column_kinds`).
 3. `annbatch.batches.label_rows` gathers the rows of a window; `Column.numbers` and `Column.series` say what they mean.
 """
 
@@ -19,8 +20,23 @@ import zarr
 from numpy.typing import NDArray
 
 from annbatch.errors import InputError, StoreError, naming
-from annbatch.stores.slices import ArraySlices, slices_of
+from annbatch.plan.window import Ranges
+from annbatch.remote.request_pool import Requests
+from annbatch.stores.column_kinds import (
+    agreed,
+    as_categories,
+    is_ordered,
+    kind_of,
+    kind_of_categories,
+    plain,
+    united,
+)
+from annbatch.stores.lazy_tables import in_memory
+from annbatch.stores.slices import ArraySlices, Constant, slices_of
 from annbatch.stores.stored_frame import categories_of, is_array
+
+_ROWS_AT_ONCE = 1 << 20
+"""Values that are read at a time to find one that is there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +53,14 @@ class StoreColumn:
     """What the codes mean; None for numbers."""
     dtype: Any
     """The pandas dtype that users see."""
+
+    @property
+    def kind(self) -> str:
+        """What it holds, as `annbatch.stores.column_kinds` names it."""
+        if self.categories is None:
+            return "number"
+        is_boolean = not isinstance(self.dtype, pd.CategoricalDtype) and pd.api.types.is_bool_dtype(self.dtype)
+        return "boolean" if is_boolean else kind_of_categories(self.categories, self.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,19 +124,30 @@ class Column:
         if isinstance(self.dtype, pd.CategoricalDtype):
             return pd.Series(pd.Categorical.from_codes(gathered, dtype=self.dtype))
         if self.categories is not None:
-            values: Any = self.categories.to_numpy(object).take(gathered)
-            values[gathered == -1] = pd.NA if pd.api.types.is_extension_array_dtype(self.dtype) else None
-            return pd.Series(values, dtype=self.dtype)
+            missing = pd.NA if pd.api.types.is_extension_array_dtype(self.dtype) else None
+            # Code -1 picks the last one.
+            values = np.append(self.categories.to_numpy(object), np.array([missing], object))
+            return pd.Series(values[gathered], dtype=self.dtype)
         if isinstance(gathered, np.ma.MaskedArray):
             series = pd.Series(np.asarray(gathered.data), dtype=self.dtype)
             return series.mask(np.ma.getmaskarray(gathered))
         return pd.Series(gathered, dtype=self.dtype)
 
 
-def columns_of_frame(obs: pd.DataFrame, names: Sequence[str] | None, store: str) -> dict[str, StoreColumn]:
-    """Describe the obs columns of an AnnData in memory; None means all."""
-    available = [str(name) for name in obs.columns]
-    return {name: _of_series(obs[name], f"{store} obs[{name!r}]") for name in _chosen(names, available, store)}
+def columns_of_frame(obs: Any, names: Sequence[str] | None, store: str) -> dict[str, StoreColumn]:
+    """Describe the obs columns of an AnnData in memory, or of one whose obs is lazy; None means all."""
+    chosen = _chosen(names, [str(name) for name in obs.columns], store)
+    table = obs if isinstance(obs, pd.DataFrame) else in_memory(obs, [own for own in obs.columns if str(own) in chosen])
+    available = [str(name) for name in table.columns]
+    columns = {}
+    for name in chosen:
+        if (n_found := available.count(name)) > 1:
+            raise InputError(
+                f"{store}: obs must have one column {name!r}, got {n_found}; which one is meant cannot be known: "
+                f"rename or drop all but one, or name other columns in labels"
+            )
+        columns[name] = _of_series(table.iloc[:, available.index(name)], f"{store} obs[{name!r}]")
+    return columns
 
 
 def columns_of_group(
@@ -142,7 +177,7 @@ def merge_columns(stores: Sequence[tuple[str, dict[str, StoreColumn]]]) -> tuple
     Raises
     ------
     InputError
-        If a column is categorical (or text) in one store and numeric in another.
+        If a column has values of different kinds in different stores.
     """
     shared = [name for name in stores[0][1] if all(name in columns for _, columns in stores)]
     return tuple(_merge(name, [(store, columns[name]) for store, columns in stores]) for name in shared)
@@ -163,22 +198,22 @@ def _chosen(names: Sequence[str] | None, available: list[str], store: str) -> li
 
 
 def _of_series(series: pd.Series[Any], where: str) -> StoreColumn:
-    dtype, flat = series.dtype, partial(slices_of, where)
+    flat, given = partial(slices_of, where), series.dtype
+    series = plain(series, where)
+    dtype, kind = series.dtype, kind_of(series, where)
     if isinstance(dtype, pd.CategoricalDtype):
         return StoreColumn(where, flat(series.cat.codes.to_numpy()), None, dtype.categories, dtype)
-    if pd.api.types.is_bool_dtype(dtype):
+    if kind == "boolean":
         missing = series.isna().to_numpy()
         codes = np.where(missing, -1, series.fillna(False).to_numpy(np.int8)).astype(np.int8)
         return StoreColumn(where, flat(codes), None, pd.Index([False, True]), dtype)
-    if pd.api.types.is_numeric_dtype(dtype):
-        if pd.api.types.is_complex_dtype(dtype):
-            raise InputError(f"{where}: must be real numbers, categories or text, got {dtype}; leave it out of labels=")
+    if kind == "number":
         if pd.api.types.is_extension_array_dtype(dtype):
             filled = series.fillna(0).to_numpy(dtype.numpy_dtype)  # type: ignore[union-attr]
             return StoreColumn(where, flat(filled), flat(series.isna().to_numpy()), None, dtype)
         return StoreColumn(where, flat(series.to_numpy()), None, None, dtype)
-    text = pd.Categorical(series)
-    return StoreColumn(where, flat(text.codes), None, text.categories, dtype)
+    text = as_categories(series)
+    return StoreColumn(where, flat(text.codes), None, text.categories, given)
 
 
 def _of_element(obs: zarr.Group, name: str, where: str, slices_of: Callable[[Any], ArraySlices]) -> StoreColumn:
@@ -250,38 +285,76 @@ def _nullable(dtype: np.dtype[Any]) -> str:
 
 
 def _merge(name: str, parts: Sequence[tuple[str, StoreColumn]]) -> Column:
-    first_store, first = parts[0]
-    for store, part in parts:
-        if _kind(part) != _kind(first):
-            raise InputError(
-                f"obs[{name!r}] must be of one kind in all stores: it is {_kind(first)} in {first_store} and "
-                f"{_kind(part)} in {store}"
-            )
-    columns = tuple(part for _, part in parts)
-    if first.categories is None:
-        return Column(name, None, _common_dtype([part.dtype for part in columns]), columns, (None,) * len(columns))
-    categories = first.categories
-    for part in columns[1:]:
-        categories = categories.append(part.categories[~part.categories.isin(categories)])  # type: ignore[index,union-attr]
+    """Unite one column of all stores, by the rule of `annbatch.stores.column_kinds`."""
+    stores, columns = [store for store, _ in parts], [column for _, column in parts]
+    kinds = [column.kind for column in columns]
+    kind = agreed(f"obs[{name!r}]", kinds, stores, lambda i: has_value(columns[i]))
+    fit = [column for column, own in zip(columns, kinds, strict=True) if own == kind]
+    if kind == "number":
+        dtype = _common_dtype([column.dtype for column in fit])
+        base = _promoted([column.values.dtype for column in fit])
+        if len(fit) < len(columns) and base.kind in "iu":
+            dtype = pd.api.types.pandas_dtype(_nullable(base))
+        columns = [c if own == kind else _no_number(c, base) for c, own in zip(columns, kinds, strict=True)]
+        return Column(name, None, dtype, tuple(columns), (None,) * len(columns))
+    categories = united([column.categories for column in fit if column.categories is not None])
+    columns = [c if own == kind else _no_category(c) for c, own in zip(columns, kinds, strict=True)]
     recodes = tuple(
         None
         if categories[: len(part.categories)].equals(part.categories)  # type: ignore[arg-type]
         else np.append(categories.get_indexer(part.categories), -1).astype(np.int32)  # type: ignore[arg-type]
         for part in columns
     )
-    same = all(part.dtype == first.dtype for part in columns)
-    dtype: Any = first.dtype
-    if _kind(first) == "boolean" and not same:
-        dtype = pd.BooleanDtype()
-    elif isinstance(dtype, pd.CategoricalDtype):
-        dtype = pd.CategoricalDtype(categories, ordered=bool(dtype.ordered) and same)
-    return Column(name, categories, dtype, columns, recodes)
+    return Column(name, categories, _dtype_of_categories(kind, categories, fit, columns), tuple(columns), recodes)
 
 
-def _kind(column: StoreColumn) -> str:
-    if column.categories is None:
-        return "numeric"
-    return "boolean" if pd.api.types.is_bool_dtype(column.dtype) else "categorical"
+def _dtype_of_categories(
+    kind: str, categories: pd.Index[Any], fit: Sequence[StoreColumn], columns: Sequence[StoreColumn]
+) -> Any:
+    dtypes = [column.dtype for column in fit]
+    same = bool(dtypes) and all(dtype == dtypes[0] for dtype in dtypes)
+    if kind == "boolean":
+        return dtypes[0] if same and len(fit) == len(columns) else pd.BooleanDtype()
+    if any(isinstance(dtype, pd.CategoricalDtype) for dtype in dtypes):
+        return pd.CategoricalDtype(categories, ordered=is_ordered(dtypes))
+    return dtypes[0] if same else np.dtype(object)
+
+
+def _no_number(column: StoreColumn, dtype: np.dtype[Any]) -> StoreColumn:
+    """Give a column without a value as one of numbers, none of which is there."""
+    n_obs, is_float = len(column.values), dtype.kind == "f"
+    values = Constant(np.array([np.nan if is_float else 0], dtype), n_obs)
+    return StoreColumn(column.name, values, None if is_float else Constant(np.array([True]), n_obs), None, dtype)
+
+
+def _no_category(column: StoreColumn) -> StoreColumn:
+    """Give a column without a value as one of categories."""
+    codes = Constant(np.array([-1], np.int8), len(column.values))
+    return StoreColumn(column.name, codes, None, pd.Index([], dtype=object), np.dtype(object))
+
+
+def has_value(column: StoreColumn) -> bool:
+    """Read a column until there is a value."""
+    for start in range(0, len(column.values), _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, len(column.values))
+        there = np.ones(stop - start, bool)
+        if column.mask is not None:
+            there &= ~_read(column.mask, start, stop)
+        values = _read(column.values, start, stop)
+        if column.categories is not None:
+            there &= values != -1
+        elif values.dtype.kind == "f":
+            there &= ~np.isnan(values)
+        if there.any():
+            return True
+    return False
+
+
+def _read(array: ArraySlices, start: int, stop: int) -> NDArray[Any]:
+    rows = np.arange(start, stop)
+    ranges = Ranges(rows, np.array([start]), np.array([stop]), rows - start, np.zeros_like(rows))
+    found = array.begin(ranges, 0, Requests())()
+    return found.values[found.places]
 
 
 def _common_dtype(dtypes: list[Any]) -> Any:

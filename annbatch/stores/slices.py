@@ -7,6 +7,7 @@
 2. Arrays in local zarr v3 stores are read directly, and nothing but the slices if uncompressed: `Direct`.
 3. Those in object stores are requested, many at once: `Remote`.
 4. Others are sliced through zarr, or NumPy: `Sliced`.
+5. One whose elements are all the same needs no more memory than one of them: `Constant`.
 """
 
 from __future__ import annotations
@@ -154,3 +155,26 @@ class Sliced:
             array = self._array.get()
             parts = [array[start:stop] for start, stop in bounds]
         return Found(np.concatenate([np.empty(0, self.dtype), *parts]), ranges.places)
+
+
+class Constant:
+    """A `ArraySlices` of equal elements.
+
+    Parameters
+    ----------
+    value
+        (1,) the element.
+    size
+        How often it stands there.
+    """
+
+    def __init__(self, value: NDArray[Any], size: int) -> None:
+        self._value, self._size = value, size
+        self.dtype: np.dtype[Any] = value.dtype
+
+    def __len__(self) -> int:
+        return self._size
+
+    def begin(self, ranges: Ranges, more: int, requests: Requests) -> Callable[[], Found]:
+        """Give every row the same element; see `ArraySlices.begin`."""
+        return partial(Found, self._value, np.zeros_like(ranges.rows))

@@ -101,7 +101,7 @@ def _build(
     genes, var_columns = GeneLists(place.emptied("genes")), VarColumns()
     columns, layers = options.obs_columns, options.layers
     if present is not None:
-        columns, layers = [*present.schema.columns, SRC_PATH], present.layers
+        columns, layers = [*present.schema, SRC_PATH], present.layers
     for origin in tqdm(origins, "opening", unit="file", disable=quiet):
         checkpoint()
         with faults.collecting(origin.name):

@@ -173,7 +173,7 @@ CASES: dict[str, tuple[Make, dict[str, Any], str]] = {
     ),
     "complex X": (complex_x, {}, "X must hold real numbers, got complex64"),
     "obsm of other widths": (clashing_obsm, {}, r"obsm 'pca' must have rows of the same shape in all inputs"),
-    "obs of other kinds": (clashing_obs, {}, "obs column 'stage' must be of one kind in all inputs"),
+    "obs of other kinds": (clashing_obs, {}, "obs column 'stage' must be of one kind everywhere"),
     "src_path is taken": (numeric_source, {}, "obs column 'src_path' must hold strings, got int64"),
     "unknown gene": (
         lambda d: written(d, adata()),

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from annbatch.errors import InputError
-from annbatch.write.inputs import gene_join
-from annbatch.write.inputs.gene_join import join_column
+from annbatch.write.inputs import column_join
+from annbatch.write.inputs.column_join import join_column
 
 
 def joined(*columns: Any, lengths: list[int] | None = None) -> pd.Series[Any]:
@@ -58,8 +58,9 @@ def test_stacking(name: str):
 
 
 def test_categories_are_the_union_by_first_appearance():
+    # Those of text are in ascending order, as AnnData writes them.
     found = joined(category(["b"], ["z", "b"]), ["q", "b", "a"], category(["n"], ["a", "n"]))
-    assert found.cat.categories.tolist() == ["z", "b", "q", "a", "n"]
+    assert found.cat.categories.tolist() == ["z", "b", "a", "q", "n"]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_ordered_only_if_all_agree(columns: list[Any], ordered: bool):
 
 
 def test_identifiers_stay_strings(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(gene_join, "MAX_CATEGORIES", 3)
+    monkeypatch.setattr(column_join, "MAX_CATEGORIES", 3)
     assert joined(["a", "b", "c", "d"]).dtype == object
     assert joined(["a", "b", "c", "d"]).tolist() == ["a", "b", "c", "d"]
     assert joined(["a", "b", "c", "d"] * 2).dtype == "category"
@@ -89,7 +90,7 @@ def test_identifiers_stay_strings(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ([["a"], [1]], "one kind in all inputs, got category of string in file0, number in file1"),
+        ([["a"], [1]], "one kind everywhere, got category of string in file0, number in file1"),
         ([[True], [1]], "got boolean in file0, number in file1"),
         ([category([1], [1]), ["a"]], "got category of integer in file0, category of string in file1"),
         (

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from annbatch import create_anndata_collection
 from annbatch.errors import InputError
-from annbatch.write.inputs import gene_join
+from annbatch.write.inputs.column_join import join_column
 from annbatch.write.inputs.contents import describe
-from annbatch.write.inputs.gene_join import fit_genes, join_column, join_genes
+from annbatch.write.inputs.gene_join import fit_genes, join_genes
 from annbatch.write.inputs.gene_lists import GeneLists
 from annbatch.write.inputs.opening import Origin, as_origins
 from annbatch.write.inputs.var_columns import VarColumns
@@ -150,7 +150,7 @@ def test_var_columns_are_those_of_all_inputs_stacked(
 
 @pytest.mark.parametrize(("kind", "dtype"), [("text", "object"), ("gaps", "category")])
 def test_identifiers_stay_strings_unless_some_are_missing(monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str):
-    monkeypatch.setattr(gene_join, "MAX_CATEGORIES", 2)
+    monkeypatch.setattr(column_join, "MAX_CATEGORIES", 2)
     columns = VarColumns()
     columns.add(pd.DataFrame({"x": of_kind(kind, np.arange(6))}, index=GENES), np.arange(6))
     found = columns.joined(pd.Index(GENES, dtype=object), {name: i for i, name in enumerate(GENES)})

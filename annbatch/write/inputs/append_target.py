@@ -19,8 +19,10 @@ import zarr
 
 from annbatch.errors import InputError, StoreError
 from annbatch.stores.collection import FORMAT, Collection
+from annbatch.stores.label_columns import columns_of_group, has_value
 from annbatch.stores.manifest import ElementTypes, store_number
 from annbatch.stores.stored_frame import as_text
+from annbatch.write.inputs.column_join import KnownColumn
 from annbatch.write.inputs.text_file import TextFile
 
 
@@ -31,8 +33,8 @@ class AppendTarget:
     collection: Collection
     var: pd.DataFrame
     """(n_vars, …)."""
-    schema: pd.DataFrame
-    """obs without rows: the columns, and their categories as the last store has them, which has all."""
+    schema: Mapping[str, KnownColumn]
+    """The obs columns, and their categories as the last store has them, which has all."""
     layers: tuple[str, ...]
     """Names of the layers."""
     obsm: tuple[str, ...]
@@ -72,12 +74,15 @@ class AppendTarget:
         root: Any = zarr.open_group(collection.store_paths[-1], mode="r")
         var = ad.io.read_elem(root["var"])
         var.index = pd.Index(as_text(var.index), dtype=object, name=var.index.name)
-        columns = {name: _empty(root["obs"][name]) for name in collection.obs_columns}
+        schema = {
+            name: KnownColumn(_empty(root["obs"][name]), _has_value(collection, name))
+            for name in collection.obs_columns
+        }
         layers = tuple(key.removeprefix("layers/") for key in collection.types if key.startswith("layers/"))
         dense = tuple(key for key in collection.types if isinstance(root[key], zarr.Array))
         obsm = {f"obsm/{name}": array.dtype for name, array in root["obsm"].arrays()}
         types = {**collection.types, **{key: ElementTypes(dtype, dtype, None) for key, dtype in obsm.items()}}
-        found = cls(collection, var, pd.DataFrame(columns), layers, tuple(root["obsm"]), dense, types)
+        found = cls(collection, var, schema, layers, tuple(root["obsm"]), dense, types)
         if (next_path := output / f"chunk_{found.next_store}.zarr").exists():
             raise InputError(f"{next_path}: is in the way of a new store and belongs to no collection")
         return found
@@ -113,6 +118,16 @@ class AppendTarget:
             grouped_by=None,
             inputs=old.inputs + added.inputs,
         )
+
+
+def _has_value(collection: Collection, name: str) -> bool:
+    """Say whether an obs column has a value in any store; text that no categories were made of has."""
+    for path in collection.store_paths:
+        obs: Any = zarr.open_group(path, mode="r")["obs"]
+        is_text = obs[name].attrs["encoding-type"] == "string-array"
+        if is_text or has_value(columns_of_group(obs, [name], str(path), {})[name]):
+            return True
+    return False
 
 
 def _empty(element: Any) -> pd.Series[Any]:

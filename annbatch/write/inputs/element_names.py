@@ -5,6 +5,7 @@ name will do. AnnData in memory may use any, HDF5 files nearly any.
 
 1. `output_names` gives each element a name that can be written: its own, where that will do.
 2. `warn_renamed` says which elements are called otherwise.
+3. `as_text` makes names of cells and genes what they are in files: strings.
 
 Names are no reason to give up a build, unless it is unknown what they mean: a name that occurs twice is refused. Both
 are for the time when inputs are opened, before any work is done.
@@ -17,6 +18,9 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from annbatch.errors import InputError
 
@@ -104,3 +108,8 @@ def _unique(name: str, taken: Collection[str]) -> str:
         number += 1
         candidate = f"{name}_{number}"
     return candidate
+
+
+def as_text(labels: Any) -> npt.NDArray[Any]:
+    """Give labels as (n,) str objects."""
+    return np.array([str(label) for label in labels], dtype=object)

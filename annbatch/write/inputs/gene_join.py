@@ -1,30 +1,21 @@
-"""What are the genes and the columns of all inputs together?
+"""What are the genes of all inputs together?
 
 1. `join_genes` decides which genes there are, and to which joined column each input's genes go.
-2. `join_column` stacks one column of several tables: categories become the union by first appearance, what a table
-   lacks is missing.
 
-Nothing here does I/O but reading the lists of genes (`annbatch.write.inputs.gene_lists`). All stores get the same
-categories, so a code means the same in each.
+Nothing here does I/O but reading the lists of genes (`annbatch.write.inputs.gene_lists`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from annbatch.errors import InputError
 from annbatch.write.inputs.gene_lists import GeneLists, Ints
-
-MAX_CATEGORIES = 2**16
-"""Strings with more distinct values than this, most of which occur once, are identifiers and stay strings."""
-
 
 How = Literal["outer", "inner", "same"]
 
@@ -116,130 +107,6 @@ def _refuse_others(lists: GeneLists, paths: Sequence[str]) -> None:
                 f"{len(missing)} {_some(genes[missing].tolist())} and has {len(extra)} others "
                 f"{_some(genes[extra].tolist())}"
             )
-
-
-def join_column(
-    columns: Sequence[pd.Series[Any] | None], lengths: Sequence[int], what: str, paths: Sequence[str]
-) -> pd.Series[Any]:
-    """Stack one column of several tables; None (or a column without any value) is missing in all of its rows.
-
-    Strings and categoricals become a categorical, unless the strings are identifiers (`MAX_CATEGORIES`); it is ordered
-    only if all
-    inputs agree on the order. Numbers get their common type: NaN where missing, nullable if the inputs are nullable
-    integers or
-    integers that float64 cannot hold. Booleans with missing rows become nullable.
-
-    Raises
-    ------
-    InputError
-        If the inputs disagree on what kind of column it is, or it is of no such kind.
-    """
-    kinds: dict[str, str] = {}
-    present: list[pd.Series[Any] | None] = []
-    for column, path in zip(columns, paths, strict=True):
-        kind = "empty" if column is None else _kind(column, what, path)
-        present.append(None if kind == "empty" else column)
-        if kind != "empty":
-            kinds.setdefault(kind, path)
-    if len(kinds) > 1:
-        found = ", ".join(f"{kind} in {path}" for kind, path in kinds.items())
-        raise InputError(f"{what} must be of one kind in all inputs, got {found}")
-    kind = next(iter(kinds), "empty")
-    if kind == "boolean":
-        return _stack_maskable(present, lengths, np.dtype(bool))
-    if kind == "number" or (kind == "empty" and all(c is None or c.dtype.kind in "iuf" for c in columns)):
-        return _stack_numbers(present, lengths)
-    return _stack_categories(present, lengths)
-
-
-def _kind(column: pd.Series[Any], what: str, path: str) -> str:
-    """``"category of string"`` and the like, ``"boolean"``, ``"number"``, or ``"empty"`` if no value is there."""
-    if len(column) and column.isna().all():
-        return "empty"
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        inferred = pd.api.types.infer_dtype(column.cat.categories, skipna=True)
-    elif column.dtype.kind in "iuf":
-        return "number"
-    else:
-        inferred = pd.api.types.infer_dtype(column, skipna=True)
-        if inferred == "boolean":
-            return "boolean"
-    if inferred == "empty":
-        return "empty"
-    if inferred == "string" or (
-        isinstance(column.dtype, pd.CategoricalDtype) and inferred in ("integer", "floating", "boolean")
-    ):
-        return f"category of {inferred}"
-    raise InputError(
-        f"{path}: {what} must hold strings, categories, numbers or booleans, got {inferred} ({column.dtype})"
-    )
-
-
-def _stack_categories(columns: Sequence[pd.Series[Any] | None], lengths: Sequence[int]) -> pd.Series[Any]:
-    pieces: list[tuple[npt.NDArray[np.int32], list[Any]]] = []
-    for column, length in zip(columns, lengths, strict=True):
-        if column is None:
-            pieces.append((np.full(length, -1, np.int32), []))
-        elif isinstance(column.dtype, pd.CategoricalDtype):
-            pieces.append((column.cat.codes.to_numpy().astype(np.int32), column.cat.categories.tolist()))
-        else:
-            codes, values = pd.factorize(column.to_numpy(dtype=object, na_value=None))  # type: ignore[call-overload]
-            pieces.append((codes.astype(np.int32), values.tolist()))
-    number = {value: i for i, value in enumerate(dict.fromkeys(chain.from_iterable(values for _, values in pieces)))}
-    # The extra last entry is what code -1 picks.
-    lookups = [np.array([number[value] for value in values] + [-1], np.int32) for _, values in pieces]
-    codes = np.concatenate([lookup[codes] for lookup, (codes, _) in zip(lookups, pieces, strict=True)])
-    if (
-        len(number) > max(MAX_CATEGORIES, len(codes) // 2)
-        and (codes >= 0).all()
-        and isinstance(next(iter(number)), str)
-    ):
-        return pd.Series(np.array(list(number), dtype=object)[codes], dtype=object)
-    present = [c for c in columns if c is not None]
-    ordered = all(isinstance(c.dtype, pd.CategoricalDtype) and c.cat.ordered for c in present)
-    ordered = ordered and all(c.cat.categories.equals(present[0].cat.categories) for c in present)
-    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(list(number)), ordered=ordered))
-
-
-def _stack_numbers(columns: Sequence[pd.Series[Any] | None], lengths: Sequence[int]) -> pd.Series[Any]:
-    present = [c for c in columns if c is not None]
-    if not present:
-        return pd.Series(np.full(sum(lengths), np.nan))
-    # A nullable type knows the plain one of its values.
-    types: list[Any] = [getattr(c.dtype, "numpy_dtype", None) or c.dtype for c in present]
-    common = np.result_type(*types)
-    if common.kind in "iu":
-        nullable = any(pd.api.types.is_extension_array_dtype(c.dtype) for c in present)
-        exact = all(max(abs(int(c.min())), abs(int(c.max()))) <= 2**53 for c in present if len(c))
-        if nullable or not exact or len(present) == len(columns):
-            return _stack_maskable(columns, lengths, common)
-        common = np.dtype(np.float64)
-    pieces = []
-    for column, length in zip(columns, lengths, strict=True):
-        piece = np.full(length, np.nan, dtype=common)
-        if column is not None:
-            there = column.notna().to_numpy()
-            piece[there] = column[there].to_numpy(dtype=common)
-        pieces.append(piece)
-    return pd.Series(np.concatenate(pieces))
-
-
-def _stack_maskable(
-    columns: Sequence[pd.Series[Any] | None], lengths: Sequence[int], dtype: np.dtype[Any]
-) -> pd.Series[Any]:
-    """Stack booleans or integers: plain if no input is nullable and no value is missing, else nullable."""
-    values, masks = [], []
-    for column, length in zip(columns, lengths, strict=True):
-        mask = np.ones(length, dtype=bool) if column is None else column.isna().to_numpy()
-        value = np.zeros(length, dtype=dtype)
-        if column is not None:
-            value[~mask] = column[~mask].to_numpy(dtype=dtype)
-        values.append(value)
-        masks.append(mask)
-    value, mask = np.concatenate(values), np.concatenate(masks)
-    if not mask.any() and not any(c is not None and pd.api.types.is_extension_array_dtype(c.dtype) for c in columns):
-        return pd.Series(value)
-    return pd.Series(pd.arrays.BooleanArray(value, mask) if dtype.kind == "b" else pd.arrays.IntegerArray(value, mask))
 
 
 def _repeated(names: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ The names of the cells are text, as identifiers are, and are made distinct on th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,11 +23,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from annbatch.errors import InputError
+from annbatch.write.inputs.column_join import KnownColumn, as_categories, join_column
 from annbatch.write.inputs.column_spill import ColumnSpill
 from annbatch.write.inputs.contents import Source
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names, warn_renamed
 from annbatch.write.inputs.faults import Faults
-from annbatch.write.inputs.gene_join import join_column
 from annbatch.write.inputs.opening import Root
 from annbatch.write.inputs.spill import load, save
 from annbatch.write.inputs.text_file import Repeats, TextFile, distinct
@@ -143,7 +143,7 @@ def spool(
     *,
     names: Sequence[str] | None,
     repeats: Repeats,
-    schema: pd.DataFrame | None = None,
+    schema: Mapping[str, KnownColumn] | None = None,
     others: Sequence[TextFile] = (),
     report: Callable[[int], object],
 ) -> ObsTable:
@@ -157,8 +157,7 @@ def spool(
     repeats
         Whether names that occur more than once are made unique or refused.
     schema
-        A table without rows whose columns are taken, and whose categories come first: that of a collection which the
-        cells are to join.
+        The columns that are taken, and whose categories come first: those of a collection which the cells are to join.
     others
         Names that are taken already.
     report
@@ -174,7 +173,7 @@ def spool(
     if names is not None and (unknown := [name for name in names if name not in known]):
         raise InputError(f"obs_columns must be in at least one input, got {unknown}; there are {known}")
     wanted = known if names is None else list(dict.fromkeys(names))
-    wanted = [*(name for name in wanted if name != SRC_PATH), SRC_PATH] if schema is None else list(schema.columns)
+    wanted = [*(name for name in wanted if name != SRC_PATH), SRC_PATH] if schema is None else list(schema)
     given, columns = TextFile(directory / "given.text"), []
     faults, failed = Faults(), set()
     with ColumnSpill(directory, len(wanted)) as spill:
@@ -191,13 +190,11 @@ def spool(
                     given.append(_names(root, source))
             report(1)
         lengths, paths = [source.n_obs for source in sources], [source.name for source in sources]
-        if schema is not None:
-            lengths, paths = [0, *lengths], ["the collection", *paths]
         for number, name in enumerate(wanted):
             if number not in failed:
-                parts = [*([] if schema is None else [schema[name]]), *spill.parts(number)]
+                known_column = None if schema is None else schema[name]
                 with faults.keeping():
-                    joined = join_column(parts, lengths, f"obs column {name!r}", paths)
+                    joined = join_column(spill.parts(number), lengths, f"obs column {name!r}", paths, known_column)
                     columns.append(_store(joined, name, number, directory))
             report(0)
     faults.raise_any()
@@ -246,8 +243,7 @@ def _compact(column: pd.Series[Any]) -> pd.Series[Any]:
         return column
     if isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.infer_dtype(column, skipna=True) != "string":
         return column
-    codes, values = pd.factorize(column.to_numpy(dtype=object, na_value=None))  # type: ignore[call-overload]
-    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object)))
+    return as_categories(column)
 
 
 def _origins(root: Root, source: Source, name: str) -> pd.Series[Any]:

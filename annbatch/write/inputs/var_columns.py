@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from annbatch.errors import InputError
-from annbatch.write.inputs.gene_join import join_column
+from annbatch.write.inputs.column_join import join_column
 
 Ints = npt.NDArray[np.int64]
 
