@@ -15,6 +15,7 @@ from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -29,6 +30,7 @@ from annbatch.stores.array_opening import ZARR, codec_pipeline, part_of, reopene
 from annbatch.stores.collection import Collection
 from annbatch.stores.elements import Elements, elements_of
 from annbatch.stores.label_columns import StoreColumn, columns_of_frame, columns_of_group
+from annbatch.stores.lazy_tables import in_memory, is_lazy
 from annbatch.stores.manifest import StoreEntry
 from annbatch.stores.obsm_tables import array_of_table
 from annbatch.stores.refusals import refuse_executable
@@ -122,7 +124,7 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache 
         with naming(f"{name} {element}"):
             matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}", cache)
     columns = columns_of_frame(adata.obs, wanted.labels, name)
-    return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, adata.var))
+    return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, in_memory(adata.var)))
 
 
 @numcodecs_are_known()
@@ -226,12 +228,12 @@ def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
     form = getattr(found, "format", None) if sp.issparse(found) else None
     if isinstance(found, CSCDataset) or form == "csc":
         raise InputError(f"{name}: must be stored by rows (CSR), got CSC; create_anndata_collection converts it")
-    if isinstance(found, CSRDataset):
-        group: Any = found.group
+    if isinstance(found, CSRDataset | h5py.Dataset):
+        group: Any = getattr(found, "group", found)
         if not isinstance(group, zarr.Group):
             raise InputError(
-                f"{name}: must be on a zarr store, got one of {type(group).__module__.partition('.')[0]}, as backed "
-                f"files have; create_anndata_collection makes a collection of it"
+                f"{name}: must be on a zarr store or in memory, got the HDF5 file {group.file.filename}; "
+                f"create_anndata_collection makes a collection of it"
             )
         return _stored(group, name, cache=cache)
     if form == "csr":
@@ -244,10 +246,13 @@ def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
         return _dense(name, np.ascontiguousarray(found))
     if isinstance(found, np.ndarray):
         raise InputError(f"{name}: must have two dimensions, got {found.ndim}: its shape is {found.shape}")
-    kind = "nothing" if found is None else type(found).__name__
+    kind, remedy = type(found).__name__, "create_anndata_collection makes a collection of other files"
+    if found is None:
+        kind, remedy = "nothing", "of a layer make X: AnnData(X=adata.layers[…], obs=adata.obs, var=adata.var)"
+    elif is_lazy(found):
+        kind, remedy = "a lazy dask array", "take anndata.io.sparse_dataset of its group, or the zarr array"
     raise InputError(
-        f"{name}: must be a CSR sparse_dataset on a zarr store, a zarr array or in memory, got {kind}; "
-        f"create_anndata_collection makes a collection of other files"
+        f"{name}: must be a CSR sparse_dataset on a zarr store, a zarr array or in memory, got {kind}; {remedy}"
     )
 
 

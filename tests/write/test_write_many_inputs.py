@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from annbatch import create_anndata_collection
 from annbatch.errors import InputError
+from annbatch.write.inputs import column_join
 from annbatch.write.inputs.column_join import join_column
 from annbatch.write.inputs.contents import describe
 from annbatch.write.inputs.gene_join import fit_genes, join_genes

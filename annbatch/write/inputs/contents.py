@@ -115,8 +115,8 @@ def describe(
     MissingInputError
         If nothing is there.
     InputError
-        If it is no AnnData, the main matrix is missing, it has no cells or no genes, its var names are not unique, or
-        a column or a matrix cannot be read; names all faults that were found.
+        If it is no AnnData, the main matrix is missing, it has no cells or no genes, names are not unique, or a column
+        or a matrix cannot be read; names all faults that were found.
     """
     path, faults = origin.name, Faults()
     with origin.open() as root:
@@ -171,7 +171,9 @@ def _checked_var(root: Root, path: str, *, raw: bool) -> pd.DataFrame:
 def _checked_rows(root: Root, x: str, path: str) -> int:
     main = root.element(x)
     if main is None:
-        raise InputError(f"{path}: {x} is missing")
+        there = [key for key in ("X", "raw/X") if root.element(key) is not None]
+        there += [f"layers/{name}" for name in root.names("layers")]
+        raise InputError(f"{path}: {x} is missing; x= may be one of {there}")
     n_obs = matrix_of(main, f"{path}: {x}").shape[0]
     return _at_least_one(n_obs, n_obs, f"{path}: obs")
 
@@ -193,9 +195,9 @@ def _info(matrix: Matrix, key: str, shape: tuple[int, int], path: str) -> Matrix
     return MatrixInfo(matrix.format, matrix.shape, matrix.dtype, matrix.nnz)
 
 
-def _obsm_info(root: Root, name: str, n_obs: int) -> MatrixInfo | None:
+def _obsm_info(element: Any, name: str, n_obs: int) -> MatrixInfo | None:
     try:
-        found = matrix_of(root.element(f"obsm/{name}"), name)
+        found = matrix_of(element, name)
     except InputError:
         return None
     if found.format != "dense" or found.shape[0] != n_obs:

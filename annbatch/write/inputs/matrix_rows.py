@@ -28,6 +28,7 @@ from annbatch.shards.local_array import ShardedArray
 from annbatch.stores.anndata_store import ORIGINAL_DTYPE
 from annbatch.stores.array_opening import direct_array
 from annbatch.stores.elements import workspace
+from annbatch.stores.lazy_tables import is_lazy
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.stored_frame import attribute, is_array
 from annbatch.write.inputs.narrow_types import ValueScan
@@ -156,6 +157,11 @@ def matrix_of(element: Any, where: str) -> Matrix:
         shape = (int(dataset.shape[0]), int(dataset.shape[1]))
         found = Matrix(dataset.format, shape, np.dtype(str(original)), *(_slices(part, where) for part in parts))
     else:
+        if is_lazy(element):
+            raise InputError(
+                f"{where} must be stored or in memory, got a lazy dask array; pass the path of the store that it comes "
+                f"from, or write it with AnnData.write_zarr, which need not fit in memory, and pass that path"
+            )
         kind = type(element).__name__
         kind = attribute(element, "encoding-type", kind) if hasattr(element, "attrs") else kind
         raise InputError(f"{where} must be a CSR, CSC or dense matrix, got {kind}")

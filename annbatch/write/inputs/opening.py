@@ -3,8 +3,8 @@
 1. `as_origins` takes what the caller passed: paths, AnnData objects, zarr stores. An `Origin` can be opened any number
    of times, in any process, and has a `stamp` that changes when its contents do.
 2. An opened origin is a `Root`: the names of its cells, single obs columns, var, and its matrices, none of which is
-   read before it is asked for. Files and zarr groups of AnnData, AnnData in memory and 10x Genomics ``.h5`` files
-   differ in nothing else.
+   read before it is asked for. Files and zarr groups of AnnData (`annbatch.write.inputs.stored_input`), AnnData in
+   memory (`annbatch.write.inputs.memory_input`) and 10x Genomics ``.h5`` files differ in nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any, Protocol, TypeAlias
 
 import anndata as ad
 import h5py
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import zarr
@@ -26,10 +25,10 @@ from zarr.abc.store import Store as ZarrStore
 
 from annbatch.check import expanded
 from annbatch.errors import InputError, MissingInputError, OutputError, StoreError
-from annbatch.shards.checksum import crc32c
 from annbatch.stores.stored_frame import as_text
 from annbatch.write.inputs.hdf5_filters import load_filters
 from annbatch.write.inputs.matrix_rows import Matrix
+from annbatch.write.inputs.memory_input import MemoryRoot, stamp_of
 from annbatch.write.inputs.spill import SpillError
 from annbatch.write.inputs.stored_input import StoredInput
 
@@ -41,26 +40,26 @@ class Root(Protocol):
     """An opened input."""
 
     @property
-    def column_names(self) -> list[str]:
+    def column_names(self) -> list[Any]:
         """Names of the obs columns."""
 
     @property
-    def index_name(self) -> str | None:
-        """Name of the obs index, if it has one."""
+    def index_name(self) -> Any:
+        """Name of the obs index, None if it has none."""
 
     def obs_names(self) -> npt.NDArray[Any]:
         """Read the names of the cells, (n_obs,) str objects."""
 
-    def check_column(self, name: str) -> int:
+    def check_column(self, name: Any) -> int:
         """Give the length of an obs column without reading its values; raises StoreError if it cannot be one."""
 
-    def column(self, name: str) -> pd.Series[Any]:
+    def column(self, name: Any) -> pd.Series[Any]:
         """Read one obs column, (n_obs,)."""
 
     def var(self, raw: bool) -> pd.DataFrame:
         """Read var, or that of raw."""
 
-    def names(self, group: str) -> list[str]:
+    def names(self, group: str) -> list[Any]:
         """Names of what is in ``layers`` or ``obsm``."""
 
     def element(self, key: str) -> Any:
@@ -108,14 +107,14 @@ class Origin:
 
     def stamp(self) -> object:
         """Give a JSON value that differs if the contents do: sizes and times of files, checksums of memory."""
-        if isinstance(self.given, ad.AnnData) and not self.given.isbacked:
-            x: Any = self.given.X
-            parts = (x.data, x.indices, x.indptr) if hasattr(x, "indptr") else (np.asarray(x),)
-            sums = [crc32c(np.ascontiguousarray(part).reshape(-1).view(np.uint8)) for part in parts]
-            return [list(self.given.shape), *sums]
+        if isinstance(self.given, ad.AnnData):
+            try:
+                return stamp_of(self.given)
+            except Exception as e:
+                raise InputError(f"{self.name}: cannot be read as AnnData: {type(e).__name__}: {e}") from e
         if isinstance(self.given, ZarrStore):
             return self.name
-        path = Path(self.given.filename if isinstance(self.given, ad.AnnData) else self.given)
+        path = Path(self.given)
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         stats = [p.stat() for p in files if p.exists()]
         return [str(path.resolve()), [s.st_size for s in stats], [s.st_mtime_ns for s in stats]]
@@ -166,62 +165,6 @@ def _open_path(path: str) -> Iterator[Root]:
     with h5py.File(path, mode="r") as file:
         is_10x = "obs" not in file and isinstance(file.get("matrix"), h5py.Group) and "barcodes" in file["matrix"]
         yield TenxRoot(file["matrix"]) if is_10x else StoredInput(file, path)
-
-
-class MemoryRoot:
-    """An AnnData object; its matrices may be backed by a file."""
-
-    def __init__(self, adata: ad.AnnData) -> None:
-        if not isinstance(adata, ad.AnnData):
-            raise InputError(f"load must give AnnData, got {type(adata).__name__}")
-        self._adata = adata
-
-    @property
-    def column_names(self) -> list[str]:
-        """Names of the obs columns."""
-        return [str(name) for name in self._adata.obs.columns]
-
-    @property
-    def index_name(self) -> str | None:
-        """Name of the obs index, if it has one."""
-        name = self._adata.obs.index.name
-        return None if name is None else str(name)
-
-    def obs_names(self) -> npt.NDArray[Any]:
-        """Give the names of the cells, (n_obs,) str objects."""
-        return as_text(self._adata.obs_names)
-
-    def check_column(self, name: str) -> int:
-        """Give the length of an obs column."""
-        return len(self._adata.obs)
-
-    def column(self, name: str) -> pd.Series[Any]:
-        """Give one obs column, (n_obs,)."""
-        return pd.Series(self._adata.obs[name].array)
-
-    def var(self, raw: bool) -> pd.DataFrame:
-        """Give var, or that of raw."""
-        return _named((self._adata.raw if raw else self._adata).var.copy())
-
-    def names(self, group: str) -> list[str]:
-        """Names of what is in ``layers`` or ``obsm``."""
-        # anndata 0.13 lists X among the layers, under None.
-        return [str(name) for name in getattr(self._adata, group) if name is not None]
-
-    def element(self, key: str) -> Any:
-        """Give an element unread; None if it is not there."""
-        found: Any
-        group, _, name = key.partition("/")
-        if group == "raw":
-            found = None if self._adata.raw is None else self._adata.raw.X
-        elif name:
-            found = getattr(self._adata, group).get(name)
-        else:
-            found = self._adata.X
-        if hasattr(found, "tocsr") and found.format not in ("csr", "csc"):
-            found = found.tocsr()
-        # What is backed by a file is read from there, a piece at a time.
-        return getattr(found, "group", found)
 
 
 class TenxRoot:
