@@ -139,8 +139,9 @@ def agreed(what: str, kinds: Sequence[str], names: Sequence[str], has_value: Cal
 
 
 def as_categories(text: pd.Series[Any]) -> pd.Categorical:
-    """Make categories of text, or of other objects, of one store in ascending order, as pandas and AnnData do."""
-    return pd.Categorical(text.astype(object))
+    """Make categories of text, or of other objects, by first appearance."""
+    codes, values = pd.factorize(text.to_numpy(dtype=object, na_value=None))  # type: ignore[call-overload]
+    return pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object))
 
 
 def united(categories: Sequence[pd.Index[Any]]) -> pd.Index[Any]:

@@ -101,7 +101,7 @@ def test_messages_number_the_objects_through_all_calls():
         ds.add_anndatas([cells(["cy"])[:, :2].copy()])
     other = cells(["dee"])
     other.obs["donor"] = [1.5]
-    with pytest.raises(InputError, match=r"is categorical in adatas\[0\] and numeric in adatas\[3\]"):
+    with pytest.raises(InputError, match=r"got category of string in adatas\[0\], number in adatas\[3\]"):
         ds.add_anndatas([cells(["cy"]), other])
     assert ds.n_obs == 2
 

@@ -61,9 +61,9 @@ CASES = {
     "floats and NaN": Case(pd.Series([0.5, np.nan, 2.0], dtype=np.float32), "number"),
     "nullable floats": Case(pd.Series([0.5, None, 2.0], dtype="Float64"), "number"),
     "sparse floats": Case(pd.Series([0.0, np.nan, 2.0]).astype(pd.SparseDtype(np.float64)), "number"),
-    "text": Case(pd.Series(["c", "a", "c"]), "text", ["a", "c"]),
-    "text and None": Case(pd.Series(["d", None, "a"]), "text", ["a", "d"]),
-    "strings": Case(pd.Series(["d", None, "b"], dtype="string"), "text", ["b", "d"]),
+    "text": Case(pd.Series(["c", "a", "c"]), "text", ["c", "a"]),
+    "text and None": Case(pd.Series(["d", None, "a"]), "text", ["d", "a"]),
+    "strings": Case(pd.Series(["d", None, "b"], dtype="string"), "text", ["d", "b"]),
     "digits": Case(pd.Series(["1", "2", "1"]), "text", ["1", "2"]),
     "categories": Case(category(["b", "a", None], ["b", "a", "x"]), "text", ["b", "a", "x"]),
     "permuted categories": Case(category(["b", "a", "x"], ["x", "a", "b"]), "text", ["x", "a", "b"]),
@@ -104,7 +104,7 @@ def loaded(cases: list[Case]) -> tuple[Column, Any, np.ndarray]:
         (f"adatas[{i}]", columns_of_frame(pd.DataFrame({"x": c.column}), None, f"adatas[{i}]"))
         for i, c in enumerate(cases)
     ]
-    (column,) = merge_columns(dict(stores))
+    (column,) = merge_columns(list(stores))
     rows = np.arange(N_OBS * len(cases))
     plan = plan_readings(rows, np.array([0, len(rows)]), np.arange(len(cases) + 1) * N_OBS)
     reader = LabelReader([column])

@@ -52,7 +52,10 @@ def test_a_file_gives_the_same(tmp_path: Path):
     from_file = read(
         create_anndata_collection([write_adata(adata.copy(), tmp_path / "a", "h5ad")], tmp_path / "o", **ONE)
     )
-    pd.testing.assert_frame_equal(from_memory.obs.drop(columns="src_path"), from_file.obs.drop(columns="src_path"))
+    # AnnData sorts the categories that it makes of text; a build keeps the order of the rows.
+    obs = [found.obs.drop(columns="src_path") for found in (from_memory, from_file)]
+    obs[0]["text"] = obs[0]["text"].cat.reorder_categories(obs[1]["text"].cat.categories)
+    pd.testing.assert_frame_equal(*obs)
     pd.testing.assert_frame_equal(from_memory.var, from_file.var)
     np.testing.assert_array_equal(from_memory.X.toarray(), from_file.X.toarray())
     for name in ("counts", "dense"):
@@ -123,7 +126,9 @@ def test_a_name_that_says_nothing_is_refused(tmp_path: Path, names: list[Any]):
 def test_backed_files_are_not_loaded_from(tmp_path: Path):
     path = write_adata(rich(), tmp_path / "a", "h5ad")
     backed = ad.read_h5ad(path, backed="r")
-    with pytest.raises(InputError, match=r"adatas\[0\] X: .*a.h5ad; create_anndata_collection converts it"):
+    with pytest.raises(
+        InputError, match=r"adatas\[0\] X: .*a.h5ad; create_anndata_collection makes a collection of it"
+    ):
         Loader(batch_size=2).add_anndatas([backed])
     backed.file.close()
 

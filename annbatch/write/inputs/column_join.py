@@ -18,7 +18,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from annbatch.errors import InputError
-from annbatch.stores.column_kinds import NO_KIND, TEXT, agreed, is_ordered, kind_of, plain, united
+from annbatch.stores.column_kinds import (
+    NO_KIND,
+    TEXT,
+    agreed,
+    as_categories,
+    is_ordered,
+    kind_of,
+    plain,
+    united,
+)
 
 MAX_CATEGORIES = 2**16
 """Strings with more distinct values than this, most of which occur once, are identifiers and stay strings."""
@@ -85,12 +94,6 @@ def join_column(
     return _stack_categories(fit, lengths)
 
 
-def as_categories(text: pd.Series[Any]) -> pd.Series[Any]:
-    """Make categories of text, by first appearance: the order in which a build has always written them."""
-    codes, values = pd.factorize(text.to_numpy(dtype=object, na_value=None))  # type: ignore[call-overload]
-    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object)))
-
-
 def _written_kind(column: pd.Series[Any], what: str, path: str) -> str:
     kind = kind_of(column, f"{path}: {what}")
     if kind not in _WRITTEN:
@@ -104,7 +107,8 @@ def _written_kind(column: pd.Series[Any], what: str, path: str) -> str:
 
 def _stack_categories(columns: Sequence[pd.Series[Any] | None], lengths: Sequence[int]) -> pd.Series[Any]:
     parts = [
-        None if c is None else c if isinstance(c.dtype, pd.CategoricalDtype) else as_categories(c) for c in columns
+        None if c is None else c if isinstance(c.dtype, pd.CategoricalDtype) else pd.Series(as_categories(c))
+        for c in columns
     ]
     categories = united([part.cat.categories for part in parts if part is not None])
     pieces = []

@@ -142,7 +142,7 @@ def describe(
                 element = root.element(key)
                 if key not in matrices and element is not None:
                     matrices[key] = _info(matrix_of(element, f"{path}: {key}"), key, shape, path)
-        obsm = {name: _obsm_info(root, name, shape[0]) for name in root.names("obsm")}
+        obsm = {name: _obsm_info(root.element(f"obsm/{name}"), name, shape[0]) for name in root.names("obsm")}
         own = {name: name for name in root.column_names}
         index_name = root.index_name
     faults.raise_any()
@@ -195,7 +195,7 @@ def _info(matrix: Matrix, key: str, shape: tuple[int, int], path: str) -> Matrix
     return MatrixInfo(matrix.format, matrix.shape, matrix.dtype, matrix.nnz)
 
 
-def _obsm_info(element: Any, name: str, n_obs: int) -> MatrixInfo | None:
+def _obsm_info(element: Any, name: Any, n_obs: int) -> MatrixInfo | None:
     try:
         found = matrix_of(element, name)
     except InputError:

@@ -23,7 +23,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from annbatch.errors import InputError
-from annbatch.write.inputs.column_join import KnownColumn, as_categories, join_column
+from annbatch.stores.column_kinds import as_categories
+from annbatch.write.inputs.column_join import KnownColumn, join_column
 from annbatch.write.inputs.column_spill import ColumnSpill
 from annbatch.write.inputs.contents import Source
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names, warn_renamed
@@ -243,7 +244,7 @@ def _compact(column: pd.Series[Any]) -> pd.Series[Any]:
         return column
     if isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.infer_dtype(column, skipna=True) != "string":
         return column
-    return as_categories(column)
+    return pd.Series(as_categories(column))
 
 
 def _origins(root: Root, source: Source, name: str) -> pd.Series[Any]:

@@ -58,7 +58,9 @@ class _VarColumn:
         self._lacking = lacking
         self._is_one_kind = True
         self._last: tuple[pd.Series[Any], Ints] | None = None
-        self._empty: pd.Series[Any] | None = None
+        # One row of each type of column that came without a value.
+        self._valueless: list[pd.Series[Any]] = []
+        self._has_value = False
         # The first value of each gene that has one, where each known gene's is (-1: nowhere), and whether another
         # input gave another one.
         self._values: pd.Series[Any] | None = None
@@ -74,9 +76,12 @@ class _VarColumn:
         missing = given.isna().to_numpy()
         self._lacking |= bool(missing.any())
         if missing.all():
-            if self._empty is None or self._empty.dtype.kind in "iuf":
-                self._empty = given.iloc[:1]
-            return
+            if all(one.dtype != given.dtype for one in self._valueless):
+                self._valueless.append(given.iloc[:1])
+            if not isinstance(given.dtype, pd.CategoricalDtype):
+                return
+        else:
+            self._has_value = True
         try:
             self._take(given, genes, ~missing)
         except InputError:
@@ -89,11 +94,10 @@ class _VarColumn:
 
     def of(self, numbers: Ints) -> Any:
         """Give the column of these genes: (n,)."""
-        values = self._empty if self._values is None else self._values
-        assert values is not None
+        parts = [self._values] if self._values is not None and self._has_value else self._valueless
         # A row without a value makes room for missing ones in the type.
-        parts = [values, None] if self._lacking else [values]
-        whole = _joined(parts, [len(values), 1][: len(parts)])
+        lengths = [*map(len, parts), 1][: len(parts) + self._lacking]
+        whole = _joined([*parts, None][: len(lengths)], lengths)
         return _identifiers_as_strings(whole.reindex(_padded(self._row, numbers, -1)[numbers]))
 
     def _is_last(self, given: pd.Series[Any], genes: Ints) -> bool:
