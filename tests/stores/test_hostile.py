@@ -125,7 +125,8 @@ def test_chunks_larger_than_any_number(tmp_path):
         fields = json.loads(metadata.read_text())
         metadata.write_text(json.dumps(fields | ({"chunks": [size]} if message is None else {"shape": [size]})))
         with pytest.raises(StoreError, match=message or "0.zarr X/data"):
-            ds = Loader(batch_size=4)._add([opened_store(tmp_path / "0.zarr", ())], [])
+            ds = Loader(batch_size=4)
+            ds._add([opened_store(tmp_path / "0.zarr", ())], (), [])
             list(ds)
 
 

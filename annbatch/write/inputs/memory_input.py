@@ -51,7 +51,7 @@ class MemoryRoot:
 
     def check_column(self, name: Any) -> int:
         """Give the length of an obs column."""
-        return len(self._obs)
+        return int(self._adata.n_obs)
 
     def column(self, name: Any) -> pd.Series[Any]:
         """Give one obs column, (n_obs,)."""
