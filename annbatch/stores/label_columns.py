@@ -254,12 +254,14 @@ def held(values: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]
     InputError
         If it does not hold one of them; names that value.
     """
+    if np.can_cast(values.dtype, dtype) and (values.dtype.kind == "f" or dtype.kind != "f" or values.itemsize < 8):
+        # NumPy lets float64 hold all 64-bit integers, which it does not.
+        return values.astype(dtype, copy=False)
     with np.errstate(over="ignore"):
         found = values.astype(dtype, copy=False)
     if values.dtype.kind == "f":
-        bad = np.isinf(found) & np.isfinite(values)
-    elif values.dtype.itemsize < 4:
-        return found
+        bad = np.isinf(found)
+        bad &= np.isfinite(values) if bad.any() else False
     else:
         # Signed integers go to integers as wide as they are, so that these have no lower limit to break.
         largest = int(np.iinfo(dtype).max) if dtype.kind in "iu" else 2 ** (np.finfo(dtype).nmant + 1)
