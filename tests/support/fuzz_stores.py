@@ -146,9 +146,7 @@ def read_remote(folder: Path, rng: np.random.Generator) -> tuple[Any, ...]:
 def read_store(folder: Path, rng: np.random.Generator) -> None:
     """Read the AnnData store of another program."""
     opened = opened_store(folder / "a.zarr", None, ("X", "layers/dense", "obsm/pca"))
-    ds = Loader(
-        batch_size=8, chunk_size=4, preload_nchunks=4, threads=1, prefetch=0, layers=["dense"], obsm=["pca"]
-    )
+    ds = Loader(batch_size=8, chunk_size=4, preload_nchunks=4, threads=1, prefetch=0, layers=["dense"], obsm=["pca"])
     ds._add([opened], None, [])
     batches_of(ds)
 
