@@ -1,4 +1,4 @@
-"""How does an object say what it holds, in a line and in a notebook?
+"""How does an object say what it holds, in a line and in a notebook, and how do messages name values?
 
 A class gives its facts (`Summary._facts`); the two forms are the same for all of them. Nothing is read or copied to the
 host for that.
@@ -6,12 +6,14 @@ host for that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from typing import Any
 
 _MOST_NAMES = 8
+_MOST_VALUES = 5
+_MOST_CHARACTERS = 200
 
 
 class Summary:
@@ -55,6 +57,41 @@ def array(value: Any) -> str:
 
 def names(values: Iterable[object]) -> str:
     """List names, the first few of many."""
-    found = [str(value) for value in values]
-    more = f", … {len(found) - _MOST_NAMES:,} more" if len(found) > _MOST_NAMES else ""
-    return f"[{', '.join(found[:_MOST_NAMES])}{more}]"
+    return _listed([str(value) for value in values], _MOST_NAMES)
+
+
+def short(value: object) -> str:
+    """Give the ``repr`` of a value for a message: of a long list the first few and their number, of a text the start.
+
+    Examples
+    --------
+    >>> short(list(range(300)))
+    '[0, 1, 2, 3, 4, … 295 more]'
+    """
+    if isinstance(value, list | tuple):
+        return _listed([_cut(item) for item in value], _MOST_VALUES)
+    return _cut(value)
+
+
+def size(nbytes: int) -> str:
+    """Give a number of bytes in the unit in which it is easily read.
+
+    Examples
+    --------
+    >>> size(2_480_000)
+    '2.48 MB'
+    """
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = next((i for i in range(len(units)) if nbytes < 999.5 * 1000**i), len(units) - 1)
+    scaled = nbytes / 1000**power
+    return f"{scaled:.3g} {units[power]}" if scaled < 999.5 else f"{scaled:,.0f} {units[power]}"
+
+
+def _listed(words: Sequence[str], most: int) -> str:
+    more = f", … {len(words) - most:,} more" if len(words) > most else ""
+    return f"[{', '.join(words[:most])}{more}]"
+
+
+def _cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"

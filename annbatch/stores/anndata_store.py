@@ -22,6 +22,7 @@ import scipy.sparse as sp
 import zarr
 from anndata.abc import CSCDataset, CSRDataset
 
+from annbatch import summary
 from annbatch.errors import CorruptStoreError, InputError, StoreError, naming
 from annbatch.remote.cached_reads import cached
 from annbatch.remote.disk_cache import DiskCache
@@ -120,7 +121,8 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache 
     for element in wanted.elements:
         part, _, key = element.partition("/")
         if key and key not in parts[part]:
-            raise InputError(f"{name}: {part} must hold {key!r}, it holds {sorted(k for k in parts[part] if k)}")
+            held = summary.short(sorted(k for k in parts[part] if k))
+            raise InputError(f"{name}: {part} must hold {key!r}, it holds {held}")
         with naming(f"{name} {element}"):
             matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}", cache)
     columns = columns_of_frame(adata.obs, wanted.labels, name)

@@ -19,6 +19,7 @@ import pandas as pd
 import zarr
 from numpy.typing import NDArray
 
+from annbatch import summary
 from annbatch.errors import InputError, StoreError, naming
 from annbatch.plan.window import Ranges
 from annbatch.remote.request_pool import Requests
@@ -193,7 +194,7 @@ def unshared_columns(stores: Sequence[tuple[str, dict[str, StoreColumn]]]) -> di
 def _chosen(names: Sequence[str] | None, available: list[str], store: str) -> list[str]:
     for name in names or ():
         if name not in available:
-            raise InputError(f"{store}: labels must be obs columns, got {name!r}; there are {available}")
+            raise InputError(f"{store}: labels must be obs columns, got {name!r}; there are {summary.short(available)}")
     return available if names is None else list(names)
 
 

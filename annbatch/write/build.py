@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
@@ -25,8 +23,8 @@ from pathlib import Path
 from threading import Event
 from typing import TypeVar
 
-from tqdm.auto import tqdm
-
+from annbatch import summary
+from annbatch.progress import progress_bar, say, tracked
 from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import FORMAT, Collection, digest_names
 from annbatch.stores.manifest import ElementTypes, InputEntry, write_whole
@@ -49,7 +47,7 @@ from annbatch.write.inputs.obs_table import SRC_PATH, ObsTable, check_groupby, s
 from annbatch.write.inputs.opening import Origin
 from annbatch.write.inputs.var_columns import VarColumns
 from annbatch.write.options import Options, Resources
-from annbatch.write.output.workplace import Mode, Workplace, check_output, claimed
+from annbatch.write.output.workplace import Mode, Workplace, check_output, claimed, hidden_directory
 from annbatch.write.passes import Local, OnDask, Passes, row_costs
 from annbatch.write.shuffle.budget import Budget, check_disk, disk_bytes, element_bytes
 from annbatch.write.shuffle.job import Job, RunSpec
@@ -78,7 +76,7 @@ def build(
         check_output_or_unfinished(output, overwrite)
     arguments = options.to_json() | {
         "memory_limit": resources.memory_bytes,
-        "inputs": [origin.stamp() for origin in origins],
+        "inputs": [[origin.name, origin.stamp()] for origin in origins],
         "software": software(),
     }
     with claimed(output, mode, arguments, overwrite=overwrite) as place:
@@ -94,7 +92,6 @@ def _build(
     resources: Resources,
     checkpoint: Callable[[], None],
 ) -> None:
-    quiet = not resources.progress
     present = AppendTarget.open(place.output) if place.mode == "append" else None
     faults = Faults()
     sources: list[Source] = []
@@ -102,7 +99,7 @@ def _build(
     columns, layers = options.obs_columns, options.layers
     if present is not None:
         columns, layers = [*present.schema, SRC_PATH], present.layers
-    for origin in tqdm(origins, "opening", unit="file", disable=quiet):
+    for origin in tracked(origins, "opening", "file", shown=resources.progress):
         checkpoint()
         with faults.collecting(origin.name):
             source, var = describe(origin, options.x, columns, layers)
@@ -117,11 +114,11 @@ def _build(
     job, changed, budget = _plan(place, sources, genes, var_columns, options, resources, present, checkpoint)
     passes: Passes = Local(budget.tasks, checkpoint) if resources.client is None else OnDask(resources.client)
     specs = _specs(job, resources, checkpoint)
-    with _cell_bar(job.n_obs, resources.progress, "reading") as report:
+    with progress_bar(job.n_obs, "reading", "cell", shown=resources.progress) as report:
         runs = passes.write_runs(job, specs, report)
     checkpoint()
     types = _types(job, specs, runs, options, {} if present is None else present.types)
-    with _cell_bar(job.n_obs, resources.progress, "writing") as report:
+    with progress_bar(job.n_obs, "writing", "cell", shown=resources.progress) as report:
         stores = passes.write_stores(job, runs, types, report)
     collection = Collection(
         path=place.stores,
@@ -224,11 +221,11 @@ def _spool(
 ) -> ObsTable:
     def advance(inputs: int) -> None:
         checkpoint()
-        bar.update(inputs)
+        report(inputs)
 
     directory = place.emptied("obs")
     others = [] if present is None else present.names(place.temporary / "names")
-    with tqdm(total=len(sources), desc="obs", unit="file", disable=not resources.progress) as bar:
+    with progress_bar(len(sources), "obs", "file", shown=resources.progress) as report:
         return spool(
             sources,
             directory,
@@ -243,13 +240,13 @@ def _spool(
 def _state(place: Workplace, least: int, most: int, resources: Resources) -> None:
     """Say what the build will need, and check that it is there."""
     message = (
-        f"needs {tqdm.format_sizeof(least, 'B')} to {tqdm.format_sizeof(most, 'B')} of temporary space in "
+        f"needs {summary.size(least)} to {summary.size(most)} of temporary space in "
         f"{place.path.parent}, beside the collection itself, and up to "
-        f"{tqdm.format_sizeof(resources.memory_bytes, 'B')} of memory"
+        f"{summary.size(resources.memory_bytes)} of memory"
     )
     _log.info("%s: %s", place.output, message)
     if resources.progress:
-        tqdm.write(message, file=sys.stderr)
+        say(message)
     check_disk(place.temporary, (least, most))
 
 
@@ -259,7 +256,7 @@ def _specs(job: Job, resources: Resources, checkpoint: Callable[[], None]) -> li
     if path.exists():
         return [RunSpec(*spec) for spec in json.loads(path.read_text(encoding="utf-8"))]
     (job.directory / "transposed").mkdir(exist_ok=True)
-    numbers = tqdm(range(len(job.sources)), "planning", unit="file", disable=not resources.progress)
+    numbers = tracked(range(len(job.sources)), "planning", "file", shown=resources.progress)
     specs = plan_runs((row_costs(job, number, checkpoint) for number in numbers), job.run_bytes)
     write_whole(path, json.dumps([[s.number, s.source, s.start, s.stop] for s in specs]))
     return specs
@@ -321,7 +318,7 @@ def _input_entries(
 
 def check_output_or_unfinished(output: Path, overwrite: bool) -> None:
     """Refuse a taken path at once, unless an interrupted build may just have to be brought to its end."""
-    if not output.with_name(f".{output.name}.building").exists():
+    if not hidden_directory(output).exists():
         check_output(output, overwrite=overwrite)
 
 
@@ -357,9 +354,3 @@ def software() -> str:
         return f"{_DISTRIBUTION} {version(_DISTRIBUTION)}"
     except PackageNotFoundError:
         return _DISTRIBUTION
-
-
-@contextmanager
-def _cell_bar(total: int, progress: bool, what: str) -> Iterator[Callable[[int], object]]:
-    with tqdm(total=total, desc=what, unit="cell", unit_scale=True, disable=not progress) as bar:
-        yield bar.update

@@ -188,11 +188,15 @@ def test_what_is_complete_is_not_done_again(tmp_path: Path, inputs: list[Path], 
 
 def test_an_unfinished_build_of_other_arguments_stays(tmp_path: Path, inputs: list[Path]):
     building = killed_midway(inputs, tmp_path / "store")
-    before = all_bytes(building)
+    before, then = all_bytes(building), inputs[1].stat()
     with pytest.raises(OutputExistsError, match=r"unfinished build with another seed .*there 0, now 5"):
         create_anndata_collection(inputs, tmp_path / "store", seed=5, **CUT)
-    with pytest.raises(OutputExistsError, match="unfinished build with another inputs"):
+    with pytest.raises(OutputExistsError, match=r"another inputs .*\(there 3, now 1; not now \['.*100.h5ad', .*\]\)"):
         create_anndata_collection(inputs[:1], tmp_path / "store", **CUT)
+    os.utime(inputs[1], ns=(0, 0))
+    with pytest.raises(OutputExistsError, match=r"another inputs .*\(1 of 3 have changed since: \['.*100.h5ad'\]\)"):
+        create_anndata_collection(inputs, tmp_path / "store", **CUT)
+    os.utime(inputs[1], ns=(then.st_atime_ns, then.st_mtime_ns))
     assert all_bytes(building) == before
     collection = create_anndata_collection(inputs, tmp_path / "store", seed=5, overwrite=True, **CUT)
     assert collection.seed == 5

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pandas as pd
 
+from annbatch import summary
 from annbatch.errors import InputError
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names
 from annbatch.write.inputs.faults import Faults
@@ -228,7 +229,7 @@ def select_elements(
     elements += [Element(f"layers/{name}", f"layers/{name}", "csr", n_vars) for name in names]
     unknown = set(dense) - {element.key for element in elements}
     if unknown:
-        raise InputError(f"dense must name elements that are written, got {sorted(unknown)}")
+        raise InputError(f"dense must name elements that are written, got {summary.short(sorted(unknown))}")
     elements = [Element(e.key, e.source, "dense" if e.key in dense else "csr", n_vars) for e in elements]
     for name, width in _shared_obsm(sources, obsm).items():
         elements.append(Element(f"obsm/{name}", f"obsm/{name}", "dense", width))
@@ -239,7 +240,9 @@ def _asked(what: str, asked: Sequence[str], offered: Sequence[str]) -> list[str]
     if isinstance(asked, str):
         raise InputError(f"{what} must be a list of names, got the string {asked!r}")
     if missing := [name for name in asked if name not in offered]:
-        raise InputError(f"{what} must be in all inputs, got {missing}; they share {list(offered)}")
+        raise InputError(
+            f"{what} must be in all inputs, got {summary.short(missing)}; they share {summary.short(offered)}"
+        )
     return list(dict.fromkeys(asked))
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from annbatch import summary
 from annbatch.errors import InputError
 from annbatch.stores.column_kinds import as_categories
 from annbatch.write.inputs.column_join import KnownColumn, join_column
@@ -135,7 +136,7 @@ def check_groupby(name: str | None, names: Sequence[str] | None, sources: Sequen
     known = chain.from_iterable(source.columns for source in sources) if names is None else names
     columns = list(dict.fromkeys([*known, SRC_PATH]))
     if name is not None and name not in columns:
-        raise InputError(f"groupby must be an obs column, got {name!r}; there are {columns}")
+        raise InputError(f"groupby must be an obs column, got {name!r}; there are {summary.short(columns)}")
 
 
 def spool(
@@ -172,7 +173,9 @@ def spool(
     n_obs = sum(source.n_obs for source in sources)
     known = list(dict.fromkeys(chain.from_iterable(source.columns for source in sources)))
     if names is not None and (unknown := [name for name in names if name not in known]):
-        raise InputError(f"obs_columns must be in at least one input, got {unknown}; there are {known}")
+        raise InputError(
+            f"obs_columns must be in at least one input, got {summary.short(unknown)}; there are {summary.short(known)}"
+        )
     wanted = known if names is None else list(dict.fromkeys(names))
     wanted = [*(name for name in wanted if name != SRC_PATH), SRC_PATH] if schema is None else list(schema)
     given, columns = TextFile(directory / "given.text"), []

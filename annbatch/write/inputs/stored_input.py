@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from annbatch import summary
 from annbatch.errors import InputError, naming
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.stored_frame import StoredFrame, attribute, is_array, stored_frame
@@ -28,7 +29,8 @@ class StoredInput:
         encoding = attribute(group, "encoding-type", "anndata")
         if encoding != "anndata" or "obs" not in group:
             raise InputError(
-                f"{path}: must be an AnnData file, got one with encoding-type {encoding!r} and the keys {sorted(group)}"
+                f"{path}: must be an AnnData file, got one with encoding-type {encoding!r} and the keys "
+                f"{summary.short(sorted(group))}"
             )
         self._group = group
         self._path = path

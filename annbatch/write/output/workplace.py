@@ -21,14 +21,15 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from annbatch.errors import AnnbatchError, OutputError, OutputExistsError, StoreError
+from annbatch import summary
+from annbatch.errors import AnnbatchError, InputError, OutputError, OutputExistsError, StoreError
 from annbatch.stores.collection import MANIFEST, Collection
 from annbatch.stores.manifest import FileEntry, checksum, sync_directory, write_whole
 from annbatch.write.output.directory_swap import exchange
@@ -40,6 +41,7 @@ _COMMITTED = "committed.json"
 _SYNCS = 16
 _REMOVE_ATTEMPTS = 50
 _REMOVE_PAUSE_S = 0.02
+_TRASH_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,26 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         ) from e
 
 
+def hidden_directory(output: Path) -> Path:
+    """Give the directory beside ``output`` that it is built in.
+
+    Raises
+    ------
+    InputError
+        If the filesystem does not take so long a name.
+    """
+    path = output.with_name(f".{output.name}.building")
+    longest = _longest_name(output.parent) - len(os.fsencode(path.name)) + len(os.fsencode(output.name))
+    # What is removed gets a longer name still.
+    longest -= 1 + _TRASH_DIGITS
+    if len(os.fsencode(output.name)) > longest:
+        raise InputError(
+            f"output_path must end in a name of at most {longest} bytes, so that the hidden directory beside it can "
+            f"have its name too, got one of {len(os.fsencode(output.name))} bytes: {output.name}"
+        )
+    return path
+
+
 @contextmanager
 def claimed(output: Path, mode: Mode, arguments: Mapping[str, Any], *, overwrite: bool = False) -> Iterator[Workplace]:
     """Claim the hidden directory of ``output``; remove it at the end, also if anything fails, but not after Ctrl-C.
@@ -117,16 +139,18 @@ def claimed(output: Path, mode: Mode, arguments: Mapping[str, Any], *, overwrite
     Parameters
     ----------
     arguments
-        JSON values that determine what is built.
+        JSON values that determine what is built; ``inputs`` are pairs of a name and a stamp.
 
     Raises
     ------
+    InputError
+        If the name of ``output`` is too long for the hidden directory beside it.
     OutputError
         If another process is writing there, the disk is full, or the path cannot be written; keeps the ``errno``.
     OutputExistsError
         If an unfinished build of other arguments lies there and ``overwrite`` is not set.
     """
-    path = output.with_name(f".{output.name}.building")
+    path = hidden_directory(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(path, output)
@@ -235,14 +259,37 @@ def _read_build(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and {"mode", "overwrite", "arguments", "boot"} <= found.keys() else None
 
 
+def _longest_name(directory: Path) -> int:
+    """Give the most bytes of a name in a directory that need not be there yet."""
+    present = next(path for path in (directory, *directory.parents) if os.path.lexists(path))
+    return os.pathconf(present, "PC_NAME_MAX")
+
+
 def _other_build(path: Path, output: Path, found: Mapping[str, Any], mode: Mode, arguments: Mapping[str, Any]) -> str:
+    """Say what of an unfinished build is not as it is now."""
     theirs = found["arguments"]
     differing = [key for key in arguments if theirs.get(key) != arguments[key]] if found["mode"] == mode else ["mode"]
     first = differing[0] if differing else "arguments"
+    if first == "inputs":
+        difference = _other_inputs(theirs.get(first, ()), arguments[first])
+    else:
+        there, now = (summary.short(value) for value in (theirs.get(first, found["mode"]), arguments.get(first, mode)))
+        difference = f"there {there}, now {now}"
     return (
-        f"{output}: an unfinished build with another {first} lies in {path} (there {theirs.get(first, found['mode'])!r}"
-        f", now {arguments.get(first, mode)!r}); run it again as it was, or remove that directory"
+        f"{output}: an unfinished build with another {first} lies in {path} ({difference}); "
+        f"run it again as it was, or remove that directory"
     )
+
+
+def _other_inputs(there: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) -> str:
+    """Say which of two lists of names and stamps are not the same."""
+    names = [[name for name, _ in inputs] for inputs in (there, now)]
+    if names[0] == names[1]:
+        changed = [name for (name, stamp), (_, other) in zip(there, now, strict=True) if stamp != other]
+        return f"{len(changed)} of {len(now)} have changed since: {summary.short(changed)}"
+    gone, new = (list(dict.fromkeys(x for x in a if x not in set(b))) for a, b in (names, names[::-1]))
+    words = [f"not now {summary.short(gone)}"] * bool(gone) + [f"new {summary.short(new)}"] * bool(new)
+    return f"there {len(there)}, now {len(now)}; {', '.join(words) or 'in another order'}"
 
 
 def _install(place: Workplace) -> None:
@@ -282,10 +329,11 @@ def _output_error(output: Path, e: OSError) -> OutputError:
 
 def _remove(directory: Path) -> None:
     """Let a directory vanish at once, then remove what was in it."""
-    trash = directory.with_name(f"{directory.name}.{secrets.token_hex(4)}")
+    trash = directory.with_name(f"{directory.name}.{secrets.token_hex(_TRASH_DIGITS // 2)}")
     with suppress(OSError):
         directory.rename(trash)
-    for found in directory.parent.glob(f"{directory.name}.*"):
+    # Names may have characters that mean something in patterns.
+    for found in [path for path in directory.parent.iterdir() if path.name.startswith(f"{directory.name}.")]:
         # When one of several concurrent chunk writes fails, zarr's threads may still be finishing the others.
         for _ in range(_REMOVE_ATTEMPTS):
             shutil.rmtree(found, ignore_errors=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from annbatch import summary
 from annbatch.check import byte_count
 from annbatch.errors import InputError, OutputError
 from annbatch.write.inputs.contents import Element, MatrixInfo, Source
@@ -153,8 +154,8 @@ def check_disk(directory: Path, needed: tuple[int, int]) -> None:
     if needed[0] > free:
         raise OutputError(
             errno.ENOSPC,
-            f"{directory.parent}: the build needs {needed[0] / 1e9:.2f} to {needed[1] / 1e9:.2f} GB of temporary space "
-            f"beside the collection itself, {free / 1e9:.2f} GB are free",
+            f"{directory.parent}: the build needs {summary.size(needed[0])} to {summary.size(needed[1])} of temporary "
+            f"space beside the collection itself, {summary.size(free)} are free",
         )
 
 
