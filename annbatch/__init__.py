@@ -6,23 +6,24 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from annbatch import samplers
-from annbatch.batch import CSR, Batch, Capacity, Emit
-from annbatch.errors import (
-    AnnbatchError,
-    CorruptStoreError,
-    DeviceMemoryError,
-    InputError,
-    InputErrors,
-    MissingInputError,
-    OutputError,
-    OutputExistsError,
-    StoreError,
-)
-from annbatch.loader import Loader
-from annbatch.order.consumers import Partition
-from annbatch.stores.collection import Collection
-from annbatch.write import append_to_collection, create_anndata_collection, reshuffle_collection
+if TYPE_CHECKING:
+    from annbatch import samplers
+    from annbatch.batch import CSR, Batch, Capacity, Emit
+    from annbatch.errors import (
+        AnnbatchError,
+        CorruptStoreError,
+        DeviceMemoryError,
+        InputError,
+        InputErrors,
+        MissingInputError,
+        OutputError,
+        OutputExistsError,
+        StoreError,
+    )
+    from annbatch.loader import Loader
+    from annbatch.order.consumers import Partition
+    from annbatch.stores.collection import Collection
+    from annbatch.write import append_to_collection, create_anndata_collection, reshuffle_collection
 
 __version__ = version("annbatch-dlpack")
 
@@ -49,10 +50,37 @@ __all__ = [
     "reshuffle_collection",
 ]
 
+_HOMES = {
+    "annbatch.batch": ("CSR", "Batch", "Capacity", "Emit"),
+    "annbatch.errors": (
+        "AnnbatchError",
+        "CorruptStoreError",
+        "DeviceMemoryError",
+        "InputError",
+        "InputErrors",
+        "MissingInputError",
+        "OutputError",
+        "OutputExistsError",
+        "StoreError",
+    ),
+    "annbatch.loader": ("Loader",),
+    "annbatch.order.consumers": ("Partition",),
+    "annbatch.stores.collection": ("Collection",),
+    "annbatch.write": ("append_to_collection", "create_anndata_collection", "reshuffle_collection"),
+}
+"""Where the public names come from; each is imported when it is first asked for, so that `annbatch --help` is quick."""
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        # Modules of earlier paths, which warn: `import annbatch` loaded them.
-        if name in ("permutation", "stream"):
+        # The last two are modules of earlier paths, which warn.
+        if name in ("errors", "samplers", "permutation", "stream"):
             return import_module(f"annbatch.{name}")
+        for module, names in _HOMES.items():
+            if name in names:
+                globals()[name] = getattr(import_module(module), name)
+                return globals()[name]
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

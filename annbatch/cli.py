@@ -1,54 +1,83 @@
-"""What can be done with collections from the command line?
+"""How does the command line begin and end, whatever happens in between?
 
-``annbatch create``, ``append``, ``info``, ``verify`` and ``head``. Each is a function of the library with its options;
-nothing is done here but that. Results go to standard output, as text or with ``--json`` as one JSON value; progress and
-errors go to standard error.
-
-Exit codes: 0 done; 1 the output cannot be written, or something is in its place; 2 an argument or an input breaks a
-rule; 3 a collection is damaged, or is none; 130 Ctrl-C.
+1. Standard files that are closed are opened on nothing, so that no file of a collection gets their numbers.
+2. `annbatch.commands` is loaded, with all that it needs: Ctrl-C ends that at once.
+3. A command runs. Whatever goes wrong is said in one line, without a traceback, and in the exit code.
+4. What is left to write to standard output is written; where that is impossible, the exit code says so.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import os
+import signal
 import sys
-from collections.abc import Callable
-from functools import partial, wraps
-from typing import Any, TypeVar, get_args
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
-import anndata as ad
 import click
-import numpy as np
-import pandas as pd
-from tqdm.auto import tqdm
 
-from annbatch.errors import InputError, OutputError, StoreError, naming
-from annbatch.shards.codecs import numcodecs_are_known
-from annbatch.stores.collection import Collection
-from annbatch.stores.refusals import refuse_executable
-from annbatch.verify import verify_store
-from annbatch.write import append_to_collection, create_anndata_collection
-from annbatch.write.array_layout import Codec
-from annbatch.write.inputs.matrix_rows import matrix_of
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-_OPTIONS = {
-    "overwrite=True": "--overwrite",
-    "output_path": "OUTPUT",
-    "collection_path": "COLLECTION",
-    "var_names": "--genes",
-    "obs_columns=": "--obs-column",
-    "memory_limit": "--memory-limit",
-    "rows_per_store": "--rows-per-store",
-}
-"""What errors call an argument of the function -> what the command line calls it."""
-
-_CODES: tuple[tuple[type[Exception], int], ...] = ((OutputError, 1), (InputError, 2), (StoreError, 3))
+_TRACEBACK = "ANNBATCH_TRACEBACK"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+class _Program(click.Group):
+    """The commands of `annbatch.commands`, which is imported when the first of them is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Give the names of the commands."""
+        return list(_loaded())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Give a command by its name."""
+        return _loaded().get(cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as e:
+            raise _Interrupted(getattr(e, "__notes__", [])) from e
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        """Run the command that the arguments name, and end the program."""
+        run: Any = super().main
+        if not standalone_mode:
+            return run(*args, standalone_mode=False, **kwargs)
+        _open_standard_files()
+        try:
+            code = run(*args, standalone_mode=False, **kwargs)
+        except click.ClickException as e:
+            code = e.exit_code
+            _try(e.show)
+        except click.Abort:
+            code = _Interrupted.exit_code
+            _try(_Interrupted(()).show)
+        except Exception as e:
+            if os.environ.get(_TRACEBACK):
+                raise
+            message = " ".join(f"{type(e).__name__}: {e}".split())
+            _try(lambda: click.echo(f"Error: {message} ({_TRACEBACK}=1 in the environment shows where)", err=True))
+            raise SystemExit(1) from e
+        finally:
+            written = [_flushed(stream) for stream in (sys.stdout, sys.stderr)]
+        sys.exit(code or int(not written[0]))
+
+
+class _Interrupted(click.ClickException):
+    """Ctrl-C."""
+
+    exit_code = 130
+
+    def __init__(self, notes: Any) -> None:
+        super().__init__("\n".join(["Interrupted", *notes]))
+
+    def show(self, file: Any = None) -> None:
+        """Write what is to be said about it."""
+        click.echo(self.message, err=True)
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="annbatch-dlpack")
 def main() -> None:
     """Turn AnnData files into shuffled collections, and look into them.
@@ -60,202 +89,62 @@ def main() -> None:
     """  # noqa: D301 click wants the character itself
 
 
-def _command(function: F) -> Any:
-    """Make a command that says what went wrong in one line, with an exit code for each kind of error."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-    @wraps(function)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except (OutputError, InputError, StoreError) as e:
-            message = re.sub("|".join(map(re.escape, _OPTIONS)), lambda found: _OPTIONS[found[0]], str(e))
-            click.echo(f"Error: {message}", err=True)
-            sys.exit(next(code for kind, code in _CODES if isinstance(e, kind)))
-        except KeyboardInterrupt as e:
-            click.echo("\n".join(["Interrupted", *getattr(e, "__notes__", [])]), err=True)
-            sys.exit(130)
-
-    return main.command()(run)
+def _loaded() -> dict[str, click.Command]:
+    with _interrupted_at_once():
+        from annbatch.commands import COMMANDS
+    return COMMANDS
 
 
-def _options_of_both(function: F) -> F:
-    """Add the options that ``create`` and ``append`` share."""
-    options = [
-        click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of the shuffle."),
-        click.option("--shuffle/--no-shuffle", default=True, help="Whether cells go out in random order."),
-        click.option("--x", default="X", help="What becomes X: X, raw/X or layers/NAME."),
-        click.option(
-            "--obs-names",
-            type=click.Choice(["unique", "refuse"]),
-            default="unique",
-            help="Names of cells that occur twice: make them unique, or refuse them.",
-        ),
-        click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells in a store."),
-        click.option("--allow-nonfinite", is_flag=True, help="Store NaN and infinite values instead of refusing them."),
-        click.option("--memory-limit", default="1GB", help="Memory for data, like 2GB."),
-        click.option("--threads", type=click.IntRange(1), help="Threads; by default one for each core."),
-        click.option("--progress/--no-progress", default=True, help="Whether to show progress bars."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+@contextmanager
+def _interrupted_at_once() -> Iterator[None]:
+    """End the program on Ctrl-C without unwinding: libraries that are being imported may catch what is raised."""
 
+    def leave(number: int, frame: object) -> None:
+        _try(lambda: click.echo("Interrupted", err=True))
+        os._exit(_Interrupted.exit_code)
 
-_CODEC = partial(click.option, "--codec", type=click.Choice(get_args(Codec)))
-
-
-@_command
-@click.argument("inputs", nargs=-1, required=True)
-@click.argument("output", type=click.Path(file_okay=False))
-@_options_of_both
-@_CODEC(
-    default="blosc",
-    help="blosc is read by every zarr reader, delta fastest by this loader; zstd is what a GPU can decode.",
-)
-@click.option(
-    "--join",
-    type=click.Choice(["outer", "inner", "same"]),
-    default="outer",
-    help="Genes: all of them, those in all files, or refuse files whose genes differ.",
-)
-@click.option("--genes", type=click.File(), help="File of the genes to write, one a line, in this order.")
-@click.option("--layer", "layers", multiple=True, help="Layer to carry along; by default all that the files share.")
-@click.option("--obs-column", "obs_columns", multiple=True, help="obs column to carry along; by default all.")
-@click.option("--dense", multiple=True, help="Write X or layers/NAME dense.")
-@click.option("--groupby", help="obs column whose categories stand together.")
-@click.option("--overwrite", is_flag=True, help="Replace a collection at OUTPUT once the new one is complete.")
-def create(inputs: tuple[str, ...], output: str, as_json: bool, **options: Any) -> None:
-    """Shuffle the cells of INPUTS into a new collection at OUTPUT.
-
-    INPUTS are .h5ad files, .zarr directories or 10x Genomics .h5 files. If this is interrupted, run it again: it goes
-    on where it was; to give it up instead, remove the hidden directory .OUTPUT.building beside OUTPUT.
-    """
-    genes = options.pop("genes")
-    for name in ("layers", "obs_columns"):
-        options[name] = list(options[name]) or None
-    names = None if genes is None else [line.strip() for line in genes if line.strip()]
-    _show(create_anndata_collection(list(inputs), output, var_names=names, **options), as_json)
-
-
-@_command
-@click.argument("inputs", nargs=-1, required=True)
-@click.argument("collection", type=click.Path(file_okay=False))
-@_options_of_both
-@_CODEC(help="As for create; by default that of the last store in COLLECTION.")
-def append(inputs: tuple[str, ...], collection: str, as_json: bool, **options: Any) -> None:
-    """Add the cells of INPUTS to COLLECTION, shuffled among themselves.
-
-    Whoever is reading the collection is not disturbed. If this is interrupted, run it again: it goes on where it was.
-    """
-    _show(append_to_collection(list(inputs), collection, **options), as_json)
-
-
-@_command
-@click.argument("collection")
-def info(collection: str, as_json: bool) -> None:
-    """Say what is in COLLECTION and where it came from."""
-    _show(Collection.open(collection), as_json)
-
-
-@_command
-@click.argument("collection")
-@click.option("--progress/--no-progress", default=True, help="Whether to show a progress bar.")
-def verify(collection: str, progress: bool, as_json: bool) -> None:
-    """Read all of COLLECTION and check it.
-
-    Checks the checksum of every file, row counts, that indptr never falls, and that column numbers are in range and in
-    order. Stops at nothing: every damaged store is named.
-    """
-    found = Collection.open(collection)
-    damage: dict[str, str] = {}
-    with tqdm(total=found.n_obs, desc="verifying", unit="cell", unit_scale=True, disable=not progress) as bar:
-        for store in found.stores:
-            try:
-                verify_store(found, store, bar.update)
-            except StoreError as e:
-                damage[store.name] = str(e)
-    if as_json:
-        click.echo(json.dumps({"ok": not damage, "stores": len(found.stores), "damage": damage}))
-    else:
-        for message in damage.values():
-            click.echo(message)
-        click.echo(f"{len(found.stores) - len(damage)} of {len(found.stores)} stores are whole")
-    if damage:
-        sys.exit(3)
-
-
-@_command
-@click.argument("collection")
-@click.option("-n", "n_rows", type=click.IntRange(1), default=5, help="How many cells.")
-@numcodecs_are_known()
-def head(collection: str, n_rows: int, as_json: bool) -> None:
-    """Show the first cells of COLLECTION.
-
-    Their obs, how many values of X each has, and what these add up to.
-    """
-    found = Collection.open(collection)
-    obs: list[pd.DataFrame] = []
-    lengths: list[int] = []
-    sums: list[float] = []
-    for store in found.stores:
-        n = n_rows - sum(map(len, obs))
-        if n <= 0:
-            break
-        root: Any = found.group(store)
-        with naming(f"{found.path}/{store.name}"):
-            refuse_executable(root["obs"], "obs")
-            obs.append(ad.io.read_elem(root["obs"]).iloc[:n])
-            x = matrix_of(root["X"], f"{found.path}/{store.name}/X")
-        for row in range(len(obs[-1])):
-            start, stop = (row, row + 1) if x.format == "dense" else x.indptr[row : row + 2].tolist()
-            values = np.asarray(x.data[start:stop])
-            lengths.append(int((values != 0).sum()) if x.format == "dense" else len(values))
-            sums.append(float(values.sum()))
-    table = pd.concat(obs)
-    table["X values"], table["X sum"] = lengths, sums
-    if as_json:
-        click.echo(table.reset_index(names="obs_name").to_json(orient="records"))
-    else:
-        click.echo(table.to_string(max_cols=12))
-
-
-def _show(collection: Collection, as_json: bool) -> None:
-    nbytes = sum(file.nbytes for store in collection.stores for file in store.files.values())
-    found = {
-        "path": str(collection.path),
-        "n_obs": collection.n_obs,
-        "n_vars": collection.n_vars,
-        "stores": len(collection.stores),
-        "bytes": nbytes,
-        "nnz": sum(store.nnz for store in collection.stores if store.nnz is not None),
-        "types": {key: types.to_json() for key, types in collection.types.items()},
-        "obs_columns": list(collection.obs_columns),
-        "shuffled": collection.shuffled,
-        "seed": collection.seed,
-        "grouped_by": collection.grouped_by,
-        "software": collection.software,
-        "inputs": [entry.to_json() for entry in collection.inputs],
-    }
-    if as_json:
-        click.echo(json.dumps(found))
+    earlier = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or earlier is not signal.default_int_handler:
+        yield
         return
-    stores = f"{len(collection.stores):,} store{'s' if len(collection.stores) > 1 else ''}"
-    click.echo(
-        f"{collection.path}: {collection.n_obs:,} cells × {collection.n_vars:,} genes in {stores}, "
-        f"{tqdm.format_sizeof(nbytes, 'B')}, {found['nnz']:,} values"
-    )
-    for key, types in collection.types.items():
-        click.echo(f"  {key}: stored as {types.stored}, was {types.original}")
-    order = f"shuffled with seed {collection.seed}" if collection.shuffled else "in the order of the inputs"
-    grouped = f", grouped by {collection.grouped_by}" if collection.grouped_by else ""
-    click.echo(f"  rows: {order}{grouped}")
-    click.echo(f"  obs: {', '.join(collection.obs_columns)}")
-    for entry in collection.inputs:
-        lost = f"{entry.genes_lost:,} genes, {entry.elements_lost:,} values"
-        counts = "" if entry.counts_lost is None else f", {entry.counts_lost:,} counts"
-        click.echo(f"  {entry.name}: {entry.n_obs:,} cells; lost {lost}{counts}")
-        if entry.renamed:
-            click.echo(f"    renamed: {', '.join(f'{own} to {new}' for own, new in entry.renamed.items())}")
-        if entry.left_out:
-            click.echo(f"    left out: {', '.join(entry.left_out)}")
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+def _open_standard_files() -> None:
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free is this one.
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold what the terminal cannot show.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _try(write: Callable[[], object]) -> None:
+    with suppress(OSError, ValueError):
+        write()
+
+
+def _flushed(stream: TextIO | None) -> bool:
+    """Write what a stream holds; where that is impossible, let it go, since Python would try again at its end."""
+    if stream is None:
+        return True
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            stream.flush()
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main(prog_name="annbatch")

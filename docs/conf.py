@@ -63,8 +63,8 @@ class CommandHelp(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         (name,) = self.arguments
-        command = main.commands[name]
         parent = main.make_context("annbatch", [], resilient_parsing=True)
+        command = main.get_command(parent, name)
         context = click.Context(command, info_name=name, parent=parent, terminal_width=86)
         text = command.get_help(context)
         return [nodes.literal_block(text, text, language="none")]

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from annbatch.cli import main
 from annbatch.stores.collection import Collection
 from annbatch.stores.manifest import checksum
-from datagen import write_inputs
+from datagen import named_adata, write_inputs
 
 
 def run(*arguments: Any) -> Result:
@@ -207,3 +207,127 @@ def test_the_installed_module_runs(collection: Path):
     assert done.returncode == 0
     assert "3 of 3 stores are whole" in done.stdout
     assert "cell/s" in done.stderr
+
+
+# --- inputs and genes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", [b"g4\ng2\n", b"\xef\xbb\xbfg4\r\n\r\n g2 \r\n"], ids=["plain", "Windows"])
+def test_genes_from_a_file(written: bytes, tmp_path: Path):
+    (tmp_path / "genes.txt").write_bytes(written)
+    done = run("create", *write_inputs(tmp_path), tmp_path / "store", "--genes", tmp_path / "genes.txt")
+    assert done.exit_code == 0, done.output
+    assert ad.read_zarr(tmp_path / "store" / "chunk_0.zarr").var_names.tolist() == ["g4", "g2"]
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (b"\n\r\n", "must name at least one gene, one a line, got none"),
+        (b"g4\n\xff\n", "UTF-8, got the byte 0xff at 3"),
+    ],
+)
+def test_files_of_genes_that_name_none(written: bytes, message: str, tmp_path: Path):
+    (tmp_path / "genes.txt").write_bytes(written)
+    done = run("create", *write_inputs(tmp_path), tmp_path / "store", "--genes", tmp_path / "genes.txt")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert f"Error: {tmp_path}/genes.txt: must " in done.stderr
+    assert message in done.stderr
+
+
+@pytest.fixture
+def samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of files whose names have numbers, and a name that is a pattern."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path, name in zip(write_inputs(tmp_path, sizes=(1, 2, 3)), ("s10", "s2", "s[1]"), strict=True):
+        path.rename(folder / f"{name}.h5ad")
+    return folder
+
+
+def names_of_inputs(done: Result) -> list[str]:
+    assert done.exit_code == 0, done.output
+    return [entry["name"] for entry in json.loads(done.stdout)["inputs"]]
+
+
+def test_patterns_and_lists_of_inputs(samples: Path):
+    create = ("create", "--json", "--no-progress")
+    assert names_of_inputs(run(*create, "data/s*0.h5ad", "data/s?.h5ad", "a")) == ["data/s10.h5ad", "data/s2.h5ad"]
+    assert names_of_inputs(run(*create, "data/s[1].h5ad", "b")) == ["data/s[1].h5ad"]
+    assert names_of_inputs(run(*create, "**/s[0-9]*.h5ad", "c")) == ["data/s2.h5ad", "data/s10.h5ad"]
+    Path("list.txt").write_bytes(b"\xef\xbb\xbf# a comment\r\n\r\ndata/s2.h5ad\r\n")
+    listed = run(*create, "--inputs-from", "list.txt", "data/s10.h5ad", "d")
+    assert names_of_inputs(listed) == ["data/s10.h5ad", "data/s2.h5ad"]
+    arguments = ["append", "--json", "--no-progress", "--inputs-from", "-", "d"]
+    appended = CliRunner().invoke(main, arguments, input="data/s*]*\n")
+    assert names_of_inputs(appended)[-1] == "data/s[1].h5ad"
+
+
+def test_inputs_that_are_none(samples: Path):
+    assert "Missing argument 'INPUTS...' or option '--inputs-from'" in run("create", "a").stderr
+    none = run("create", "data/*.zarr", "a")
+    assert (none.exit_code, none.stderr) == (2, "Error: data/*.zarr: no file or directory matches this pattern\n")
+    folder = run("create", "data", "a", "--no-progress")
+    assert folder.exit_code == 2
+    assert "data: must be an AnnData file or a .zarr directory, got a folder that is no store" in folder.stderr
+    assert "pass what is in it: data/*.h5ad" in folder.stderr
+    Path("empty.txt").write_text("# nothing\n")
+    empty = run("create", "--inputs-from", "empty.txt", "a")
+    assert (empty.exit_code, "empty.txt: must name at least one input" in empty.stderr) == (2, True)
+    Path("table.csv").write_text("a,b\n")
+    assert "Write it as .h5ad with anndata" in run("create", "table.csv", "a", "--no-progress").stderr
+
+
+def test_obsm_is_chosen(tmp_path: Path):
+    data = named_adata(np.random.default_rng(0), range(5), range(4))
+    data.obsm["pca"], data.obsm["umap"] = np.ones((5, 3), "f4"), np.ones((5, 2), "f4")
+    data.write_h5ad(tmp_path / "a.h5ad")
+    done = run("create", tmp_path / "a.h5ad", tmp_path / "store", "--obsm", "umap", "--no-progress")
+    assert done.exit_code == 0, done.output
+    assert list(ad.read_zarr(tmp_path / "store" / "chunk_0.zarr").obsm) == ["umap"]
+
+
+# --- words and names --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--memory-limit", "1MB"], "--memory-limit must be >= 64 MB"),
+        (["--groupby", "none"], "--groupby must be an obs column"),
+        (["--layer", "none"], "--layer must be in all inputs"),
+        (["--obs-column", "none"], "--obs-column must be in at least one input"),
+        (["--obs-names", "refuse"], "(--obs-names refuse), got more than one of"),
+        (["--x", "obsm/pca"], "--x must be 'X'"),
+    ],
+)
+def test_errors_speak_of_options(options: list[str], said: str, tmp_path: Path):
+    (tmp_path / "memory_limit must").mkdir()
+    (path,) = write_inputs(tmp_path / "memory_limit must", sizes=(4,), obs_columns=["n_counts"])
+    done = run("create", path, path, tmp_path / "store", "--no-progress", *options)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert "/--memory-limit" not in run("create", f"{path}.gone", tmp_path / "store", "--no-progress").stderr
+
+
+def test_output_names(tmp_path: Path):
+    (path,) = write_inputs(tmp_path, sizes=(4,), obs_columns=["n_counts"])
+    wrong = run("create", path, tmp_path / "run[1]", "--x", "layers/none", "--no-progress")
+    assert wrong.exit_code == 2
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    longest = os.pathconf(tmp_path, "PC_NAME_MAX") - len(".") - len(".building") - len(".12345678")
+    refused = run("create", path, tmp_path / ("é" + longest * "n"), "--no-progress")
+    assert refused.exit_code == 2
+    assert f"OUTPUT must end in a name of at most {longest} bytes" in refused.stderr
+    assert f"got one of {longest + 2} bytes" in refused.stderr
+    done = run("create", path, tmp_path / (longest * "n"), "--no-progress")
+    assert done.exit_code == 0, done.output
+    assert sorted(len(found.name) for found in tmp_path.iterdir()) == sorted([len(path.name), longest])
+
+
+def test_long_lists_in_messages_are_short(tmp_path: Path):
+    (path,) = write_inputs(tmp_path, sizes=(4,), obs_columns=["n_counts"])
+    options = [word for i in range(300) for word in ("--obs-column", f"column{i}")]
+    done = run("create", path, tmp_path / "store", "--no-progress", *options)
+    assert "'column4', … 295 more]" in done.stderr

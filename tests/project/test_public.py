@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 import annbatch
-from annbatch import cli, samplers
+from annbatch import commands, samplers
 from annbatch.adapter import Adapter, Batch, Emit, Loader, converted
 from datagen import named_adata
 
@@ -230,7 +230,7 @@ assert not hasattr(annbatch, "nothing")
 
 def test_the_page_of_the_command_line_shows_every_command_and_exit_code() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert re.findall(r"^```\{command-help\} (\w+)$", page, flags=re.MULTILINE) == list(cli.main.commands)
-    assert re.findall(r"^## annbatch (\w+)$", page, flags=re.MULTILINE) == list(cli.main.commands)
+    assert re.findall(r"^```\{command-help\} (\w+)$", page, flags=re.MULTILINE) == list(commands.COMMANDS)
+    assert re.findall(r"^## annbatch (\w+)$", page, flags=re.MULTILINE) == list(commands.COMMANDS)
     shown = {int(code) for code in re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)}
-    assert shown == {0, 130, *(code for _, code in cli._CODES)}
+    assert shown == {0, 130, *(code for _, code in commands._CODES)}

@@ -138,10 +138,19 @@ def as_origins(given: Input | Sequence[Input], load: Load | None) -> list[Origin
         elif isinstance(item, ZarrStore):
             origins.append(Origin(str(item), item, None))
         elif isinstance(item, str | os.PathLike):
-            origins.append(Origin(os.fspath(item), expanded(item), load))
+            origins.append(Origin(_text(os.fspath(item)), expanded(item), load))
         else:
             raise InputError(f"adata_paths must be paths, AnnData or zarr stores, got {type(item).__name__} at {i}")
     return origins
+
+
+def _text(path: str) -> str:
+    """Refuse a path that cannot be written as text: it becomes a value of the obs column ``src_path``."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as e:
+        raise InputError(f"{path!a}: must be a path in UTF-8, got other bytes; rename it, or make a link") from e
+    return path
 
 
 @contextmanager
@@ -154,6 +163,7 @@ def _open_path(path: str) -> Iterator[Root]:
         )
         raise MissingInputError(f"{path}: no such file or directory{hint}")
     if Path(path).is_dir():
+        _check_store(Path(path))
         yield StoredInput(zarr.open_group(path, mode="r"), path)
         return
     if not h5py.is_hdf5(path):
@@ -165,6 +175,15 @@ def _open_path(path: str) -> Iterator[Root]:
     with h5py.File(path, mode="r") as file:
         is_10x = "obs" not in file and isinstance(file.get("matrix"), h5py.Group) and "barcodes" in file["matrix"]
         yield TenxRoot(file["matrix"]) if is_10x else StoredInput(file, path)
+
+
+def _check_store(folder: Path) -> None:
+    """Refuse a folder that is no zarr store."""
+    if any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+        return
+    held = next((kind for kind in ("*.h5ad", "*.zarr", "*.h5") if next(folder.glob(kind), None)), None)
+    remedy = "it holds neither" if held is None else f"pass what is in it: {folder}/{held}"
+    raise InputError(f"{folder}: must be an AnnData file or a .zarr directory, got a folder that is no store; {remedy}")
 
 
 class TenxRoot:
