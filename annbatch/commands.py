@@ -4,8 +4,7 @@
 nothing is done here but that. Results go to standard output, as text or with ``--json`` as one JSON value; progress and
 errors go to standard error.
 
-A parameter of a command has the name of the argument that it becomes, so that errors of the library can be said in
-options: ``memory_limit`` as ``--memory-limit``.
+A parameter of a command has the name of the argument that it becomes: see `annbatch.command_errors`.
 
 Exit codes: 0 done; 1 the output cannot be written, or something is in its place; 2 an argument or an input breaks a
 rule; 3 a collection is damaged, or is none; 130 Ctrl-C.
@@ -14,9 +13,7 @@ rule; 3 a collection is damaged, or is none; 130 Ctrl-C.
 from __future__ import annotations
 
 import json
-import re
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, BinaryIO, TypeVar, get_args
@@ -27,9 +24,10 @@ import numpy as np
 import pandas as pd
 
 from annbatch import summary
-from annbatch.errors import InputError, OutputError, StoreError, naming
+from annbatch.command_errors import Command
+from annbatch.errors import OutputError, StoreError, naming
 from annbatch.input_lists import expanded_patterns, gene_names, listed_paths
-from annbatch.progress import progress_bar, say
+from annbatch.progress import progress_bar
 from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import Collection
 from annbatch.stores.refusals import refuse_executable
@@ -43,69 +41,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 COMMANDS: dict[str, click.Command] = {}
 """All commands, by name."""
 
-_WITHOUT_OPTION = {"Pass load= to read other files": "Write it as .h5ad with anndata or scanpy first"}
-"""What errors advise that no option does -> what to do instead."""
-
-_CODES: tuple[tuple[type[Exception], int], ...] = ((OutputError, 1), (InputError, 2), (StoreError, 3))
-
-
-class _Refused(click.ClickException):
-    """An error of the library."""
-
-    def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
-        self.exit_code = code  # type: ignore[misc]  # click reads it from the object
-
-
-class _Command(click.Command):
-    """A command that says what is wrong in words of the command line, with an exit code for each kind of error."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run it."""
-
-        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, UserWarning):
-                say(f"Warning: {self.in_options(str(message))}")
-            else:
-                earlier(message, category, *where, **more)
-
-        with warnings.catch_warnings():
-            earlier = warnings.showwarning
-            warnings.showwarning = show
-            try:
-                return super().invoke(ctx)
-            except (OutputError, InputError, StoreError) as e:
-                said = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
-                raise _Refused(self.in_options(said), next(code for kind, code in _CODES if isinstance(e, kind))) from e
-
-    def in_options(self, message: str) -> str:
-        """Say a message that names arguments of the library's function with the options that they are here."""
-        for advice, instead in _WITHOUT_OPTION.items():
-            message = message.replace(advice, instead)
-        parameters = {str(parameter.name): parameter for parameter in self.params}
-        names = sorted(parameters, key=len, reverse=True)
-        # Words like "layers" are no arguments unless a value or a rule stands behind them.
-        argument = rf"({'|'.join(names)})(?:=(True\b|False\b|'[^']*')?|(?= must\b))"
-        name = rf"({'|'.join(name for name in names if '_' in name)})(?![\w/'\"-]|\.\w)"
-        return re.sub(
-            rf"(?<![\w./'\"-])(?:{argument}|{name})",
-            lambda found: _as_option(parameters[found[1] or found[3]], found[2]),
-            message,
-        )
-
-
-def _as_option(parameter: click.Parameter, value: str | None) -> str:
-    if isinstance(parameter, click.Argument):
-        return (parameter.metavar or parameter.human_readable_name).strip("[].")
-    if value == "False" and parameter.secondary_opts:
-        return parameter.secondary_opts[0]
-    return parameter.opts[0] if value in (None, "", "True") else f"{parameter.opts[0]} {value.strip(chr(39))}"
-
 
 def _command(function: F) -> click.Command:
     """Make a command of a function."""
     as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-    command = click.command(cls=_Command)(as_json(function))
+    command = click.command(cls=Command)(as_json(function))
     COMMANDS[str(command.name)] = command
     return command
 

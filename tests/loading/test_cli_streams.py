@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from annbatch import commands
 from annbatch.cli import main
+from annbatch.errors import StoreError
 from annbatch.stores.collection import Collection
 from datagen import write_inputs
 
@@ -99,11 +100,11 @@ def test_an_error_that_nobody_foresaw_is_one_line(monkeypatch: pytest.MonkeyPatc
 
 
 def test_names_that_a_terminal_cannot_show(tmp_path: Path, inputs: list[Path]):
-    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    command = [*PROGRAM, "create", str(inputs[0]), str(tmp_path / "störe"), "--no-progress"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    command = [*PROGRAM, "create", str(inputs[0]), str(tmp_path / "łód"), "--no-progress"]
+    done = subprocess.run(command, capture_output=True, encoding="latin-1", timeout=120, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "st\\xf6re: 4 cells" in done.stdout
+    assert "/\\u0142ód: 4 cells" in done.stdout
 
 
 def test_a_path_that_is_no_text_is_refused(tmp_path: Path):
@@ -117,7 +118,7 @@ def test_warnings_are_lines_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("obs_columns= chooses", UserWarning, stacklevel=1)
-        raise commands.StoreError("nothing")
+        raise StoreError("nothing")
 
     monkeypatch.setattr(commands, "create_anndata_collection", lambda *given, **options: warned(""))
     done = CliRunner().invoke(main, ["create", "a.h5ad", str(tmp_path / "store")])

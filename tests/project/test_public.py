@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 import annbatch
-from annbatch import commands, samplers
+from annbatch import command_errors, commands, samplers
 from annbatch.adapter import Adapter, Batch, Emit, Loader, converted
 from datagen import named_adata
 
@@ -233,4 +233,4 @@ def test_the_page_of_the_command_line_shows_every_command_and_exit_code() -> Non
     assert re.findall(r"^```\{command-help\} (\w+)$", page, flags=re.MULTILINE) == list(commands.COMMANDS)
     assert re.findall(r"^## annbatch (\w+)$", page, flags=re.MULTILINE) == list(commands.COMMANDS)
     shown = {int(code) for code in re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)}
-    assert shown == {0, 130, *(code for _, code in commands._CODES)}
+    assert shown == {0, 130, *(code for _, code in command_errors.CODES)}

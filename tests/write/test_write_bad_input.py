@@ -122,7 +122,7 @@ CASES: dict[str, tuple[Make, dict[str, Any], str]] = {
     "no AnnData file": (lambda d: text_file(d, "counts.h5ad"), {}, r"counts.h5ad: must be an AnnData file"),
     "HDF5 but not AnnData": (plain_hdf5, {}, r"plain.h5ad: must be an AnnData file, got .* keys \['numbers'\]"),
     "zarr but not AnnData": (plain_zarr, {}, r"plain.zarr: must be an AnnData file"),
-    "a directory that is no zarr": (lambda d: [d], {}, "cannot be read as AnnData: GroupNotFoundError"),
+    "a directory that is no zarr": (lambda d: [d], {}, "got a folder that is no store; it holds neither"),
     "a damaged file": (truncated, {}, "input0.h5ad: cannot be read as AnnData: OSError"),
     "X missing": (no_x, {}, "input0.h5ad: X is missing"),
     "no cells": (without_cells, {}, "input1.h5ad: obs must have at least one row, got 0"),
