@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from annbatch import commands
 from annbatch.cli import main
+from annbatch.commands import collection_commands as commands
 from annbatch.errors import StoreError
 from annbatch.stores.collection import Collection
 from datagen import write_inputs

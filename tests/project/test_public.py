@@ -24,8 +24,9 @@ import numpy as np
 import pytest
 
 import annbatch
-from annbatch import command_errors, commands, samplers
+from annbatch import samplers
 from annbatch.adapter import Adapter, Batch, Emit, Loader, converted
+from annbatch.commands import COMMANDS, library_errors
 from datagen import named_adata
 
 ROOT = Path(__file__).parents[2]
@@ -230,7 +231,7 @@ assert not hasattr(annbatch, "nothing")
 
 def test_the_page_of_the_command_line_shows_every_command_and_exit_code() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    assert re.findall(r"^```\{command-help\} (\w+)$", page, flags=re.MULTILINE) == list(commands.COMMANDS)
-    assert re.findall(r"^## annbatch (\w+)$", page, flags=re.MULTILINE) == list(commands.COMMANDS)
+    assert re.findall(r"^```\{command-help\} (\w+)$", page, flags=re.MULTILINE) == list(COMMANDS)
+    assert re.findall(r"^## annbatch (\w+)$", page, flags=re.MULTILINE) == list(COMMANDS)
     shown = {int(code) for code in re.findall(r"^\| (\d+) \|", page, flags=re.MULTILINE)}
-    assert shown == {0, 130, *(code for _, code in command_errors.CODES)}
+    assert shown == {0, 130, *(code for _, code in library_errors.CODES)}

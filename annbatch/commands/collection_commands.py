@@ -4,7 +4,7 @@
 nothing is done here but that. Results go to standard output, as text or with ``--json`` as one JSON value; progress and
 errors go to standard error.
 
-A parameter of a command has the name of the argument that it becomes: see `annbatch.command_errors`.
+A parameter of a command has the name of the argument that it becomes: see `annbatch.commands.library_errors`.
 
 Exit codes: 0 done; 1 the output cannot be written, or something is in its place; 2 an argument or an input breaks a
 rule; 3 a collection is damaged, or is none; 130 Ctrl-C.
@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 
 from annbatch import summary
-from annbatch.command_errors import Command
+from annbatch.commands.input_lists import expanded_patterns, gene_names, listed_paths
+from annbatch.commands.library_errors import Command
 from annbatch.errors import OutputError, StoreError, naming
-from annbatch.input_lists import expanded_patterns, gene_names, listed_paths
 from annbatch.progress import progress_bar
 from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import Collection
