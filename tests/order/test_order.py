@@ -247,8 +247,8 @@ def test_a_partition_is_shown_as_it_is_written():
     assert repr(Partition(0, 1)) == "Partition(0, 1)"
 
 
-@given(schedules(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 6), st.floats(0, 1))
-def test_workers_share_out_what_a_consumer_gets(schedule, epoch, count, n_workers, share):
+@given(schedules(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 6), st.floats(0, 1), st.floats(0, 1))
+def test_workers_share_out_what_a_consumer_gets(schedule, epoch, count, n_workers, share, share_of_worker):
     """The same batches for any number of workers, wherever a consumer stood when they began."""
     n_done = round(schedule.segment(Position(epoch), count)[0].n_batches * share)
     position = Position(epoch, ((count, n_done),))
@@ -262,7 +262,7 @@ def test_workers_share_out_what_a_consumer_gets(schedule, epoch, count, n_worker
             batches = batches_of_turns(schedule.turns(own, count), index)
             assert schedule.turns(own, count).n_batches == len(batches)
             # Wherever a worker is stopped, the rest of its batches is left.
-            for n_had in range(len(batches) + 1) if n_workers else ():
+            for n_had in {0, round(len(batches) * share_of_worker), len(batches)} if n_workers else ():
                 rest = schedule.turns(replace(own, n_had=n_had), count)
                 assert batches_of_turns(rest, index) == batches[n_had:]
                 assert rest.at_end == (n_had == len(batches))
