@@ -98,7 +98,7 @@ def _build(
     genes, var_columns = GeneLists(place.emptied("genes")), VarColumns()
     columns, layers = options.obs_columns, options.layers
     if present is not None:
-        columns, layers = [*present.schema, SRC_PATH], present.layers
+        columns, layers = [*(present.schema if columns is None else columns), SRC_PATH], present.layers
     for origin in tracked(origins, "opening", "file", shown=resources.progress):
         checkpoint()
         with faults.collecting(origin.name):
@@ -110,6 +110,9 @@ def _build(
     faults.raise_any()
     sources = agree_on_names(sources, options.x)
     options = replace(options, **in_written_names(options, sources))
+    if present is not None:
+        present.check_choice(options.layers, options.obsm, options.obs_columns)
+        present.check_elements(sources, options.x)
     check_groupby(options.groupby, options.obs_columns, sources)
     job, changed, budget = _plan(place, sources, genes, var_columns, options, resources, present, checkpoint)
     passes: Passes = Local(budget.tasks, checkpoint) if resources.client is None else OnDask(resources.client)
@@ -163,16 +166,16 @@ def _plan(
             n_vars,
             x=options.x,
             layers=options.layers if present is None else present.layers,
-            obsm=options.obsm if present is None else present.obsm,
+            obsm=options.obsm if present is None else tuple(present.obsm),
             dense=options.dense if present is None else present.dense,
         )
     with faults.keeping():
         table = _spool(place, sources, options, resources, present, checkpoint)
     faults.raise_any()
     names = [column.name for column in table.columns]
-    kept = Kept(elements, names, list(var.columns) if present is None else None)
+    kept = Kept(elements, names, list(var.columns) if present is None else None, table.unjoined)
     changed = changes(sources, kept, options)
-    warn_of_changes(sources, changed, in_collection=present is not None)
+    warn_of_changes(sources, changed, kept, in_collection=present is not None, strict=options.strict)
     if options.groupby is not None:
         table.groups(options.groupby, 0, 0)
     text_bytes = sum(table.text(name).path.stat().st_size for name in table.texts) / table.n_obs
@@ -230,6 +233,8 @@ def _spool(
             sources,
             directory,
             names=options.obs_columns,
+            strings=options.obs_as_strings,
+            required=[] if options.groupby is None else [options.groupby],
             repeats=options.obs_names,
             schema=None if present is None else present.schema,
             others=others,

@@ -39,9 +39,11 @@ def create_anndata_collection(
     layers: Sequence[str] | None = None,
     obsm: Sequence[str] | None = None,
     obs_columns: Sequence[str] | None = None,
+    obs_as_strings: Sequence[str] = (),
     dense: Sequence[str] = (),
     groupby: str | None = None,
     obs_names: Repeats = "unique",
+    strict: bool = False,
     load: Load | None = None,
     rows_per_store: int = 2**20,
     chunk_elements: int = 2**15,
@@ -68,7 +70,8 @@ def create_anndata_collection(
     cell gets its source file, as given, in the obs column ``src_path``; a ``src_path`` that an input already has is
     kept. A var column is kept if no two inputs contradict each other about a gene. raw (unless ``x`` names it), uns,
     varm, obsp and varp are left out. A name that a store cannot hold, such as one with ``/``, is replaced, with a
-    warning; options take either name. What else is left out though nobody chose so is warned of, too.
+    warning; options take either name. What else is left out though nobody chose so, such as obsm arrays of different
+    widths, is warned of, or with ``strict`` refused.
 
     Parameters
     ----------
@@ -90,9 +93,14 @@ def create_anndata_collection(
     x
         What becomes X: ``"X"``, ``"raw/X"`` (with raw's genes; then there are no layers) or ``"layers/…"``.
     layers, obsm
-        Layers and numeric obsm arrays to carry along; None for those that all inputs share, with a warning of others.
+        Layers and numeric obsm arrays to carry along, which must be in all inputs, obsm in one width; None for those
+        that are, with a warning of others.
     obs_columns
-        obs columns to carry along; None for all.
+        obs columns to carry along, which must be of one kind in all inputs that have them; None for all that are, with
+        a warning of others.
+    obs_as_strings
+        obs columns whose values are written as strings, whatever they are: so numbers in one input and strings in
+        another are one column. Floats that are all whole are written as integers.
     dense
         Which of ``"X"`` and ``"layers/…"`` are written dense instead of CSR.
     groupby
@@ -100,6 +108,8 @@ def create_anndata_collection(
     obs_names
         What becomes of names of cells that occur more than once: ``"unique"`` puts ``-1``, ``-2``, … behind them,
         ``"refuse"`` refuses them.
+    strict
+        Whether to refuse to leave out anything that nobody chose to leave out, instead of a warning.
     load
         Function that makes AnnData of a path, for files of other kinds. It is called for each path whenever a part of
         it is needed; backed AnnData keeps memory bounded.
@@ -164,9 +174,11 @@ def create_anndata_collection(
         layers=layers,
         obsm=obsm,
         obs_columns=obs_columns,
+        obs_as_strings=obs_as_strings,
         dense=dense,
         groupby=groupby,
         obs_names=obs_names,
+        strict=strict,
         rows_per_store=rows_per_store,
         chunk_elements=chunk_elements,
         shard_elements=shard_elements,
@@ -186,7 +198,12 @@ def append_to_collection(
     shuffle: bool = True,
     seed: int = 0,
     x: str = "X",
+    layers: Sequence[str] | None = None,
+    obsm: Sequence[str] | None = None,
+    obs_columns: Sequence[str] | None = None,
+    obs_as_strings: Sequence[str] = (),
     obs_names: Repeats = "unique",
+    strict: bool = False,
     load: Load | None = None,
     rows_per_store: int = 2**20,
     chunk_elements: int | None = None,
@@ -211,10 +228,17 @@ def append_to_collection(
     Parameters
     ----------
     adata_paths
-        Inputs, as `create_anndata_collection` takes them. All must have the collection's layers and obsm arrays.
+        Inputs, as `create_anndata_collection` takes them. All must have the collection's layers and obsm arrays, these
+        in its widths, and obs columns of its kinds, as what it has is in every store: `reshuffle_collection` writes it
+        with fewer.
     collection_path
         The collection's directory.
-    shuffle, seed, x, obs_names, load, rows_per_store, shard_elements, narrow, allow_nonfinite
+    layers, obsm
+        Those of the collection, so as not to be warned of others that the inputs have; None for the same.
+    obs_columns
+        Which of the collection's obs columns get values from the inputs; others are missing in the new cells. None for
+        all, with a warning of those that the collection lacks.
+    shuffle, seed, x, obs_as_strings, obs_names, strict, load, rows_per_store, shard_elements, narrow, allow_nonfinite
         As for `create_anndata_collection`. ``obs_names`` also concerns names that the collection has already.
     chunk_elements, codec
         As for `create_anndata_collection`; None means what the collection's last store has.
@@ -245,12 +269,14 @@ def append_to_collection(
         join="outer",
         var_names=None,
         x=x,
-        layers=None,
-        obsm=None,
-        obs_columns=None,
+        layers=layers,
+        obsm=obsm,
+        obs_columns=obs_columns,
+        obs_as_strings=obs_as_strings,
         dense=(),
         groupby=None,
         obs_names=obs_names,
+        strict=strict,
         rows_per_store=rows_per_store,
         chunk_elements=layout.chunk_elements if chunk_elements is None else chunk_elements,
         shard_elements=shard_elements,
@@ -267,7 +293,12 @@ def reshuffle_collection(
     output_path: str | os.PathLike[str],
     *,
     seed: int = 0,
+    layers: Sequence[str] | None = None,
+    obsm: Sequence[str] | None = None,
+    obs_columns: Sequence[str] | None = None,
+    obs_as_strings: Sequence[str] = (),
     groupby: str | None = None,
+    strict: bool = False,
     rows_per_store: int = 2**20,
     chunk_elements: int | None = None,
     shard_elements: int = 2**25,
@@ -280,13 +311,15 @@ def reshuffle_collection(
 ) -> Collection:
     """Write all cells of a collection anew, in one uniformly random order: say, after it was appended to.
 
+    It may be written with fewer elements: ``obsm=[]`` leaves out all obsm arrays.
+
     Parameters
     ----------
     source_path
         A collection of this program, or one that scverse annbatch wrote.
     output_path
         As for `create_anndata_collection`; with ``overwrite`` it may be the collection itself.
-    seed, groupby, rows_per_store, shard_elements
+    seed, layers, obsm, obs_columns, obs_as_strings, groupby, strict, rows_per_store, shard_elements
         As for `create_anndata_collection`.
     chunk_elements, codec
         As for `create_anndata_collection`; None means what the collection has, if it is one of this program.
@@ -311,12 +344,22 @@ def reshuffle_collection(
     """
     source = Collection.open(source_path)
     layout = ArrayLayout.of(source)
-    dense = [key for key, types in source.types.items() if types.indices is None]
+    chosen = None if layers is None else [f"layers/{name}" for name in layers]
+    dense = [
+        key
+        for key, types in source.types.items()
+        if types.indices is None and (chosen is None or key == "X" or key in chosen)
+    ]
     return create_anndata_collection(
         list(source.store_paths),
         output_path,
         seed=seed,
+        layers=layers,
+        obsm=obsm,
+        obs_columns=obs_columns,
+        obs_as_strings=obs_as_strings,
         groupby=groupby,
+        strict=strict,
         dense=dense,
         allow_nonfinite=True,
         rows_per_store=rows_per_store,

@@ -30,9 +30,11 @@ class Options:
     layers: Sequence[str] | None
     obsm: Sequence[str] | None
     obs_columns: Sequence[str] | None
+    obs_as_strings: Sequence[str]
     dense: Sequence[str]
     groupby: str | None
     obs_names: Repeats
+    strict: bool
     rows_per_store: int
     chunk_elements: int
     shard_elements: int
@@ -45,7 +47,7 @@ class Options:
             if not 0 <= self.seed < 2**64:
                 raise InputError(f"seed must be in [0, 2**64), got {self.seed}")
             integer("rows_per_store", self.rows_per_store, 1)
-            for name in ("shuffle", "narrow", "allow_nonfinite"):
+            for name in ("strict", "shuffle", "narrow", "allow_nonfinite"):
                 boolean(name, getattr(self, name))
             one_of("obs_names", self.obs_names, ("unique", "refuse"))
             one_of("codec", self.codec, get_args(Codec))
@@ -56,7 +58,7 @@ class Options:
             raise
         except ValueError as e:
             raise InputError(str(e)) from e
-        for name in ("layers", "obsm", "obs_columns", "dense", "var_names"):
+        for name in ("layers", "obsm", "obs_columns", "obs_as_strings", "dense", "var_names"):
             if isinstance(getattr(self, name), str):
                 raise InputError(f"{name} must be a list of names, got the string {getattr(self, name)!r}")
 

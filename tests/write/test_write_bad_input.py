@@ -172,8 +172,16 @@ CASES: dict[str, tuple[Make, dict[str, Any], str]] = {
         r"X must have the shape of obs and var \(3, 4\), got \(3, 9\)",
     ),
     "complex X": (complex_x, {}, "X must hold real numbers, got complex64"),
-    "obsm of other widths": (clashing_obsm, {}, r"obsm 'pca' must have rows of the same shape in all inputs"),
-    "obs of other kinds": (clashing_obs, {}, "obs column 'stage' must be of one kind everywhere"),
+    "obsm of other widths": (
+        clashing_obsm,
+        {"obsm": ["pca"]},
+        "obsm 'pca' must be one array of all inputs, but has 2 columns in .*input0.h5ad, 4 columns in",
+    ),
+    "obs of other kinds": (
+        clashing_obs,
+        {"obs_columns": ["stage"]},
+        "obs column 'stage' must be of one kind everywhere",
+    ),
     "src_path is taken": (numeric_source, {}, "obs column 'src_path' must hold strings, got int64"),
     "unknown gene": (
         lambda d: written(d, adata()),

@@ -261,7 +261,7 @@ def test_faults_that_inputs_have_together_are_named_at_once(tmp_path: Path):
     for name in ("donor", "stage"):
         b.obs[name] = 1
     with pytest.raises(InputErrors, match=r"3 faults[^$]*obsm 'X_pca'[^$]*'stage'[^$]*'donor'"):
-        create_anndata_collection([a, b], tmp_path / "store", **OPTIONS)
+        create_anndata_collection([a, b], tmp_path / "store", obsm=["X_pca"], obs_columns=["stage", "donor"], **OPTIONS)
     assert not list(tmp_path.iterdir())
 
 

@@ -17,11 +17,12 @@ In the order in which an input is met:
 13. `append_target`: what new cells must fit to join a collection that is there.
 14. `text_file`: many strings on disk, and which of them occur twice.
 15. `column_spill`: obs columns that come input by input and go out column by column.
-16. `obs_table`: obs tables of any length as rows that travel with their cells.
-17. `matrix_rows`: some rows of a matrix, whatever it is stored as.
-18. `transpose`: a matrix stored by columns becomes one stored by rows.
-19. `narrow_types`: the smallest type that holds the values exactly.
-20. `spill`: arrays on disk as their bytes, for a later step.
+16. `value_names`: which strings stand for the values of a column.
+17. `obs_table`: obs tables of any length as rows that travel with their cells.
+18. `matrix_rows`: some rows of a matrix, whatever it is stored as.
+19. `transpose`: a matrix stored by columns becomes one stored by rows.
+20. `narrow_types`: the smallest type that holds the values exactly.
+21. `spill`: arrays on disk as their bytes, for a later step.
 
 Other rooms take `Origin`, `Source`, `Element`, `Matrix`, `GeneJoin` and `ObsTable`.
 """

@@ -3,7 +3,7 @@
 1. `agree_on_names` gives each obs column, layer, obsm array and index one name for all inputs: its own, if a collection
    can hold that. `with_written_names` does so for the columns of the joined var.
 2. `in_written_names` puts these names where the caller may have used the inputs' own.
-3. `changes` says what of each input is renamed and what is left out; `warn_of_changes` warns of it.
+3. `changes` says what of each input is renamed and what is left out; `warn_of_changes` warns of it, or refuses it.
 
 All but the warning is pure.
 """
@@ -11,15 +11,17 @@ All but the warning is pure.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Protocol
 
 import pandas as pd
 
-from annbatch.write.inputs.contents import Element, Source
+from annbatch.errors import InputError
+from annbatch.write.inputs.contents import Element, Source, obsm_fault
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names, warn_renamed
+from annbatch.write.inputs.faults import some_of
 
 _LAYERS, _OBSM = "layers/", "obsm/"
 
@@ -80,6 +82,10 @@ class Chosen(Protocol):
         """Keys of X and layers."""
 
     @property
+    def obs_as_strings(self) -> Sequence[str]:
+        """Names of obs columns."""
+
+    @property
     def groupby(self) -> str | None:
         """Name of an obs column."""
 
@@ -94,6 +100,7 @@ def in_written_names(chosen: Chosen, sources: Sequence[Source]) -> dict[str, Any
 
     return {
         "obs_columns": None if chosen.obs_columns is None else [columns.get(name, name) for name in chosen.obs_columns],
+        "obs_as_strings": [columns.get(name, name) for name in chosen.obs_as_strings],
         "groupby": None if chosen.groupby is None else columns.get(chosen.groupby, chosen.groupby),
         "layers": written(_LAYERS, chosen.layers),
         "obsm": written(_OBSM, chosen.obsm),
@@ -110,6 +117,8 @@ class Kept:
     """obs columns, as they are written."""
     var_columns: Collection[str] | None
     """var columns, as they are written; None if var is that of a collection."""
+    unjoined: Mapping[str, str]
+    """obs columns that cannot be joined, as they would be written, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +157,22 @@ def changes(sources: Sequence[Source], kept: Kept, chosen: Chosen) -> list[Chang
     return found
 
 
-def warn_of_changes(sources: Sequence[Source], found: Sequence[Changes], *, in_collection: bool) -> None:
+def warn_of_changes(
+    sources: Sequence[Source], found: Sequence[Changes], kept: Kept, *, in_collection: bool, strict: bool
+) -> None:
     """Warn of what is renamed, once for each part of AnnData, and of what is left out.
 
     Parameters
     ----------
     in_collection
-        Whether that is what a collection, which is appended to, lacks.
+        Whether what is left out is what a collection, which is appended to, lacks.
+    strict
+        Whether to refuse instead to leave anything out.
+
+    Raises
+    ------
+    InputError
+        If something would be left out, and ``strict`` is set.
     """
     names: dict[str, dict[str, Any]] = {}
     paths: dict[str, dict[str, None]] = {}
@@ -163,24 +181,28 @@ def warn_of_changes(sources: Sequence[Source], found: Sequence[Changes], *, in_c
             names.setdefault(part, {})[written] = own
             paths.setdefault(part, {})[source.name] = None
     for part, changed in names.items():
-        warn_renamed(changed, f"{_some(list(paths[part]))}: {part}", stacklevel=4)
+        warn_renamed(changed, f"{some_of(list(paths[part]))}: {part}", stacklevel=4)
     left_out = sorted({key for of_source in found for key in of_source.left_out})
     if left_out:
-        named = [f"{key!r} {_why(key, sources, in_collection=in_collection)}" for key in left_out]
-        warnings.warn(f"elements are left out: {', '.join(named)}", UserWarning, stacklevel=3)
+        named = ", ".join(f"{key!r} {_why(key, sources, kept, in_collection=in_collection)}" for key in left_out)
+        if strict:
+            raise InputError(f"no element may be left out (strict=True), but {named}")
+        warnings.warn(f"elements are left out: {named}", UserWarning, stacklevel=3)
 
 
-def _why(key: str, sources: Sequence[Source], *, in_collection: bool) -> str:
+def _why(key: str, sources: Sequence[Source], kept: Kept, *, in_collection: bool) -> str:
     """Say why an element is left out, though nobody chose others."""
     if in_collection:
         return "is not in the collection"
+    if key.startswith("obs/"):
+        (written,) = {name for source in sources for name, own in source.columns.items() if f"obs/{own}" == key}
+        return f"cannot be joined ({kept.unjoined[written]})"
     if key.startswith("var/"):
         return "differs between inputs"
     if lacking := [source.name for source in sources if key not in _keys(source)]:
         return f"is not in {lacking[0]}"
     written = next((written for written, own in sources[0].own_keys.items() if own == key), key).removeprefix(_OBSM)
-    unfit = [source.name for source in sources if source.obsm[written] is None]
-    return f"is no numeric array of two dimensions in {unfit[0]}"
+    return str(obsm_fault(sources, written))
 
 
 def _keys(source: Source) -> list[str]:
@@ -193,10 +215,6 @@ def _element(source: Source, own: str, taken: Collection[str]) -> tuple[str, Any
     key = next((key for key, own_key in source.own_keys.items() if own_key == own), own)
     part, _, name = own.partition("/")
     return part, name, key.partition("/")[2], key in taken
-
-
-def _some(paths: Sequence[str]) -> str:
-    return paths[0] + (f" and {len(paths) - 1:,} more inputs" if len(paths) > 1 else "")
 
 
 def _written(names: Iterable[Hashable], where: str, reserved: Collection[str] = ()) -> dict[Any, str]:

@@ -7,7 +7,7 @@ stores continue. `AppendTarget.extended` gives the manifest of both together.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from annbatch.stores.label_columns import columns_of_group, has_value
 from annbatch.stores.manifest import ElementTypes, store_number
 from annbatch.stores.stored_frame import as_text
 from annbatch.write.inputs.column_join import KnownColumn
+from annbatch.write.inputs.contents import Source
+from annbatch.write.inputs.faults import Faults, some_of
 from annbatch.write.inputs.text_file import TextFile
 
 
@@ -37,8 +39,8 @@ class AppendTarget:
     """The obs columns, and their categories as the last store has them, which has all."""
     layers: tuple[str, ...]
     """Names of the layers."""
-    obsm: tuple[str, ...]
-    """Names of the obsm arrays."""
+    obsm: Mapping[str, int]
+    """Names of the obsm arrays, and their columns."""
     dense: tuple[str, ...]
     """Keys of X and layers that are dense."""
     types: Mapping[str, ElementTypes]
@@ -80,12 +82,63 @@ class AppendTarget:
         }
         layers = tuple(key.removeprefix("layers/") for key in collection.types if key.startswith("layers/"))
         dense = tuple(key for key in collection.types if isinstance(root[key], zarr.Array))
-        obsm = {f"obsm/{name}": array.dtype for name, array in root["obsm"].arrays()}
-        types = {**collection.types, **{key: ElementTypes(dtype, dtype, None) for key, dtype in obsm.items()}}
-        found = cls(collection, var, schema, layers, tuple(root["obsm"]), dense, types)
+        obsm = dict(sorted(root["obsm"].arrays()))
+        types = {f"obsm/{name}": ElementTypes(array.dtype, array.dtype, None) for name, array in obsm.items()}
+        widths = {name: array.shape[1] for name, array in obsm.items()}
+        found = cls(collection, var, schema, layers, widths, dense, {**collection.types, **types})
         if (next_path := output / f"chunk_{found.next_store}.zarr").exists():
             raise InputError(f"{next_path}: is in the way of a new store and belongs to no collection")
         return found
+
+    def check_choice(
+        self, layers: Sequence[str] | None, obsm: Sequence[str] | None, columns: Sequence[str] | None
+    ) -> None:
+        """Refuse to write other elements than the collection has; None is no choice. Pure.
+
+        Raises
+        ------
+        InputError
+            If other layers or obsm arrays are chosen than it has, or obs columns that it lacks.
+        """
+        for what, chosen, there in (("layers", layers, self.layers), ("obsm", obsm, tuple(self.obsm))):
+            if chosen is not None and set(chosen) != set(there):
+                raise InputError(
+                    f"{what} must be those of the collection, {list(there)}, got {list(chosen)}; "
+                    f"{_WAY_OUT.format(what)}"
+                )
+        if unknown := [name for name in columns or () if name not in self.schema]:
+            raise InputError(f"obs_columns must be in the collection, got {unknown}; there are {list(self.schema)}")
+
+    def check_elements(self, sources: Sequence[Source], x: str) -> None:
+        """Refuse inputs that lack what all stores of the collection have. Pure.
+
+        Raises
+        ------
+        InputError
+            Names each layer and obsm array that inputs lack, or have of another shape; with the inputs.
+        """
+        faults = Faults()
+        for name in self.layers:
+            key = f"layers/{name}"
+            if lacking := [source.name for source in sources if key == x or key not in source.matrices]:
+                faults.add(InputError(f"{some_of(lacking)}: {key} is missing, {_in_all_stores('layers')}"))
+        for name, width in self.obsm.items():
+            infos = [(source.name, source.obsm.get(name)) for source in sources]
+            what = f"obsm {name!r}"
+            if lacking := [path for path, info in infos if info is None]:
+                faults.add(
+                    InputError(f"{some_of(lacking)}: {what} is missing or not numeric, {_in_all_stores('obsm')}")
+                )
+            others = [(path, info.shape[1]) for path, info in infos if info is not None and info.shape[1] != width]
+            if others:
+                found = dict.fromkeys(n for _, n in others)
+                faults.add(
+                    InputError(
+                        f"{some_of([path for path, _ in others])}: {what} must have {width} columns, as in the "
+                        f"collection, got {', '.join(map(str, found))}; {_WAY_OUT.format('obsm')}"
+                    )
+                )
+        faults.raise_any()
 
     @property
     def next_store(self) -> int:
@@ -118,6 +171,13 @@ class AppendTarget:
             grouped_by=None,
             inputs=old.inputs + added.inputs,
         )
+
+
+_WAY_OUT = "reshuffle_collection({}=[…]) writes the collection with fewer"
+
+
+def _in_all_stores(what: str) -> str:
+    return f"which all stores of the collection have; {_WAY_OUT.format(what)}"
 
 
 def _has_value(collection: Collection, name: str) -> bool:

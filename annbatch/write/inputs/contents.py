@@ -220,7 +220,7 @@ def select_elements(
     Raises
     ------
     InputError
-        If what was asked for is not in all inputs, or an obsm array is not equally wide in all of them.
+        If what was asked for is not in all inputs, or an obsm array that was asked for is not equally wide in all.
     """
     shared = [key for key in sources[0].matrices if all(key in source.matrices for source in sources) and key != x]
     offered = [key.removeprefix("layers/") for key in shared if key.startswith("layers/")]
@@ -250,14 +250,23 @@ def _shared_obsm(sources: Sequence[Source], asked: Sequence[str] | None) -> dict
     offered = [name for name in sources[0].obsm if all(name in source.obsm for source in sources)]
     widths = {}
     for name in offered if asked is None else _asked("obsm", asked, offered):
-        unfit = next((source.name for source in sources if source.obsm[name] is None), None)
-        if unfit is not None:
-            if asked is not None:
-                raise InputError(f"{unfit}: obsm {name!r} must be a numeric array of two dimensions")
-            continue
-        shapes = [(source.name, info.shape[1]) for source in sources if (info := source.obsm[name]) is not None]
-        if len({width for _, width in shapes}) > 1:
-            found = ", ".join(f"{width} columns in {path}" for path, width in shapes)
-            raise InputError(f"obsm {name!r} must have rows of the same shape in all inputs, got {found}")
-        widths[name] = shapes[0][1]
+        if (fault := obsm_fault(sources, name)) is None:
+            info = sources[0].obsm[name]
+            assert info is not None
+            widths[name] = info.shape[1]
+        elif asked is not None:
+            raise InputError(f"obsm {name!r} must be one array of all inputs, but {fault}")
     return widths
+
+
+def obsm_fault(sources: Sequence[Source], name: str) -> str | None:
+    """Say why the obsm arrays of this name, which all inputs have, cannot be one array; None if they can. Pure."""
+    widths: dict[int, str] = {}
+    for source in sources:
+        info = source.obsm[name]
+        if info is None:
+            return f"is no numeric array of two dimensions in {source.name}"
+        widths.setdefault(info.shape[1], source.name)
+    if len(widths) > 1:
+        return "has " + ", ".join(f"{width} columns in {path}" for width, path in widths.items())
+    return None

@@ -7,11 +7,16 @@ together; `Faults.raise_any` raises it all as one error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from annbatch.errors import InputError, InputErrors, MissingInputError, OutputError, StoreError
 from annbatch.write.inputs.spill import SpillError
+
+
+def some_of(paths: Sequence[str]) -> str:
+    """Name the first of some inputs, and count the others."""
+    return paths[0] + (f" and {len(paths) - 1:,} more inputs" if len(paths) > 1 else "")
 
 
 class Faults:
@@ -23,15 +28,17 @@ class Faults:
     def __len__(self) -> int:
         return len(self._found)
 
+    def add(self, error: InputError) -> None:
+        """Keep one."""
+        self._found += error.errors if isinstance(error, InputErrors) else [error]
+
     @contextmanager
     def keeping(self) -> Iterator[None]:
         """Keep the `InputError` that is raised inside; others go on."""
         try:
             yield
-        except InputErrors as e:
-            self._found += e.errors
         except InputError as e:
-            self._found.append(e)
+            self.add(e)
 
     @contextmanager
     def collecting(self, path: str, element: str = "", remedy: str = "") -> Iterator[None]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as of_dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from annbatch.write.inputs.faults import Faults
 from annbatch.write.inputs.opening import Root
 from annbatch.write.inputs.spill import load, save
 from annbatch.write.inputs.text_file import Repeats, TextFile, distinct
+from annbatch.write.inputs.value_names import as_strings
 
 SRC_PATH = "src_path"
 """The obs column that names each cell's source file."""
@@ -88,6 +90,8 @@ class ObsTable:
     columns: tuple[ObsColumn, ...]
     index_name: str | None
     """Name of the index, if all inputs agree on one."""
+    unjoined: Mapping[str, str] = of_dataclass(default_factory=dict)
+    """Columns that are left out because they cannot be joined, and why."""
 
     @property
     def record(self) -> np.dtype[Any]:
@@ -144,6 +148,8 @@ def spool(
     directory: Path,
     *,
     names: Sequence[str] | None,
+    strings: Sequence[str] = (),
+    required: Sequence[str] = (),
     repeats: Repeats,
     schema: Mapping[str, KnownColumn] | None = None,
     others: Sequence[TextFile] = (),
@@ -155,11 +161,16 @@ def spool(
     ----------
     names
         Which columns; None for all. `SRC_PATH` comes with either; one that an input already has, as the stores of a
-        collection do, is kept: it names where the cells first came from.
+        collection do, is kept: it names where the cells first came from. If they are named, each must be there.
+    strings
+        Columns whose values are written as strings, whatever they are.
+    required
+        Columns that must be there, though all are taken. Others that cannot be joined are left out.
     repeats
         Whether names that occur more than once are made unique or refused.
     schema
         The columns that are taken, and whose categories come first: those of a collection which the cells are to join.
+        All must be there; ``names`` says which of them have values.
     others
         Names that are taken already.
     report
@@ -168,25 +179,31 @@ def spool(
     Raises
     ------
     InputError
-        If a column is of different kinds in different inputs, of a kind that cannot be stored, or unknown.
+        If a column that must be there is of different kinds in different inputs, or of a kind that cannot be stored;
+        if one is damaged, or unknown.
     """
     n_obs = sum(source.n_obs for source in sources)
     known = list(dict.fromkeys(chain.from_iterable(source.columns for source in sources)))
-    if names is not None and (unknown := [name for name in names if name not in known]):
-        raise InputError(
-            f"obs_columns must be in at least one input, got {summary.short(unknown)}; there are {summary.short(known)}"
-        )
+    for what, chosen in {"obs_columns": names or (), "obs_as_strings": strings}.items():
+        if unknown := [name for name in chosen if name not in known]:
+            raise InputError(
+                f"{what} must be in at least one input, got {summary.short(unknown)}; there are {summary.short(known)}"
+            )
     wanted = known if names is None else list(dict.fromkeys(names))
     wanted = [*(name for name in wanted if name != SRC_PATH), SRC_PATH] if schema is None else list(schema)
     given, columns = TextFile(directory / "given.text"), []
     faults, failed = Faults(), set()
+    left_out: dict[str, str] = {}
     with ColumnSpill(directory, len(wanted)) as spill:
         for source in sources:
             with source.origin.open() as root:
                 for number, name in enumerate(wanted):
                     column, before = None, len(faults)
                     with faults.collecting(source.name, f"obs column {name!r}"):
-                        column = (_origins if name == SRC_PATH else _column)(root, source, name)
+                        if name == SRC_PATH:
+                            column = _origins(root, source, name)
+                        elif names is None or name in names:
+                            column = _column(root, source, name, name in strings)
                     if len(faults) > before:
                         failed.add(number)
                     spill.append(column)
@@ -197,12 +214,18 @@ def spool(
         for number, name in enumerate(wanted):
             if number not in failed:
                 known_column = None if schema is None else schema[name]
-                with faults.keeping():
+                try:
                     joined = join_column(spill.parts(number), lengths, f"obs column {name!r}", paths, known_column)
+                except InputError as e:
+                    if names is None and schema is None and name not in required:
+                        left_out[name] = str(e)
+                    else:
+                        faults.add(e)
+                else:
                     columns.append(_store(joined, name, number, directory))
             report(0)
     faults.raise_any()
-    table = ObsTable(directory, n_obs, tuple(columns), _index_name(sources, wanted))
+    table = ObsTable(directory, n_obs, tuple(columns), _index_name(sources, wanted), left_out)
     _distinguish(given, table, repeats, others)
     report(0)
     return table
@@ -228,11 +251,12 @@ def _store(joined: pd.Series[Any], name: str, number: int, directory: Path) -> O
     return column
 
 
-def _column(root: Root, source: Source, name: str) -> pd.Series[Any] | None:
-    """Read one column of one input; None if it has none of that name."""
+def _column(root: Root, source: Source, name: str, strings: bool) -> pd.Series[Any] | None:
+    """Read one column of one input, as ``strings`` or as it is; None if it has none of that name."""
     if name not in source.columns:
         return None
-    return _compact(_checked(root.column(source.columns[name]), source, name))
+    column = _checked(root.column(source.columns[name]), source, name)
+    return as_strings(column) if strings else _compact(column)
 
 
 def _checked(column: pd.Series[Any], source: Source, name: str) -> pd.Series[Any]:
