@@ -40,8 +40,10 @@ from annbatch.write.inputs.agreed_names import (
 from annbatch.write.inputs.append_target import AppendTarget
 from annbatch.write.inputs.contents import Element, Source, describe, select_elements
 from annbatch.write.inputs.faults import Faults
-from annbatch.write.inputs.gene_join import fit_genes, join_genes
+from annbatch.write.inputs.gene_join import fit_genes, join_genes, warn_of_lost_genes
 from annbatch.write.inputs.gene_lists import GeneLists
+from annbatch.write.inputs.gene_naming import check_key
+from annbatch.write.inputs.gene_overlap import few_in_common
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types
 from annbatch.write.inputs.obs_table import SRC_PATH, ObsTable, check_groupby, spool
 from annbatch.write.inputs.opening import Origin
@@ -96,18 +98,25 @@ def _build(
     faults = Faults()
     sources: list[Source] = []
     genes, var_columns = GeneLists(place.emptied("genes")), VarColumns()
+    unkeyed: list[str] = []
     columns, layers = options.obs_columns, options.layers
     if present is not None:
         columns, layers = [*(present.schema if columns is None else columns), SRC_PATH], present.layers
     for origin in tracked(origins, "opening", "file", shown=resources.progress):
         checkpoint()
         with faults.collecting(origin.name):
-            source, var = describe(origin, options.x, columns, layers)
+            source, var = describe(
+                origin, options.x, columns, layers, var_key=options.var_key, repeated_genes=options.repeated_genes
+            )
+            if var.index.name != options.var_key:
+                unkeyed.append(origin.name)
             genes.add(var.index)
             if present is None:
                 var_columns.add(var, genes.numbers(len(sources)))
             sources.append(source)
     faults.raise_any()
+    if options.var_key is not None:
+        check_key(options.var_key, unkeyed, len(sources), strict=options.strict)
     sources = agree_on_names(sources, options.x)
     options = replace(options, **in_written_names(options, sources))
     if present is not None:
@@ -154,9 +163,12 @@ def _plan(
     paths = [source.name for source in sources]
     if present is None:
         genes = join_genes(lists, paths, options.join, options.var_names)
+        if (few := few_in_common(lists, paths)) is not None:
+            warnings.warn(few, UserWarning, stacklevel=2)
         var = with_written_names(columns.joined(genes.names, lists.known), sources)
     else:
         genes, var = fit_genes(lists, paths, present.var.index), present.var
+        warn_of_lost_genes(genes, paths, strict=options.strict)
     n_vars = len(var)
     elements: tuple[Element, ...] = ()
     faults = Faults()

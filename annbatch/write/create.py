@@ -35,6 +35,8 @@ def create_anndata_collection(
     seed: int = 0,
     join: How = "outer",
     var_names: Iterable[str] | None = None,
+    var_key: str | None = None,
+    repeated_genes: Repeats = "refuse",
     x: str = "X",
     layers: Sequence[str] | None = None,
     obsm: Sequence[str] | None = None,
@@ -90,6 +92,12 @@ def create_anndata_collection(
         both in the order of first appearance; ``"same"`` refuses inputs that have not all the same genes.
     var_names
         The genes to write instead, in this order. Each must be in at least one input.
+    var_key
+        var column that names the genes instead of var's index, such as ``"gene_ids"``; the other names become a var
+        column. Inputs without it keep their names, with a warning.
+    repeated_genes
+        What becomes of an input in which genes have the same name: ``"refuse"`` refuses it, ``"unique"`` puts ``-1``,
+        ``-2``, … behind all but the first, as ``AnnData.var_names_make_unique`` does.
     x
         What becomes X: ``"X"``, ``"raw/X"`` (with raw's genes; then there are no layers) or ``"layers/…"``.
     layers, obsm
@@ -170,6 +178,8 @@ def create_anndata_collection(
         seed=operator.index(seed),
         join=join,
         var_names=None if var_names is None else [str(name) for name in var_names],
+        var_key=var_key,
+        repeated_genes=repeated_genes,
         x=x,
         layers=layers,
         obsm=obsm,
@@ -197,6 +207,8 @@ def append_to_collection(
     *,
     shuffle: bool = True,
     seed: int = 0,
+    var_key: str | None = None,
+    repeated_genes: Repeats = "refuse",
     x: str = "X",
     layers: Sequence[str] | None = None,
     obsm: Sequence[str] | None = None,
@@ -220,8 +232,8 @@ def append_to_collection(
 
     Nothing that is there changes but the manifest, which is replaced at once when the new stores are complete: whoever
     has the collection open goes on reading what it was. The new cells get the collection's genes, elements and obs
-    columns; genes of theirs that it lacks are left out and counted in ``inputs``, obs columns too, and categories that
-    are new come behind the known ones. A collection that was grouped by a column no longer is.
+    columns; genes of theirs that it lacks are left out with a warning and counted in ``inputs``, obs columns too, and
+    categories that are new come behind the known ones. A collection that was grouped by a column no longer is.
 
     An append that was killed or interrupted goes on when it is called again with the same arguments.
 
@@ -238,8 +250,10 @@ def append_to_collection(
     obs_columns
         Which of the collection's obs columns get values from the inputs; others are missing in the new cells. None for
         all, with a warning of those that the collection lacks.
-    shuffle, seed, x, obs_as_strings, obs_names, strict, load, rows_per_store, shard_elements, narrow, allow_nonfinite
+    shuffle, seed, var_key, repeated_genes, x, obs_as_strings, obs_names, strict, load, rows_per_store
         As for `create_anndata_collection`. ``obs_names`` also concerns names that the collection has already.
+    shard_elements, narrow, allow_nonfinite
+        As for `create_anndata_collection`.
     chunk_elements, codec
         As for `create_anndata_collection`; None means what the collection's last store has.
     memory_limit, threads, client, progress
@@ -268,6 +282,8 @@ def append_to_collection(
         seed=operator.index(seed),
         join="outer",
         var_names=None,
+        var_key=var_key,
+        repeated_genes=repeated_genes,
         x=x,
         layers=layers,
         obsm=obsm,

@@ -26,6 +26,8 @@ class Options:
     seed: int
     join: How
     var_names: Sequence[str] | None
+    var_key: str | None
+    repeated_genes: Repeats
     x: str
     layers: Sequence[str] | None
     obsm: Sequence[str] | None
@@ -49,7 +51,8 @@ class Options:
             integer("rows_per_store", self.rows_per_store, 1)
             for name in ("strict", "shuffle", "narrow", "allow_nonfinite"):
                 boolean(name, getattr(self, name))
-            one_of("obs_names", self.obs_names, ("unique", "refuse"))
+            for name in ("obs_names", "repeated_genes"):
+                one_of(name, getattr(self, name), get_args(Repeats))
             one_of("codec", self.codec, get_args(Codec))
             if self.x not in ("X", "raw/X") and not self.x.startswith("layers/"):
                 raise InputError(f"x must be 'X', 'raw/X' or 'layers/…', got {self.x!r}")

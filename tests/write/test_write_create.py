@@ -89,6 +89,7 @@ def bare_obs(first: int, size: int) -> pd.DataFrame:
     return pd.DataFrame({"row": range(first, first + size)}, index=[f"cell{r}" for r in range(first, first + size)])
 
 
+@pytest.mark.filterwarnings("ignore:few genes of")
 @settings(max_examples=8)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),

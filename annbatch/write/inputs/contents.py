@@ -19,8 +19,10 @@ from annbatch import summary
 from annbatch.errors import InputError
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names
 from annbatch.write.inputs.faults import Faults
+from annbatch.write.inputs.gene_naming import named_genes
 from annbatch.write.inputs.matrix_rows import Format, Matrix, matrix_of
 from annbatch.write.inputs.opening import Origin, Root
+from annbatch.write.inputs.text_file import Repeats
 
 T = TypeVar("T")
 
@@ -93,7 +95,13 @@ class Element:
 
 
 def describe(
-    origin: Origin, x: str = "X", columns: Sequence[str] | None = None, layers: Sequence[str] | None = None
+    origin: Origin,
+    x: str = "X",
+    columns: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    *,
+    var_key: str | None = None,
+    repeated_genes: Repeats = "refuse",
 ) -> tuple[Source, pd.DataFrame]:
     """Open an input and say what it holds.
 
@@ -103,6 +111,8 @@ def describe(
         Key of the main matrix.
     columns, layers
         The obs columns and layers that will be taken, by any of their names; None for all. Others need not be readable.
+    var_key, repeated_genes
+        How genes are named, as `annbatch.write.inputs.gene_naming.named_genes` takes it.
 
     Returns
     -------
@@ -123,7 +133,8 @@ def describe(
     with origin.open() as root:
         var, shape = pd.DataFrame(), (0, 0)
         with faults.collecting(path, "var"):
-            var = _checked_var(root, path, raw=x.startswith(_RAW))
+            var = named_genes(root.var(raw=x.startswith(_RAW)), path, var_key, repeated_genes)
+            var = _at_least_one(var, len(var), f"{path}: var")
         with faults.collecting(path, x):
             shape = (_checked_rows(root, x, path), len(var))
         asked: list[Any] = []
@@ -156,17 +167,6 @@ def _asked_for(
     """Give the own names of what is asked for by its own name, or by that under which it is written."""
     written = output_names(names, where, reserved)
     return [own for name, own in written.items() if asked is None or own in asked or name in asked]
-
-
-def _checked_var(root: Root, path: str, *, raw: bool) -> pd.DataFrame:
-    var = root.var(raw=raw)
-    duplicated = var.index[var.index.duplicated()].unique()
-    if len(duplicated):
-        raise InputError(
-            f"{path}: var names must be unique, got more than one of {list(duplicated[:5])}; "
-            f"adata.var_names_make_unique() makes them so"
-        )
-    return _at_least_one(var, len(var), f"{path}: var")
 
 
 def _checked_rows(root: Root, x: str, path: str) -> int:

@@ -1,12 +1,14 @@
 """What are the genes of all inputs together?
 
 1. `join_genes` decides which genes there are, and to which joined column each input's genes go.
+2. `fit_genes` does so for a collection that gets more cells, and `warn_of_lost_genes` warns of those that it lacks.
 
 Nothing here does I/O but reading the lists of genes (`annbatch.write.inputs.gene_lists`).
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +18,7 @@ import pandas as pd
 
 from annbatch.errors import InputError
 from annbatch.write.inputs.gene_lists import GeneLists, Ints
+from annbatch.write.inputs.gene_overlap import few_in_common
 
 How = Literal["outer", "inner", "same"]
 
@@ -69,7 +72,9 @@ def join_genes(lists: GeneLists, paths: Sequence[str], join: How, var_names: Ite
     else:
         names = list(known)
     if not names:
-        raise InputError(f"no genes are left: join={join!r} of {_some(paths)} has no gene in common")
+        few = few_in_common(lists, paths)
+        why = "" if few is None else f"; {few}"
+        raise InputError(f"no genes are left: join={join!r} of {_some(paths)} has no gene in common{why}")
     return _placed(pd.Index(names, dtype=object), lists)
 
 
@@ -86,8 +91,34 @@ def fit_genes(lists: GeneLists, paths: Sequence[str], names: pd.Index[str]) -> G
     for number, numbers in enumerate(lists):
         if (found.placed[numbers] < 0).all():
             some = _some([genes[i] for i in numbers[:6]])
-            raise InputError(f"{paths[lists.first_with(number)]}: must share a gene with the collection, has {some}")
+            raise InputError(
+                f"{paths[lists.first_with(number)]}: must share a gene with the collection, has {some}; the collection "
+                f"has {_some(list(names[:6]))}. var_key= names genes by a column of var"
+            )
     return found
+
+
+def warn_of_lost_genes(genes: GeneJoin, paths: Sequence[str], *, strict: bool) -> None:
+    """Warn of genes of the inputs that are not in the collection which gets their cells.
+
+    Raises
+    ------
+    InputError
+        If there are any, and ``strict`` is set.
+    """
+    known = list(genes.lists.known)
+    lost = [known[number] for number in np.flatnonzero(genes.placed < 0)[:6]]
+    if not lost:
+        return
+    n_lost = genes.n_lost()
+    first = next(i for i, (_, n) in enumerate(n_lost) if n)
+    some = f"{n_lost[first][1]:,} of the {n_lost[first][0]:,} genes of {paths[first]}"
+    n_more = sum(n > 0 for _, n in n_lost) - 1
+    more = f", and genes of {n_more:,} more inputs," if n_more else ""
+    said = f"{some}{more} are not in the collection: {_some(lost)}"
+    if strict:
+        raise InputError(f"no gene may be left out (strict=True), but {said}")
+    warnings.warn(f"genes are left out: {said}", UserWarning, stacklevel=3)
 
 
 def _placed(names: pd.Index[str], lists: GeneLists) -> GeneJoin:

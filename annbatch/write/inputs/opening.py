@@ -214,7 +214,7 @@ class TenxRoot:
         features = self._group["features"]
         columns = {"gene_symbols": "name", "feature_types": "feature_type", "genome": "genome"}
         read = {ours: features[theirs].asstr()[:] for ours, theirs in columns.items() if theirs in features}
-        return pd.DataFrame(read, index=pd.Index(as_text(features["id"].asstr()[:]), dtype=object))
+        return pd.DataFrame(read, index=pd.Index(as_text(features["id"].asstr()[:]), dtype=object, name="gene_ids"))
 
     def names(self, group: str) -> list[str]:
         """There are none."""
