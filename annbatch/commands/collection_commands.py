@@ -61,13 +61,22 @@ def _options_of_both(function: F) -> F:
         ),
         click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of the shuffle."),
         click.option("--shuffle/--no-shuffle", default=True, help="Whether cells go out in random order."),
+        click.option("--var-key", help="var column that names the genes, such as gene_ids; by default var's index."),
+        click.option(
+            "--repeated-genes",
+            type=click.Choice(["refuse", "unique"]),
+            default="refuse",
+            help="Names of genes that occur twice in a file: refuse them, or make them unique.",
+        ),
         click.option("--x", default="X", help="What becomes X: X, raw/X or layers/NAME."),
+        click.option("--obs-as-strings", multiple=True, help="obs column to write as strings, whatever it holds."),
         click.option(
             "--obs-names",
             type=click.Choice(["unique", "refuse"]),
             default="unique",
             help="Names of cells that occur twice: make them unique, or refuse them.",
         ),
+        click.option("--strict", is_flag=True, help="Refuse to leave anything out, instead of a warning."),
         click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells in a store."),
         click.option("--allow-nonfinite", is_flag=True, help="Store NaN and infinite values instead of refusing them."),
         click.option("--memory-limit", default="1GB", help="Memory for data, like 2GB."),
@@ -138,6 +147,13 @@ def create(
 @click.argument("collection_path", metavar="COLLECTION", type=click.Path(file_okay=False))
 @_options_of_both
 @_CODEC(help="As for create; by default that of the last store in COLLECTION.")
+@click.option(
+    "--obs-column",
+    "--obs-columns",
+    "obs_columns",
+    multiple=True,
+    help="obs column of COLLECTION to take from INPUTS, others are missing in the new cells; by default all.",
+)
 def append(
     adata_paths: Sequence[str], inputs_from: BinaryIO | None, collection_path: str, as_json: bool, **options: Any
 ) -> None:
@@ -145,6 +161,7 @@ def append(
 
     Whoever is reading the collection is not disturbed. If this is interrupted, run it again: it goes on where it was.
     """
+    options["obs_columns"] = list(options["obs_columns"]) or None
     _show(append_to_collection(_inputs(adata_paths, inputs_from), collection_path, **options), as_json)
 
 

@@ -251,6 +251,7 @@ def names_of_inputs(done: Result) -> list[str]:
     return [entry["name"] for entry in json.loads(done.stdout)["inputs"]]
 
 
+@pytest.mark.filterwarnings("ignore:genes are left out")
 def test_patterns_and_lists_of_inputs(samples: Path):
     create = ("create", "--json", "--no-progress")
     assert names_of_inputs(run(*create, "data/s*0.h5ad", "data/s?.h5ad", "a")) == ["data/s10.h5ad", "data/s2.h5ad"]

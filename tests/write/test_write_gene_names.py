@@ -11,8 +11,10 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner, Result
 
 from annbatch import append_to_collection, create_anndata_collection
+from annbatch.cli import main
 from annbatch.errors import InputError, InputErrors
 from annbatch.stores.collection import Collection
 
@@ -92,12 +94,10 @@ def test_identifiers_of_10x_files_are_gene_ids(tmp_path: Path):
     np.testing.assert_array_equal(found.X.toarray(), [[7, 0, 9], [1, 2, 3], [1, 2, 3]])
 
 
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
 def test_repeated_genes_are_refused_with_the_ways_out_or_made_unique(tmp_path: Path):
-    a, b = adata(SYMBOLS, gene_ids=IDS), adata(["CD4", *SYMBOLS], "x", gene_ids=["i", "i", None, "j"])
-    with pytest.warns(UserWarning, match="Variable names are not unique"):
-        a.var_names = ["TBCE", "CD4", "TBCE"]
-    with pytest.warns(UserWarning, match="Variable names are not unique"):
-        b.var_names = ["CD4", "TBCE", "TBCE", "TBCE"]
+    a = adata(["TBCE", "CD4", "TBCE"], gene_ids=IDS)
+    b = adata(["CD4", "TBCE", "TBCE", "TBCE"], "x", gene_ids=["i", "i", None, "j"])
     remedies = r"repeated_genes='unique', or .*var_names_make_unique\(\), makes them so, and var_key= .*\['gene_ids'\]"
     with pytest.raises(InputErrors, match=rf"adata_0: var names must be unique, .*\['TBCE'\]; {remedies}[^$]*adata_1"):
         create_anndata_collection([a, b], tmp_path / "store", **OPTIONS)
@@ -122,3 +122,33 @@ def test_genes_that_a_collection_lacks_are_named(tmp_path: Path):
         grown = append_to_collection([same, more, more], collection.path, **OPTIONS)
     assert [entry.genes_lost for entry in grown.inputs] == [0, 0, 2, 2]
     append_to_collection([same], collection.path, strict=True, **OPTIONS)
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+def test_ways_out_have_options_of_the_command_line(tmp_path: Path):
+    a, b = adata(["TBCE", "TBCE"], gene_ids=IDS[:2]), adata(["TBCE", "TBCE"], "x", gene_ids=IDS[1::-1])
+    a.obs["cluster"], b.obs["cluster"] = [1, 2], ["1", "2"]
+    a.obs["age"] = b.obs["age"] = 30
+    paths = [str(tmp_path / name) for name in ("a.h5ad", "b.h5ad")]
+    for found, path in zip((a, b), paths, strict=True):
+        found.write_h5ad(path)
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(main, [*arguments, str(tmp_path / "store"), "--no-progress", "--no-shuffle"])
+
+    refused = run("create", *paths)
+    assert refused.exit_code == 2
+    assert "a.h5ad: var names must be unique" in refused.output
+    assert "--repeated-genes unique, or adata.var_names_make_unique(), makes them so, and --var-key" in refused.output
+    strict = run("create", *paths, "--var-key", "gene_ids", "--strict")
+    assert strict.exit_code == 2
+    assert "no element may be left out (--strict), but 'obs/cluster'" in strict.output
+    done = run("create", *paths, "--var-key", "gene_ids", "--obs-as-strings", "cluster")
+    assert done.exit_code == 0
+    assert backs(Collection.open(tmp_path / "store")).obs["cluster"].tolist() == ["1", "2", "1", "2"]
+    assert run("append", paths[0], "--var-key", "gene_ids").exit_code == 2
+    assert run("append", paths[0], "--var-key", "gene_ids", "--obs-column", "age").exit_code == 0
+    assert run("append", paths[0], "--var-key", "gene_ids", "--obs-as-strings", "cluster").exit_code == 0
+    found = backs(Collection.open(tmp_path / "store")).obs
+    assert found["cluster"].astype(object).fillna("-").tolist() == ["1", "2", "1", "2", "-", "-", "1", "2"]
+    assert found["age"].tolist() == [30] * 8

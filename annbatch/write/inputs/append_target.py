@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import zarr
 
+from annbatch import summary
 from annbatch.errors import InputError, StoreError
 from annbatch.stores.collection import FORMAT, Collection
 from annbatch.stores.label_columns import columns_of_group, has_value
@@ -107,7 +108,8 @@ class AppendTarget:
                     f"{_WAY_OUT.format(what)}"
                 )
         if unknown := [name for name in columns or () if name not in self.schema]:
-            raise InputError(f"obs_columns must be in the collection, got {unknown}; there are {list(self.schema)}")
+            got, known = summary.short(unknown), summary.short(list(self.schema))
+            raise InputError(f"obs_columns must be in the collection, got {got}; there are {known}")
 
     def check_elements(self, sources: Sequence[Source], x: str) -> None:
         """Refuse inputs that lack what all stores of the collection have. Pure.

@@ -268,5 +268,6 @@ def obsm_fault(sources: Sequence[Source], name: str) -> str | None:
             return f"is no numeric array of two dimensions in {source.name}"
         widths.setdefault(info.shape[1], source.name)
     if len(widths) > 1:
-        return "has " + ", ".join(f"{width} columns in {path}" for width, path in widths.items())
+        first = [f"{width} columns in {path}" for width, path in list(widths.items())[:3]]
+        return f"has {', '.join(first)}" + (f" and {len(widths) - 3} more widths" if len(widths) > 3 else "")
     return None

@@ -16,6 +16,7 @@ from itertools import chain, count
 import pandas as pd
 from anndata.utils import make_index_unique
 
+from annbatch import summary
 from annbatch.errors import InputError
 from annbatch.write.inputs.faults import some_of
 from annbatch.write.inputs.text_file import Repeats
@@ -54,7 +55,7 @@ def named_genes(var: pd.DataFrame, path: str, key: str | None, repeats: Repeats)
         var.index = make_index_unique(var.index)
     repeated = var.index[var.index.duplicated()].unique()
     if len(repeated):
-        columns = [str(name) for name in var.columns]
+        columns = summary.short([str(name) for name in var.columns])
         raise InputError(
             f"{path}: {what} must be unique, got more than one of {list(repeated[:5])}; repeated_genes='unique', or "
             f"adata.var_names_make_unique(), makes them so, and var_key= names genes by a column of var: {columns}"
