@@ -109,7 +109,7 @@ def test_messages_name_the_remedy(cells, tmp_path):
             refused()
     cells.write_h5ad(tmp_path / "cells.h5ad")
     backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    with pytest.raises(ValueError, match="of h5py, as backed files have; create_anndata_collection makes a collection"):
+    with pytest.raises(ValueError, match="got the HDF5 file .*; create_anndata_collection makes a collection"):
         Loader(batch_size=4).add_anndatas([backed])
     backed.file.close()
     cells.obsm["images"] = np.zeros((N, 2, 3, 4), np.float32)
