@@ -3,6 +3,9 @@
 `Shuffled` (what a loader does by itself), `Sequential`, `Weighted`, `ClassBalanced`, `Stratified`, `Grouped` and
 `MatchedPairs` are ready; anything that follows the `Sampler` protocol is a sampler too.
 
+In the order of what they need: `blocks` (all rows once, shuffled or as they are stored), `weighted` (rows drawn with
+probabilities), `classes` (batches with the classes that they shall have), `pairs` (perturbed cells with controls).
+
 A sampler of one's own is made of what else is here: it is bound to a `Table` with its `Classes`, and gives an `Order`,
 perhaps the `RowOrder` of a `Stream`. Random orders come from `permutation` and `shuffle`, and a `Key` says which ones.
 """

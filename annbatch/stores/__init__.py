@@ -6,15 +6,16 @@ In the order in which a collection is opened:
 2. `collection`: what its manifest says, and whether it is whole.
 3. `manifest`: what the manifest records of a store, a file and an element.
 4. `anndata_store`: what each store holds: matrices, obs columns and var.
-5. `lazy_tables`: which parts of an AnnData have to be read before they are in memory.
-6. `refusals`: which arrays are not decoded, because that would run what the store brings.
-7. `stored_frame`: how an obs or var is stored, whatever version of AnnData wrote it.
-8. `column_kinds`: the kind of an obs column, and what columns of several tables are together; building takes it, too.
-9. `label_columns`: obs columns, and how the categories of all stores become one set of codes.
-10. `common_type`: which type the values of several stores have together.
-11. `array_opening`: how an array is opened: by the kernels, or by zarr.
-12. `elements`: how the elements of an array get to their places in the batches.
-13. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
+5. `obsm_tables`: tables in obsm, which are read as arrays.
+6. `lazy_tables`: which parts of an AnnData have to be read before they are in memory.
+7. `refusals`: which arrays are not decoded, because that would run what the store brings.
+8. `stored_frame`: how an obs or var is stored, whatever version of AnnData wrote it.
+9. `column_kinds`: the kind of an obs column, and what columns of several tables are together; building takes it, too.
+10. `label_columns`: obs columns, and how the categories of all stores become one set of codes.
+11. `common_type`: which type the values of several stores have together.
+12. `array_opening`: how an array is opened: by the kernels, or by zarr.
+13. `elements`: how the elements of an array get to their places in the batches.
+14. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
 Other rooms take `Collection`, `open_stores` and `open_anndata`, and read through `Store`, `Elements` and `ArraySlices`.
 """

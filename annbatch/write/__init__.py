@@ -1,6 +1,15 @@
 """How does a collection come to be?
 
-`annbatch.write.build` reads as the recipe; every other module here is one of its steps.
+In the order in which a build goes:
+
+1. `create`: the public functions, their options and defaults.
+2. `options`: what a caller may choose, and whether it is in range; `array_layout`: how arrays are cut and compressed.
+3. `build`: the recipe, which reads as such.
+4. `inputs`: what can be an input, and how it is read.
+5. `shuffle`: how rows get into their final order, out of core; `passes`: who does that work.
+6. `output`: how ordered rows become stores that appear all at once.
+
+Other rooms take the three functions of `create`; `annbatch.verify` also reads matrices as builds do.
 """
 
 from annbatch.write.create import append_to_collection, create_anndata_collection, reshuffle_collection

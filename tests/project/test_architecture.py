@@ -4,6 +4,7 @@
 2. The functions that the walk names are called in its order when a batch is made.
 3. The drawing has the floors of the contract.
 4. The side bar shows every page.
+5. The docstring of each room names the modules in it.
 """
 
 from __future__ import annotations
@@ -144,3 +145,10 @@ def test_every_page_is_in_the_side_bar() -> None:
     shown = sorted(entry for _, entries in trees for entry in entries.split())
     pages = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts and page.name != "index.md"]
     assert shown == sorted(str(page.relative_to(DOCS).with_suffix("")) for page in pages)
+
+
+@pytest.mark.parametrize("room", sorted(path.parent for path in (ROOT / "annbatch").glob("*/**/__init__.py")), ids=lambda p: p.name)
+def test_a_room_names_what_is_in_it(room: Path) -> None:
+    docstring = importlib.import_module(".".join(room.relative_to(ROOT).parts)).__doc__ or ""
+    inside = {path.stem for path in room.glob("*.py")} | {path.parent.name for path in room.glob("*/__init__.py")}
+    assert {name for name in inside - {"__init__"} if f"`{name}`" not in docstring} == set()
