@@ -147,7 +147,9 @@ def test_every_page_is_in_the_side_bar() -> None:
     assert shown == sorted(str(page.relative_to(DOCS).with_suffix("")) for page in pages)
 
 
-@pytest.mark.parametrize("room", sorted(path.parent for path in (ROOT / "annbatch").glob("*/**/__init__.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "room", sorted(path.parent for path in (ROOT / "annbatch").glob("*/**/__init__.py")), ids=lambda p: p.name
+)
 def test_a_room_names_what_is_in_it(room: Path) -> None:
     docstring = importlib.import_module(".".join(room.relative_to(ROOT).parts)).__doc__ or ""
     inside = {path.stem for path in room.glob("*.py")} | {path.parent.name for path in room.glob("*/__init__.py")}
