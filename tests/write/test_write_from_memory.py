@@ -178,7 +178,7 @@ CHANGES: dict[str, Callable[[ad.AnnData], Any]] = {
     "a layer less": lambda a: a.layers.pop("dense"),
     "obsm": lambda a: set_value(a.obsm["X_pca"]),
     "obs": lambda a: set_obs(a, "text", list("bcaa" * 3)),
-    "an obs column's name": lambda a: a.obs.rename(columns={"text": "other"}, inplace=True),
+    "an obs column's name": lambda a: setattr(a, "obs", a.obs.rename(columns={"text": "other"})),
     "categories": lambda a: set_obs(a, "stage", a.obs["stage"].cat.add_categories(["new"])),
     "their order": lambda a: set_obs(a, "stage", a.obs["stage"].cat.as_ordered()),
     "names of cells": lambda a: setattr(a, "obs_names", [f"new{i}" for i in range(a.n_obs)]),
