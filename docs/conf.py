@@ -13,7 +13,8 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-import annbatch  # noqa: F401  with what it imports, before autodoc puts mocks in place: anndata cannot stand a mocked CuPy
+# With all that it imports, before autodoc puts mocks in place: anndata cannot stand a mocked CuPy.
+from annbatch import *  # noqa: F403
 from annbatch.cli import main
 
 project = "annbatch-dlpack"
