@@ -146,16 +146,18 @@ def test_var_columns_are_those_of_all_inputs_stacked(
     one = pd.Series(expected, dtype=expected.dtype)
     if isinstance(one.dtype, pd.CategoricalDtype) and one.notna().all() and one.is_unique:
         one = one.astype(object)
-    pd.testing.assert_series_equal(found["x"].reset_index(drop=True), one, check_names=False)
+    shown = found["x"].reset_index(drop=True)
+    # pandas 3 has a type of its own for strings.
+    pd.testing.assert_series_equal(shown.astype(object) if one.dtype == object else shown, one, check_names=False)
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("text", "object"), ("gaps", "category")])
-def test_identifiers_stay_strings_unless_some_are_missing(monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str):
+@pytest.mark.parametrize(("kind", "stays"), [("text", True), ("gaps", False)])
+def test_identifiers_stay_strings_unless_some_are_missing(monkeypatch: pytest.MonkeyPatch, kind: str, stays: bool):
     monkeypatch.setattr(column_join, "MAX_CATEGORIES", 2)
     columns = VarColumns()
     columns.add(pd.DataFrame({"x": of_kind(kind, np.arange(6))}, index=GENES), np.arange(6))
     found = columns.joined(pd.Index(GENES, dtype=object), {name: i for i, name in enumerate(GENES)})
-    assert found["x"].dtype == dtype
+    assert isinstance(found["x"].dtype, pd.CategoricalDtype) != stays
 
 
 def test_what_is_kept_of_an_input_does_not_grow_with_its_genes(tmp_path: Path):
