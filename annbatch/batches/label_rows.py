@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from annbatch import summary
 from annbatch.batches.label_kernels import KINDS, N_FIELDS, gather
 from annbatch.errors import StoreError
 from annbatch.plan.window import Found, Ints, Reading, WindowPlan, address
@@ -106,11 +105,12 @@ class Codes(Summary, Mapping[str, NDArray[Any]]):
         return len(self._rows.places)
 
     def _facts(self) -> dict[str, str]:
-        facts = {}
+        # Not the values: one that its type does not hold would be an error.
+        facts, n_rows = {}, self._rows.n_rows + self._n_padding
         for name, place in self._rows.places.items():
             categories = place.column.categories
             more = "" if categories is None else f" into {len(categories):,} categories"
-            facts[name] = f"{summary.array(self[name])}{more}"
+            facts[name] = f"{place.code_dtype} ({n_rows:,},){more}"
         return facts
 
 

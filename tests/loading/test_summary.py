@@ -123,3 +123,12 @@ def test_a_loader_has_no_rows_to_ask_for_by_number(cells):
         ds[0]
     with pytest.raises(TypeError, match="Batch holds no torch tensors: pass a trainer annbatch_torch.TorchLoader"):
         next(iter(ds)).to("cpu")
+
+
+def test_codes_are_shown_where_a_value_is_refused():
+    obs = pd.DataFrame({"id": pd.array([2**53 + 1, None], "Int64")}, index=["a", "b"])
+    adata = ad.AnnData(sp.csr_matrix(np.eye(2, dtype=np.float32)), obs=obs)
+    codes = next(iter(Loader(batch_size=2).add_anndatas([adata]))).codes
+    assert repr(codes) == "Codes(id=float64 (2,))"
+    with pytest.raises(ValueError, match="must hold numbers that float64 holds"):
+        codes["id"]
