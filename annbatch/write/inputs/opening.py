@@ -227,9 +227,3 @@ class TenxRoot:
         n_vars, n_obs = (int(n) for n in self._group["shape"][:])
         data, indices, indptr = (self._group[name] for name in ("data", "indices", "indptr"))
         return Matrix("csr", (n_obs, n_vars), data.dtype, data, indices, indptr)
-
-
-def _named(frame: Any) -> pd.DataFrame:
-    frame.index = pd.Index(as_text(frame.index), dtype=object, name=frame.index.name)
-    found: pd.DataFrame = frame
-    return found
