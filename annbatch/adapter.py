@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from annbatch.batch import CSR, Array, Batch, Capacity, Emit, Fields
-from annbatch.check import integer
+from annbatch.check import available_cores, integer
 from annbatch.epoch import Epoch
-from annbatch.loader import WHOLE, Loader, available_cores
+from annbatch.loader import WHOLE, Loader
 from annbatch.order.consumers import Partition
 from annbatch.summary import Summary
 

@@ -71,3 +71,8 @@ def names(name: str, value: Sequence[str]) -> tuple[str, ...]:
     if len(set(found)) != len(found):
         raise ValueError(f"{name} must differ, got {max(found, key=found.count)!r} more than once")
     return found
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -30,7 +30,7 @@ from annbatch import summary
 from annbatch.batch import Batch, Emit
 from annbatch.batches.casts import Casting, Emitted, emitted
 from annbatch.buffers import SlabPool
-from annbatch.check import boolean, byte_count, expanded, integer, least_rows, names, one_of
+from annbatch.check import available_cores, boolean, byte_count, expanded, integer, least_rows, names, one_of
 from annbatch.dataset import Dataset
 from annbatch.device.cuda import open_device
 from annbatch.device.window_memory import WindowMemoryPool
@@ -45,9 +45,7 @@ from annbatch.order.splits import Part, describe, split
 from annbatch.order.state import Position, load, save
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.samplers import Sampler, Sequential, Shuffled
-from annbatch.stores.anndata_store import Store, Wanted, open_anndata, open_stores
-from annbatch.stores.collection import Collection
-from annbatch.stores.location import locate
+from annbatch.sources import Opening, Sources
 from annbatch.summary import Summary
 
 Decode = Literal["auto", "cpu", "gpu"]
@@ -196,9 +194,8 @@ class Loader(Summary):
         self._staging: WindowMemoryPool | None = None
         self._rows: npt.ArrayLike | Runs | None = rows
         self._split: dict[str, Any] | None = None
+        self._sources = Sources()
         self._dataset: Dataset | None = None
-        self._labels: tuple[str, ...] | None = None
-        self._n_adatas = 0
         self._schedule: Schedule | None = None
         self._slabs = SlabPool()
         self._position = Position()
@@ -230,18 +227,7 @@ class Loader(Summary):
         OutputError
             If the folder of the cache cannot be made.
         """
-        adatas = list(adatas)
-        if not adatas:
-            raise InputError("adatas must hold at least one AnnData, got none")
-        for i, adata in enumerate(adatas):
-            if not isinstance(adata, ad.AnnData):
-                raise InputError(f"adatas[{i}] must be an AnnData, got {type(adata).__name__}")
-        labels = self._same_labels(labels)
-        wanted, hidden = self._wanted(labels)
-        cache, first = self._cache(), self._n_adatas
-        stores = [open_anndata(adata, wanted, f"adatas[{i}]", cache) for i, adata in enumerate(adatas, first)]
-        self._add(stores, labels, hidden)
-        self._n_adatas += len(adatas)
+        self._use(self._sources.with_anndatas(adatas, labels, self._opening()))
         return self
 
     def use_collection(self, path: Any, labels: Sequence[str] | None = None) -> Self:
@@ -274,14 +260,7 @@ class Loader(Summary):
         ImportError
             If it takes obstore to read it, which is not installed.
         """
-        if isinstance(path, Collection):
-            collection = path.through(self._cache)
-        else:
-            collection = Collection.at(locate(path).through(self._cache))
-        collection.check_sizes()
-        labels = self._same_labels(labels)
-        wanted, hidden = self._wanted(labels)
-        self._add(open_stores(collection, wanted), labels, hidden, collection.digest())
+        self._use(self._sources.with_collection(path, labels, self._opening()))
         return self
 
     def split(self, parts: Mapping[str, Part], *, by: str | None = None, seed: int = 0) -> dict[str, Loader]:
@@ -542,22 +521,26 @@ class Loader(Summary):
         if live is not None:
             live.close()
 
-    def _add(self, stores: list[Store], labels: tuple[str, ...] | None, hidden: list[str], *collection: str) -> None:
+    def _opening(self) -> Opening:
+        elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
+        return Opening(elements, tuple(self.sampler.columns), self._cache)
+
+    def _use(self, sources: Sources) -> None:
         before = self._dataset
         dataset = Dataset.of(
-            (*(before.stores if before else ()), *stores),
+            sources.stores,
             self.dtype,
             self.casting,
             self.var_names,
-            hidden,
-            (*(before.collections if before else ()), *collection),
+            sources.hidden(self.sampler.columns),
+            sources.digests,
         )
         if self._decode == "gpu" and (why := dataset.undecodable()):
             raise InputError(f"decode 'gpu' cannot be had: {why}")
         known = before.unshared if before else {}
         if new := [f"{name!r} is not in {store}" for name, store in dataset.unshared.items() if name not in known]:
             warnings.warn(f"labels leave out obs columns that not all stores have: {', '.join(new)}", stacklevel=3)
-        self._dataset, self._labels = dataset, labels
+        self._dataset, self._sources = dataset, sources
         dataset.report_paths()
         if self.device != "cpu":
             dataset.report_decoding(self._decode)
@@ -565,23 +548,6 @@ class Loader(Summary):
 
     def _cache(self) -> DiskCache | None:
         return None if self.cache_dir is None else DiskCache(self.cache_dir, self.cache_limit)
-
-    def _same_labels(self, labels: Sequence[str] | None) -> tuple[str, ...] | None:
-        """Check that labels are those of the calls before, if there were any."""
-        wanted = None if labels is None else names("labels", labels)
-        if self._dataset is not None:
-            before, now = (None if one is None else sorted(one) for one in (self._labels, wanted))
-            if before != now:
-                raise InputError(f"labels must be the same in all calls, {before} so far, got {now}")
-        return wanted
-
-    def _wanted(self, labels: tuple[str, ...] | None) -> tuple[Wanted, list[str]]:
-        """Say what is to be opened, and which columns of it only the sampler needs."""
-        elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
-        if labels is None:
-            return Wanted(None, elements), []
-        hidden = [name for name in dict.fromkeys(self.sampler.columns) if name not in labels]
-        return Wanted((*labels, *hidden), elements), hidden
 
     def _opened(self) -> Dataset:
         if self._dataset is None:
@@ -612,8 +578,3 @@ class Loader(Summary):
     def _fingerprint(self) -> dict[str, Any]:
         fingerprint = self._scheduled().fingerprint
         return fingerprint if self._split is None else fingerprint | {"split": self._split}
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
