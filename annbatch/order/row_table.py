@@ -9,13 +9,14 @@ Pure: no store, no thread, no environment.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from annbatch import summary
 from annbatch.errors import InputError
 from annbatch.native import Kernel
 from annbatch.order.consumers import Order
@@ -42,14 +43,64 @@ class Classes:
         InputError
             If the column has no such category.
         """
-        if category not in self.categories:
-            raise InputError(f"obs[{self.name!r}] must have the category {category!r}, it has {list(self.categories)}")
+        # pandas takes a part of a tuple for all tuples that begin with it.
+        is_whole = not isinstance(self.categories, pd.MultiIndex) or (
+            isinstance(category, tuple) and len(category) == self.categories.nlevels
+        )
+        if not is_whole or category not in self.categories:
+            held = summary.short(self.categories.tolist())
+            raise InputError(f"obs[{self.name!r}] must have the category {category!r}, it has {held}")
         return int(self.categories.get_indexer(pd.Index([category]))[0])
+
+    def select(self, rows: Runs) -> Classes:
+        """Give the classes of a subset of the rows."""
+        return replace(self, codes=rows.select(self.codes))
 
     def counts(self) -> Ints:
         """Count the rows of each class: (n_categories,) int64."""
         present = self.codes[self.codes >= 0]
         return np.bincount(present, minlength=len(self.categories)).astype(np.int64)
+
+
+def joint(columns: Sequence[Classes]) -> Classes:
+    """Make one class of tuples out of several columns.
+
+    Its categories are the combinations that rows have, in the order of the columns' categories. A row that lacks one of
+    the columns' classes has none.
+    """
+    codes = np.zeros(len(columns[0].codes), np.int64)
+    combinations = np.zeros((1, 0), np.int64)
+    for column in columns:
+        n_categories = len(column.categories)
+        both = codes * n_categories + column.codes
+        both[(codes < 0) | (column.codes < 0)] = -1
+        present, found = np.unique(both, return_inverse=True)
+        n_missing = int(len(present) > 0 and present[0] < 0)
+        codes, present = found - n_missing, present[n_missing:]
+        combinations = np.column_stack([combinations[present // n_categories], present % n_categories])
+    names = [column.name for column in columns]
+    levels: list[Any] = [column.categories for column in columns]
+    categories = pd.MultiIndex(levels=levels, codes=list(combinations.T), names=names)
+    return Classes(", ".join(names), codes.astype(np.min_scalar_type(-len(categories) - 1)), categories)
+
+
+def names_of(by: str | Sequence[str], name: str = "by") -> tuple[str, ...]:
+    """Give the names of the obs columns that make a class: one, or several.
+
+    Raises
+    ------
+    InputError
+        If there is none, or one comes twice.
+    """
+    found = (by,) if isinstance(by, str) else tuple(by)
+    if not found or not all(isinstance(one, str) for one in found) or len(set(found)) < len(found):
+        raise InputError(f"{name} must be the name of an obs column, or different names, got {by!r}")
+    return found
+
+
+def described(by: str | Sequence[str]) -> str | list[str]:
+    """Give what makes a class, as a value that JSON holds."""
+    return by if isinstance(by, str) else list(by)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +128,10 @@ class Table:
     def n_rows(self) -> int:
         """Number of rows."""
         return sum(self.store_rows)
+
+    def classes_by(self, by: str | Sequence[str]) -> Classes:
+        """Give a column that the sampler asked for, or several of them as one class of tuples."""
+        return self.classes[by] if isinstance(by, str) else joint([self.classes[name] for name in by])
 
     def select(self, values: NDArray[Any]) -> NDArray[Any]:
         """Give the values of these rows out of one for each row of the stores."""

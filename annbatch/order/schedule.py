@@ -88,7 +88,7 @@ class Schedule:
             chunk_size=settings.chunk_size,
             seed=settings.seed,
             least_rows=settings.least_rows,
-            classes=classes if rows is None else {name: _selected(one, rows) for name, one in classes.items()},
+            classes=classes if rows is None else {name: one.select(rows) for name, one in classes.items()},
             n_stored=sum(store_rows),
             rows=rows,
         )
@@ -179,7 +179,3 @@ class _Selected(Order):
         rows = np.full(items.shape, -1, np.int64)
         rows[found] = self._rows.find(items[found])
         return rows
-
-
-def _selected(classes: Classes, rows: Runs) -> Classes:
-    return Classes(classes.name, rows.select(classes.codes), classes.categories)

@@ -2,7 +2,8 @@
 
 1. The rows of every class are a table of their own, whose blocks come in random order (`annbatch.order.stream`).
 2. `Stratified` takes a fixed number of rows of each class into every batch; a class that runs out begins again.
-3. `Grouped` makes every batch of one class; batches of all classes come in random order, and every row comes once.
+3. `Grouped` makes every batch of one class; batches of all classes come in random order. Every row comes once, or
+   classes are drawn with given probabilities.
 
 In both, an item of the order is a batch. The rows of a class that a window holds are mixed before they are dealt to its
 batches.
@@ -10,7 +11,7 @@ batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +21,10 @@ from annbatch.check import integer
 from annbatch.errors import InputError
 from annbatch.order.consumers import Order
 from annbatch.order.permutation import Ints, Key, Purpose, shuffle, shuffled
-from annbatch.order.row_table import ClassRows, Table
+from annbatch.order.row_table import Classes, ClassRows, Table, described, names_of
 from annbatch.order.stream import Passes, Stream
 from annbatch.samplers.blocks import shuffled_blocks
+from annbatch.samplers.weighted import class_shares, described_weights, draws_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Stratified:
     Parameters
     ----------
     by
-        Name of the obs column that holds the classes.
+        Name of the obs column that holds the classes; or names of several, whose classes are tuples.
     quotas
         Class to its rows in each batch; they sum to the loader's ``batch_size``.
     n_batches
@@ -44,14 +46,14 @@ class Stratified:
         one.
     """
 
-    by: str
+    by: str | Sequence[str]
     quotas: Mapping[Any, int]
     n_batches: int | None = None
 
     @property
-    def columns(self) -> tuple[str]:
-        """The column that holds the classes."""
-        return (self.by,)
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold the classes."""
+        return names_of(self.by)
 
     def bind(self, table: Table) -> Callable[[int], Order]:
         """Check the quotas and give the order of each epoch.
@@ -61,7 +63,7 @@ class Stratified:
         InputError
             If quotas do not sum to the batch size, or a class with a quota is no category or has no rows.
         """
-        classes = table.classes[self.by]
+        classes = table.classes_by(self.by)
         by_class = ClassRows.of(classes.codes, len(classes.categories))
         counts = by_class.counts()
         quotas: dict[int, int] = {}
@@ -69,7 +71,9 @@ class Stratified:
             code = classes.code(category)
             quota = integer(f"quotas[{category!r}]", quota, 0)
             if quota and not counts[code]:
-                raise InputError(f"quotas must be for classes that have rows, {category!r} of {self.by!r} has none")
+                raise InputError(
+                    f"quotas must be for classes that have rows, {category!r} of {classes.name!r} has none"
+                )
             if quota:
                 quotas[code] = quota
         if sum(quotas.values()) != table.batch_size:
@@ -80,40 +84,28 @@ class Stratified:
             n_batches = integer("n_batches", self.n_batches, 1)
         # In the order of the categories, whatever the order of the mapping is.
         quotas = dict(sorted(quotas.items()))
-        return lambda epoch: _StratifiedOrder(table, by_class, quotas, n_batches, epoch)
+        return lambda epoch: _StratifiedOrder(_ClassStreams(table, by_class, epoch), quotas, n_batches)
 
     def describe(self) -> dict[str, Any]:
         """Give its name and arguments."""
         quotas = {str(category): int(quota) for category, quota in self.quotas.items()}
-        return {"sampler": "Stratified", "by": self.by, "quotas": quotas, "n_batches": self.n_batches}
+        return {"sampler": "Stratified", "by": described(self.by), "quotas": quotas, "n_batches": self.n_batches}
 
 
 @dataclass(frozen=True, eq=False)
-class _StratifiedOrder(Order):
+class _ClassStreams:
+    """The rows of every class in random order, and behind the last one of them in another order, without an end."""
+
     table: Table
     by_class: ClassRows
-    quotas: dict[int, int]
-    n_batches: int
     epoch: int
     passes: dict[int, tuple[int, Stream]] = field(default_factory=dict)
     """The pass that each class was last in: a stream of many blocks is not made again for each window."""
-    batch_items = 1
-    endless = True
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def items(self, start: int, stop: int, key: Key) -> Ints:
-        parts = []
-        for code, quota in self.quotas.items():
-            n_rows = int(self.by_class.counts()[code])
-            passes = Passes(n_rows, lambda number, code=code: self._pass(code, number))  # type: ignore[misc]
-            rows = self.by_class.find(code, passes.rows(start * quota, stop * quota))
-            shuffle(rows, replace(key, part=key.part << 32 | code + 1))
-            parts.append(rows.reshape(stop - start, quota))
-        batches = np.concatenate(parts, axis=1)
-        words = replace(key, purpose=Purpose.LAYOUT).words(batches.size).reshape(batches.shape)
-        return np.take_along_axis(batches, np.argsort(words, axis=1, kind="stable"), axis=1)
+    def rows(self, code: int, start: int, stop: int) -> Ints:
+        """Give the rows at positions [start, stop) of a class."""
+        passes = Passes(int(self.by_class.counts()[code]), lambda number: self._pass(code, number))
+        return self.by_class.find(code, passes.rows(start, stop))
 
     def _pass(self, code: int, number: int) -> Stream:
         if self.passes.get(code, (-1,))[0] != number:
@@ -123,26 +115,66 @@ class _StratifiedOrder(Order):
         return self.passes[code][1]
 
 
+@dataclass(frozen=True, eq=False)
+class _StratifiedOrder(Order):
+    streams: _ClassStreams
+    quotas: dict[int, int]
+    n_batches: int
+    batch_items = 1
+    endless = True
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def items(self, start: int, stop: int, key: Key) -> Ints:
+        parts = []
+        for code, quota in self.quotas.items():
+            rows = self.streams.rows(code, start * quota, stop * quota)
+            shuffle(rows, replace(key, part=key.part << 32 | code + 1))
+            parts.append(rows.reshape(stop - start, quota))
+        batches = np.concatenate(parts, axis=1)
+        words = replace(key, purpose=Purpose.LAYOUT).words(batches.size).reshape(batches.shape)
+        return np.take_along_axis(batches, np.argsort(words, axis=1, kind="stable"), axis=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Grouped:
-    """Batches whose rows are all of one class, every row once an epoch; batches come in random order.
+    """Batches whose rows are all of one class; batches come in random order.
 
-    The last batch of each class holds what remains of it, or is left out if the loader's ``drop_last`` asks for more
-    rows. Rows without a class are left out. A batch may be halved, so that all consumers get equally many; with
-    ``drop_last``, batches that do not go round are left out instead.
+    Without ``weights`` every row comes once an epoch. The last batch of each class holds what remains of it, or is left
+    out if the loader's ``drop_last`` asks for more rows. A batch may be halved, so that all consumers get equally many;
+    with ``drop_last``, batches that do not go round are left out instead.
+
+    With ``weights`` all batches are full, and ``n = n_rows // batch_size`` of them come an epoch. With replacement a
+    class has ``n * w / sum(w)`` batches on average, rounded up or down; when all its rows have come, they come in
+    another order. Consumers that would get no batch in the last round get one more. Without replacement every row comes
+    at most once: a class of m full batches has ``n * v / sum(v)`` of them, where ``v = minimum(w, c * m)`` and c is the
+    largest number with which no class has more than m.
+
+    Rows without a class are left out.
 
     Parameters
     ----------
     by
-        Name of the obs column that holds the classes.
+        Name of the obs column that holds the classes; or names of several, whose classes are tuples.
+    weights
+        Class to the weight, >= 0, with which batches are of it; classes that are not named are left out.
+    n_rows
+        Rows in an epoch, over all consumers, rounded down to whole batches; None means as many as the weighted classes
+        have. Must be given where rows are drawn without replacement, and not be given without ``weights``.
+    replace
+        Whether, with ``weights``, a row may come more than once an epoch.
     """
 
-    by: str
+    by: str | Sequence[str]
+    weights: Mapping[Any, float] | None = None
+    n_rows: int | None = None
+    replace: bool = True
 
     @property
-    def columns(self) -> tuple[str]:
-        """The column that holds the classes."""
-        return (self.by,)
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold the classes."""
+        return names_of(self.by)
 
     def bind(self, table: Table) -> Callable[[int], Order]:
         """Give the order of each epoch.
@@ -150,69 +182,114 @@ class Grouped:
         Raises
         ------
         InputError
-            If no class fills a batch that may be handed over.
+            If no class fills a batch that may be handed over; if a class with a weight is no category, has no rows, or
+            does not fill a batch without replacement; or ``n_rows`` is less than a batch, or more than there is.
         """
-        classes = table.classes[self.by]
+        classes = table.classes_by(self.by)
         by_class = ClassRows.of(classes.codes, len(classes.categories))
+        if self.weights is not None:
+            batches_of = self._weighted(self.weights, table, classes)
+            return lambda epoch: _GroupedOrder.of(table, by_class, batches_of(epoch), epoch, endless=self.replace)
+        if self.n_rows is not None:
+            raise InputError(f"n_rows must be given with weights alone, got {self.n_rows}")
         counts = by_class.counts()
         least = max(1, table.least_rows)
         n_batches = counts // table.batch_size + (counts % table.batch_size >= least)
         if not n_batches.any():
             raise InputError(
-                f"obs[{self.by!r}] must have a class of at least {least} rows, the largest has {max(counts, default=0)}"
+                f"obs[{classes.name!r}] must have a class of at least {least} rows, the largest has "
+                f"{max(counts, default=0)}"
             )
-        return lambda epoch: _GroupedOrder.of(table, by_class, n_batches, epoch)
+        return lambda epoch: _GroupedOrder.of(table, by_class, n_batches, epoch, endless=False)
 
     def describe(self) -> dict[str, Any]:
-        """Give its name and argument."""
-        return {"sampler": "Grouped", "by": self.by}
+        """Give its name and arguments."""
+        found = {"sampler": "Grouped", "by": described(self.by)}
+        if self.weights is None:
+            # As before there were weights: states of then remain valid.
+            return found
+        weights = described_weights(self.weights)
+        return {**found, "weights": weights, "n_rows": self.n_rows, "replace": self.replace}
+
+    def _weighted(self, weights: Mapping[Any, float], table: Table, classes: Classes) -> Callable[[int], Ints]:
+        """Check the weights, and give a function from the epoch to the number of batches of each class."""
+        counts = classes.counts()
+        shares = class_shares(weights, classes, counts)
+        if not self.replace and self.n_rows is None:
+            raise InputError("n_rows must be given where rows are drawn without replacement, got None")
+        n_rows = int(counts[shares > 0].sum()) if self.n_rows is None else integer("n_rows", self.n_rows, 1)
+        n = n_rows // table.batch_size
+        if not n:
+            raise InputError(f"n_rows must be at least batch_size={table.batch_size}, got {n_rows}")
+        drawn = np.arange(len(counts))
+        if not self.replace:
+            most = counts // table.batch_size
+            if (short := np.flatnonzero((shares > 0) & (most == 0))).size:
+                raise InputError(
+                    f"without replacement classes must have {table.batch_size} rows, "
+                    f"{classes.categories[short[0]]!r} of {classes.name!r} has {counts[short[0]]}"
+                )
+            if n > (total := int(most[shares > 0].sum())):
+                raise InputError(
+                    f"n_rows must be at most {total * table.batch_size}, the rows of full batches of these classes, "
+                    f"got {n_rows}"
+                )
+            # What is drawn are the full batches of the classes, each at most once.
+            drawn = np.repeat(drawn, most)
+            shares = (shares / np.maximum(most, 1))[drawn]
+        draws = draws_of(shares, np.empty(0, np.int8), np.ones(1, np.int64), table, n, self.replace)
+
+        def batches_of(epoch: int) -> Ints:
+            found = draws.find(np.arange(n), draws.offset(table.seed, epoch))
+            return np.bincount(drawn[found], minlength=len(counts)).astype(np.int64)
+
+        return batches_of
 
 
 @dataclass(frozen=True, eq=False)
 class _GroupedOrder(Order):
-    table: Table
-    by_class: ClassRows
+    streams: _ClassStreams
+    n_batches: Ints
+    """(n_classes,) batches of each class."""
     codes: Ints
     """(n_batches,) class of each batch."""
     places: Ints
     """(n_batches,) how many batches of the same class come before."""
-    epoch: int
-    streams: dict[int, Stream] = field(default_factory=dict)
-    """The rows of each class that a window has asked for."""
+    endless: bool
     batch_items = 1
-    divisible = True
 
     @classmethod
-    def of(cls, table: Table, by_class: ClassRows, n_batches: Ints, epoch: int) -> _GroupedOrder:
+    def of(cls, table: Table, by_class: ClassRows, n_batches: Ints, epoch: int, *, endless: bool) -> _GroupedOrder:
         codes = np.repeat(np.arange(len(n_batches)), n_batches)
         shuffle(codes, Key(table.seed, epoch, Purpose.BATCHES))
         by_code = np.argsort(codes, kind="stable")
         places = np.empty(len(codes), np.int64)
         places[by_code] = np.arange(len(codes)) - np.repeat(np.cumsum(n_batches) - n_batches, n_batches)
-        return cls(table, by_class, codes, places, epoch)
+        return cls(_ClassStreams(table, by_class, epoch), n_batches, codes, places, endless)
+
+    @property
+    def divisible(self) -> bool:  # type: ignore[override]
+        return not self.endless
 
     def __len__(self) -> int:
         return len(self.codes)
 
     def items(self, start: int, stop: int, key: Key) -> Ints:
-        size = self.table.batch_size
+        size = self.streams.table.batch_size
         batches = np.full((stop - start, size), -1, np.int64)
-        codes, places = self.codes[start:stop], self.places[start:stop]
+        # Behind the last batch the same classes come once more.
+        times, numbers = np.divmod(np.arange(start, stop), len(self.codes))
+        codes = self.codes[numbers]
+        places = self.places[numbers] + times * self.n_batches[codes]
         for code in np.unique(codes).tolist():
             mine = np.flatnonzero(codes == code)
-            stream = self._stream(code)
             # A class's batches take its rows in turn, so those of a window are neighbours in the stream.
-            first, last = int(places[mine[0]]) * size, min((int(places[mine[-1]]) + 1) * size, len(stream))
-            rows = self.by_class.find(code, stream.rows(first, last))
+            first, last = int(places[mine[0]]) * size, (int(places[mine[-1]]) + 1) * size
+            if not self.endless:
+                last = min(last, int(self.streams.by_class.counts()[code]))
+            rows = self.streams.rows(code, first, last)
             rows = rows[shuffled(len(rows), replace(key, part=key.part << 32 | code + 1))]
             for k, batch in enumerate(mine.tolist()):
                 own = rows[k * size : (k + 1) * size]
                 batches[batch, : len(own)] = own
         return batches
-
-    def _stream(self, code: int) -> Stream:
-        if code not in self.streams:
-            n_rows = int(self.by_class.counts()[code])
-            key = Key(self.table.seed, self.epoch, Purpose.CLASS_BLOCKS, code)
-            self.streams[code] = shuffled_blocks((n_rows,), self.table.chunk_size, key)
-        return self.streams[code]

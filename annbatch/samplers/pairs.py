@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from annbatch.errors import InputError
 from annbatch.order.consumers import Order
 from annbatch.order.permutation import Ints, Key, Purpose, shuffle
-from annbatch.order.row_table import Classes, ClassRows, Table, ranks_in_class
+from annbatch.order.row_table import Classes, ClassRows, Table, described, joint, names_of, ranks_in_class
 from annbatch.order.stream import Stream
 from annbatch.samplers.blocks import shuffled_blocks
 
@@ -36,21 +36,21 @@ class MatchedPairs:
     Parameters
     ----------
     by
-        Name of the obs column that says how a cell was perturbed.
+        Name of the obs column that says how a cell was perturbed; or names of several, whose categories are tuples.
     control
-        The category of that column that means that it was not.
+        The category that means that it was not.
     within
         Names of the obs columns that a pair must agree in; none means that any control will do.
     """
 
-    by: str
+    by: str | Sequence[str]
     control: Any
     within: Sequence[str] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that it compares."""
-        return (self.by, *self.within)
+        return tuple(dict.fromkeys((*names_of(self.by), *self.within)))
 
     def bind(self, table: Table) -> Callable[[int], Order]:
         """Check that every perturbed row has a control and give the order of each epoch.
@@ -64,7 +64,7 @@ class MatchedPairs:
             raise InputError(f"within must be a sequence of names, got the string {self.within!r}")
         if table.batch_size % 2:
             raise InputError(f"batch_size must be even for pairs, got {table.batch_size}")
-        perturbation = table.classes[self.by]
+        perturbation = table.classes_by(self.by)
         control = perturbation.code(self.control)
         contexts, names = _contexts([table.classes[name] for name in self.within], table.n_rows)
         is_control = (perturbation.codes == control) & (contexts >= 0)
@@ -84,7 +84,12 @@ class MatchedPairs:
 
     def describe(self) -> dict[str, Any]:
         """Give its name and arguments."""
-        return {"sampler": "MatchedPairs", "by": self.by, "control": str(self.control), "within": list(self.within)}
+        return {
+            "sampler": "MatchedPairs",
+            "by": described(self.by),
+            "control": str(self.control),
+            "within": list(self.within),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,14 +146,11 @@ class _PairOrder(Order):
 
 def _contexts(columns: Sequence[Classes], n_rows: int) -> tuple[NDArray[np.int64], list[str]]:
     """Give the context of each row, (n_rows,) with -1 where one of the columns is missing, and the contexts' names."""
-    codes, names = np.zeros(n_rows, np.int64), [""]
-    for column in columns:
-        joint = codes * len(column.categories) + column.codes
-        joint[(codes < 0) | (column.codes < 0)] = -1
-        present, codes = np.unique(joint, return_inverse=True)
-        codes = codes.astype(np.int64) - int(present[0] < 0)
-        names = [
-            f"{names[k // len(column.categories)]}{column.name}={column.categories[k % len(column.categories)]!r} "
-            for k in present[present >= 0].tolist()
-        ]
-    return codes, [name.strip() or "the table" for name in names]
+    if not columns:
+        return np.zeros(n_rows, np.int64), ["the table"]
+    found = joint(columns)
+    names = [
+        " ".join(f"{column.name}={value!r}" for column, value in zip(columns, values, strict=True))
+        for values in found.categories.tolist()
+    ]
+    return found.codes.astype(np.int64), names

@@ -18,7 +18,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from annbatch.native import Kernel
 from annbatch.order.consumers import Order
 from annbatch.order.permutation import Ints, Key, Purpose
 from annbatch.order.row_selection import digest
-from annbatch.order.row_table import Classes, Table
+from annbatch.order.row_table import Classes, Table, described, names_of
 from annbatch.samplers.blocks import RowOrder, shuffled_blocks
 
 _STEP = 256
@@ -65,11 +65,15 @@ class Draws:
         rows: Ints = _find(draws, self.weights, self.codes, self.sums, _STEP, self.n, step, rest, first, within)
         return rows
 
+    def offset(self, seed: int, epoch: int) -> int:
+        """Say where the marks of an epoch begin."""
+        # 128 random bits times the total: equally likely offsets up to 2**-64.
+        low, high = (int(word) for word in Key(seed, epoch, Purpose.DRAW).words(2))
+        return ((high << 64 | low) * int(self.sums[-1])) >> 128
+
     def order(self, table: Table, epoch: int) -> Order:
         """Give the draws of an epoch in blocks, in random order."""
-        # 128 random bits times the total: equally likely offsets up to 2**-64.
-        low, high = (int(word) for word in Key(table.seed, epoch, Purpose.DRAW).words(2))
-        offset = ((high << 64 | low) * int(self.sums[-1])) >> 128
+        offset = self.offset(table.seed, epoch)
         stream = shuffled_blocks((self.n,), table.chunk_size, Key(table.seed, epoch, Purpose.BLOCKS))
         return RowOrder(stream, table.batch_size, lambda draws: self.find(draws, offset))
 
@@ -113,7 +117,7 @@ class Weighted:
         if not self.replace and self.n_rows is None:
             raise InputError("n_rows must be given where rows are drawn without replacement, got None")
         chosen = table.select(weights)
-        draws = _draws(chosen, np.empty(0, np.int8), np.ones(1, np.int64), table, self.n_rows, self.replace)
+        draws = draws_of(chosen, np.empty(0, np.int8), np.ones(1, np.int64), table, self.n_rows, self.replace)
         return lambda epoch: draws.order(table, epoch)
 
     def describe(self) -> dict[str, Any]:
@@ -143,7 +147,7 @@ class ClassBalanced:
     Parameters
     ----------
     by
-        Name of the obs column that holds the classes.
+        Name of the obs column that holds the classes; or names of several, whose classes are tuples.
     weights
         Class to its share, >= 0; classes that are not named are left out. None gives all classes that have rows the
         same share.
@@ -151,14 +155,14 @@ class ClassBalanced:
         Rows in an epoch; None means as many as have a class that is asked for.
     """
 
-    by: str
+    by: str | Sequence[str]
     weights: Mapping[Any, float] | None = None
     n_rows: int | None = None
 
     @property
-    def columns(self) -> tuple[str]:
-        """The column that holds the classes."""
-        return (self.by,)
+    def columns(self) -> tuple[str, ...]:
+        """The columns that hold the classes."""
+        return names_of(self.by)
 
     def bind(self, table: Table) -> Callable[[int], Order]:
         """Check the classes and give the order of each epoch.
@@ -168,34 +172,47 @@ class ClassBalanced:
         InputError
             If a class that is asked for is no category or has no rows.
         """
-        classes = table.classes[self.by]
+        classes = table.classes_by(self.by)
         counts = classes.counts()
-        shares = self._shares(classes, counts)
+        shares = class_shares(self.weights, classes, counts)
         weights = np.divide(shares, counts, out=np.zeros(len(counts)), where=counts > 0)
         n_rows = self.n_rows if self.n_rows is not None else int(counts[shares > 0].sum())
-        draws = _draws(weights, classes.codes, counts, table, n_rows, True)
+        draws = draws_of(weights, classes.codes, counts, table, n_rows, True)
         return lambda epoch: draws.order(table, epoch)
 
     def describe(self) -> dict[str, Any]:
         """Give its name and arguments."""
-        weights = None if self.weights is None else {str(key): float(value) for key, value in self.weights.items()}
-        return {"sampler": "ClassBalanced", "by": self.by, "weights": weights, "n_rows": self.n_rows}
-
-    def _shares(self, classes: Classes, counts: Ints) -> npt.NDArray[np.float64]:
-        if self.weights is None:
-            if not counts.any():
-                raise InputError(f"obs[{self.by!r}] must have a class for at least one row, all are missing")
-            return (counts > 0).astype(np.float64)
-        shares = np.zeros(len(counts))
-        for category, share in self.weights.items():
-            code = classes.code(category)
-            if share > 0 and not counts[code]:
-                raise InputError(f"weights must be of classes that have rows, {category!r} of {self.by!r} has none")
-            shares[code] = share
-        return shares
+        weights = None if self.weights is None else described_weights(self.weights)
+        return {"sampler": "ClassBalanced", "by": described(self.by), "weights": weights, "n_rows": self.n_rows}
 
 
-def _draws(
+def described_weights(weights: Mapping[Any, float]) -> dict[str, float]:
+    """Give the weights of classes as values that JSON holds."""
+    return {str(key): float(value) for key, value in weights.items()}
+
+
+def class_shares(weights: Mapping[Any, float] | None, classes: Classes, counts: Ints) -> npt.NDArray[np.float64]:
+    """Give the share of each class of ``counts`` rows: (n_classes,); without weights those that have rows are alike.
+
+    Raises
+    ------
+    InputError
+        If a class that is asked for is no category, or has no rows.
+    """
+    if weights is None:
+        if not counts.any():
+            raise InputError(f"obs[{classes.name!r}] must have a class for at least one row, all are missing")
+        return (counts > 0).astype(np.float64)
+    shares = np.zeros(len(counts))
+    for category, share in weights.items():
+        code = classes.code(category)
+        if share > 0 and not counts[code]:
+            raise InputError(f"weights must be of classes that have rows, {category!r} of {classes.name!r} has none")
+        shares[code] = share
+    return shares
+
+
+def draws_of(
     weights: npt.NDArray[np.float64],
     codes: npt.NDArray[Any],
     counts: Ints,

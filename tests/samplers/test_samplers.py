@@ -247,6 +247,104 @@ def test_grouped_consumers_get_rows_rather_than_empty_batches():
         assert min(sizes) > 0
 
 
+@pytest.mark.parametrize("replace", [True, False])
+def test_groups_come_with_their_weights(replace):
+    """Of each class the expected number of batches, rounded up or down, and that number on average."""
+    weights = {"a": 1.0, "b": 2.5, "rare": 2.0}
+    size, n_rows, n_epochs = 7, 150 * 7 + 3, 400
+    sampler = Grouped("kind", weights, n_rows=n_rows, replace=replace)
+    schedule = schedule_of(sampler, 4000, batch_size=size)
+    codes, shares = codes_of("kind", 4000), np.array([1.0, 2.5, 0, 2.0])
+    # No class is asked for more batches than it has.
+    assert (150 * shares / shares.sum() < np.bincount(codes[codes >= 0]) // size).all()
+    expected = 150 * shares / shares.sum()
+    for epoch in range(3):
+        batches = epoch_batches(schedule, epoch)[0]
+        assert [len(batch) for batch in batches] == [size] * 150
+        of_batch = codes[np.array(batches)]
+        assert (of_batch == of_batch[:, :1]).all()
+        assert np.array_equal(of_batch[:, 0], schedule._order(epoch).codes)
+        if not replace:
+            assert max(row_counts([batches]).values()) == 1
+    counts = np.array([np.bincount(schedule._order(epoch).codes, minlength=4) for epoch in range(n_epochs)])
+    assert (np.abs(counts - expected) < 1).all()
+    rest = expected - np.floor(expected)
+    error = np.sqrt(np.maximum(rest * (1 - rest), 1e-12) / n_epochs)
+    assert (np.abs(counts.mean(axis=0) - expected) < 4 * error + 1e-9).all()
+
+
+def test_groups_without_replacement_have_no_more_than_there_is():
+    """Weights above what a class has are cut: it comes in full, and the others share what is left."""
+    sampler = Grouped("kind", {"a": 1.0, "b": 1.0, "rare": 1000.0}, n_rows=300, replace=False)
+    schedule = schedule_of(sampler, 1000, batch_size=10)
+    codes = codes_of("kind", 1000)
+    counts = [np.bincount(codes[np.array(epoch_batches(schedule, e)[0])[:, 0]], minlength=4) for e in range(20)]
+    assert {tuple(count) for count in counts} == {(10, 10, 0, 10)}
+
+
+def test_groups_drawn_by_chance_begin_again():
+    schedule = schedule_of(Grouped("kind", {"rare": 1.0}, n_rows=100), 100, batch_size=25)
+    batches = epoch_batches(schedule, 0)[0]
+    counts = row_counts([batches])
+    assert set(counts) == set(np.flatnonzero(codes_of("kind", 100) == 3))
+    assert set(counts.values()) == {10}
+    # Consumers get full batches in the last round, too.
+    assert [len(batch) for own in epoch_batches(schedule, 0, 3) for batch in own] == [25] * 6
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        (Grouped("kind", n_rows=10), "n_rows must be given with weights alone"),
+        (Grouped("kind", {"a": 1}, replace=False), "n_rows must be given where rows are drawn without replacement"),
+        (Grouped("kind", {"a": 1}, n_rows=9), "n_rows must be at least batch_size=10, got 9"),
+        (Grouped("kind", {"nope": 1}), "must have the category 'nope'"),
+        (Grouped("kind", {"a": -1.0, "b": 1}), "weights must be finite and >= 0"),
+        (Grouped("kind", {"a": 0.0}, n_rows=10), "weights must not all be zero"),
+        (Grouped("kind", {"rare": 1, "b": 1}, 10, False), "must have 10 rows, 'rare' of 'kind' has 5"),
+        (Grouped("kind", {"b": 1}, 30, False), "n_rows must be at most 20, the rows of full batches"),
+        (Grouped([]), "by must be the name of an obs column, or different names"),
+        (Grouped(["kind", "kind"]), "by must be the name of an obs column, or different names"),
+    ],
+)
+def test_bad_groups_are_refused(sampler, message):
+    with pytest.raises(InputError, match=message):
+        schedule_of(sampler, 50)
+
+
+# --- several columns ----------------------------------------------------------------------------------------------
+
+
+def test_several_columns_are_one_class_of_tuples():
+    """Each sampler by two columns gives what it gives by one column of their pairs."""
+    n, both = 240, ["kind", "plate"]
+    kinds, plates = (classes_of([name], n)[name] for name in both)
+    pairs = [
+        None if kind < 0 else (kinds.categories[kind], plates.categories[plate])
+        for kind, plate in zip(kinds.codes, plates.codes, strict=True)
+    ]
+    categories = [(kind, plate) for kind in kinds.categories for plate in plates.categories if (kind, plate) in pairs]
+    codes = np.array([-1 if pair is None else categories.index(pair) for pair in pairs], np.int8)
+    one = {"pair": Classes("pair", codes, pd.Index(categories, tupleize_cols=False))}
+    two = {"kind": kinds, "plate": plates}
+    quotas = {("a", "p0"): 3, ("rare", "p1"): 7}
+    for make in (
+        Grouped,
+        ClassBalanced,
+        lambda by: Stratified(by, quotas),
+        lambda by: ClassBalanced(by, {("b", "p1"): 2.0, ("c", "p0"): 1.0}),
+        lambda by: MatchedPairs(by, ("b", "p0")),
+        lambda by: Grouped(by, {("b", "p1"): 2.0, ("c", "p0"): 1.0}),
+    ):
+        rows = Runs.of(np.arange(n) % 7 != 2, n)
+        found = schedule_of(make(both), n, classes=two, rows=rows)
+        expected = schedule_of(make("pair"), n, classes=one, rows=rows)
+        assert epoch_batches(found, 3) == epoch_batches(expected, 3)
+        assert found.fingerprint["sampler"]["by"] == both
+    with pytest.raises(InputError, match=r"must have the category 'b', it has \[\('a', 'p0'\)"):
+        schedule_of(ClassBalanced(both, {"b": 1.0}), n, classes=two)
+
+
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 

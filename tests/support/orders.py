@@ -52,11 +52,16 @@ def sampler_of(name: str, n: int, batch_size: int) -> Sampler:
         "balanced": lambda: ClassBalanced("kind"),
         "stratified": lambda: Stratified("kind", {"rare": 1, "b": batch_size - 1} if batch_size > 1 else {"b": 1}),
         "grouped": lambda: Grouped("kind"),
+        "drawn groups": lambda: Grouped("kind", {"b": 1.0, "a": 2.0, "rare": 0.5}),
+        "groups once": lambda: Grouped("kind", {"b": 1.0, "a": 2.0}, n_rows=max(2 * batch_size, n // 4), replace=False),
         "pairs": lambda: MatchedPairs("kind", "b", ["plate"]),
     }[name]()
 
 
-NAMES = ("shuffled", "sequential", "weighted", "unreplaced", "balanced", "stratified", "grouped", "pairs")
+NAMES = (
+    *("shuffled", "sequential", "weighted", "unreplaced", "balanced"),
+    *("stratified", "grouped", "drawn groups", "groups once", "pairs"),
+)
 
 
 @st.composite
@@ -66,6 +71,9 @@ def schedules(draw, names=NAMES) -> Schedule:
     store_rows = (draw(st.integers(30, 80)), *draw(st.lists(st.integers(0, 30), max_size=3)))
     n = sum(store_rows)
     batch_size = draw(st.integers(1, 12)) if name != "pairs" else 2 * draw(st.integers(1, 6))
+    if name == "groups once":
+        # Each of its classes has a full batch.
+        batch_size = min(batch_size, 4)
     numbers = st.integers(2, batch_size - 1) if batch_size > 2 else st.nothing()
     drop_last = draw(st.booleans() | numbers)
     if name == "grouped" and batch_size > 3:
