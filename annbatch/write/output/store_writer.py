@@ -5,7 +5,7 @@
 2. The matrices are filled a piece of rows at a time (`annbatch.write.output.shard_files`); obs is collected on the way,
    and written last, column by column.
 3. What a reader looks up row by row (``indptr``, obs codes and numbers) lies uncompressed in plain chunks: a slice of
-   it is one small read.
+   it is one small read. The names of cells are text, of which a chunk is decoded as a whole: theirs are small.
 
 The rows come in their final order; why that order, nobody here knows.
 """
@@ -44,6 +44,9 @@ OTHER_LEVEL: tuple[Cname, int] = ("lz4", 5)
 
 ZSTD_LEVEL = 3
 """Level where the codec is zstd."""
+
+NAMES_IN_CHUNK = 2048
+"""Names in an inner chunk: of fewer, reading all takes longer; of more, reading those of a block of 512 rows."""
 
 # Every chunk is written, also one of zeros only, so that each has its bytes and its checksum.
 _KEEP_EMPTY: Any = {"write_empty_chunks": True}
@@ -92,7 +95,7 @@ def write_store(
         writing = frame_writer(layout)
         ad.experimental.write_dispatched(root, "var", contents.var, callback=writing)
         files, records, texts = _write_matrices(root, contents, pieces, layout, workers, syncing, report)
-        _write_obs(root, contents.table, records, texts, writing)
+        _write_obs(root, contents.table, records, texts, layout)
     return files
 
 
@@ -153,8 +156,11 @@ def _encoding(name: str, version: str) -> dict[str, Any]:
     return {"encoding-type": name, "encoding-version": version}
 
 
-def frame_writer(layout: ArrayLayout) -> Callable[..., None]:
-    """Give the callback that lets AnnData write plain, uncompressed chunks."""
+def frame_writer(layout: ArrayLayout, text_rows: int | None = None) -> Callable[..., None]:
+    """Give the callback that lets AnnData write plain, uncompressed chunks.
+
+    With ``text_rows`` arrays of text that are longer than that have inner chunks of so many rows.
+    """
 
     def write(write_elem: Any, group: Any, name: str, elem: Any, *, dataset_kwargs: Any, iospec: Any) -> None:
         kwargs = dict(dataset_kwargs)
@@ -163,6 +169,8 @@ def frame_writer(layout: ArrayLayout) -> Callable[..., None]:
             kwargs |= {"chunks": (max(1, min(layout.plain_rows, len(elem))),), "shards": None, "config": _KEEP_EMPTY}
         if iospec.encoding_type == "array":
             kwargs["compressors"] = None
+        elif iospec.encoding_type == "string-array" and text_rows is not None and len(elem) > text_rows:
+            kwargs |= {"chunks": (text_rows,), "shards": (layout.shard(len(elem), text_rows, layout.plain_rows),)}
         write_elem(group, name, elem, dataset_kwargs=kwargs)
 
     return write
@@ -173,7 +181,7 @@ def _write_obs(
     table: ObsTable,
     records: npt.NDArray[Any],
     texts: dict[str, list[Any]],
-    writing: Callable[..., None],
+    layout: ArrayLayout,
 ) -> None:
     """Write obs as AnnData writes a DataFrame, but one column after the other: no frame of all is ever made."""
     index = table.index_name or "_index"
@@ -181,11 +189,13 @@ def _write_obs(
         "_index": index,
         "column-order": [column.name for column in table.columns],
     }
-    group = root.create_group("obs", attributes=attributes)
+    group, writing = root.create_group("obs", attributes=attributes), frame_writer(layout)
     names = {index: NAMES} | {column.name: column.field for column in table.columns if column.dtype is None}
     for name, text in names.items():
         strings = np.concatenate([decode(*part) for part in texts.pop(text)])
-        ad.experimental.write_dispatched(group, name, strings, callback=writing)
+        # A window needs the names of its rows, while text columns are read as a whole.
+        of_text = frame_writer(layout, NAMES_IN_CHUNK) if name == index else writing
+        ad.experimental.write_dispatched(group, name, strings, callback=of_text)
     for column in table.columns:
         if column.dtype is not None:
             ad.experimental.write_dispatched(group, column.name, column.decoded(records), callback=writing)
