@@ -8,7 +8,7 @@ that adapters need, from wherever in the core they stand.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from annbatch.batch import CSR, Array, Batch, Capacity, Emit, Fields
@@ -116,6 +116,10 @@ class Adapter(Summary, ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next ``iter`` go on where a state was taken, as `Loader.load_state_dict` does."""
         self.loader.load_state_dict(state, self.partition)
+
+    def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read obs without the counts, as `Loader.obs` does."""
+        return self.loader.obs(columns)
 
     @property
     def n_obs(self) -> int:

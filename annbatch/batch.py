@@ -166,10 +166,15 @@ class Fields(Summary):
     sparse; None if none were."""
     n_padding: int = 0
     """How many of the last rows only fill the batch up (`Emit.pad_rows`)."""
+    names: Any = None
+    """(n_rows,) str objects: the names of the cells, ``""`` for padding rows; None if they were not asked for."""
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """The label columns as a DataFrame with their own dtypes, a row for each row of ``data`` that is no padding."""
+        """The label columns as a DataFrame with their own dtypes, a row for each row of ``data`` that is no padding.
+
+        Its index holds the names of the cells if the loader was asked for them, else the global row numbers.
+        """
         return self.make_labels()
 
     def _facts(self) -> dict[str, str]:
@@ -192,7 +197,7 @@ class Fields(Summary):
     def __iter__(self) -> Iterator[str]:
         yield "data"
         yield "labels"
-        for optional in ("index", "layers", "obsm"):
+        for optional in ("index", "names", "layers", "obsm"):
             if getattr(self, optional) is not None:
                 yield optional
 
@@ -203,8 +208,8 @@ class Fields(Summary):
 class Batch(Fields, Mapping[str, Any]):
     """One mini-batch: a read-only mapping whose keys are attributes too.
 
-    Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``layers`` and ``obsm`` where asked
-    for. With ``Loader(device="cuda")`` the arrays of ``data``, ``layers`` and ``obsm`` are CuPy's.
+    Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``names``, ``layers`` and ``obsm``
+    where asked for. With ``Loader(device="cuda")`` the arrays of ``data``, ``layers`` and ``obsm`` are CuPy's.
     """
 
     def to(self, *args: Any, **options: Any) -> NoReturn:

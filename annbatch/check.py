@@ -63,7 +63,7 @@ def one_of(name: str, value: str, choices: Sequence[str]) -> str:
     return value
 
 
-def names(name: str, value: Sequence[str]) -> tuple[str, ...]:
+def distinct_names(name: str, value: Sequence[str]) -> tuple[str, ...]:
     """Check for a sequence of different names."""
     if isinstance(value, str):
         raise TypeError(f"{name} must be a sequence of names, got the string {value!r}")

@@ -2,13 +2,15 @@
 
 1. They must agree: the same genes, the same elements of the same kind and width, label columns of one kind.
 2. What follows from all of them together: the united categories, the type of the values, the columns selected.
+3. `Dataset.classes` and `Dataset.divisible` read obs columns as classes, and `Dataset.obs` a table of them, when
+   somebody asks.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,19 +18,19 @@ import pandas as pd
 
 from annbatch.batches.casts import Casting, check_casts, stored_type
 from annbatch.batches.decoded_on_device import why_not
-from annbatch.batches.label_rows import LabelReader
 from annbatch.device.nvcomp import missing
 from annbatch.errors import InputError
-from annbatch.order.row_selection import digest
-from annbatch.order.row_table import Classes
+from annbatch.order.row_selection import Runs, digest
+from annbatch.order.row_table import Classes, joint, names_of
+from annbatch.order.splits import Divisible
 from annbatch.plan.column_selection import Selection
-from annbatch.plan.window import plan_readings
-from annbatch.remote.request_pool import Requests
 from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
+from annbatch.stores.cell_names import CellNames
+from annbatch.stores.class_columns import as_classes, check_kind, classes_of_integers
 from annbatch.stores.common_type import common_type, float32_holds
 from annbatch.stores.label_columns import Column, merge_columns, unshared_columns
-
-_ROWS_AT_ONCE = 1 << 22
+from annbatch.stores.obs_access import Obs
+from annbatch.stores.obs_rows import all_rows, open_columns, open_names, read_columns, read_obs
 
 _log = logging.getLogger("annbatch")
 
@@ -45,10 +47,16 @@ class Dataset:
     """Per element: type of the values that are handed over unless somebody asks for another."""
     selection: Selection | None
     """Which columns of X and layers are wanted; None means all."""
-    hidden: frozenset[str]
-    """Names of the columns that only the sampler needs."""
     collections: tuple[str, ...]
     """What tells the collections among the sources from others."""
+    class_columns: tuple[str, ...] = ()
+    """Names of the obs columns that are carried as classes."""
+    names: tuple[CellNames, ...] | None = None
+    """The names of each store's cells; None if batches do not carry them."""
+    opened: dict[str, Column] = field(default_factory=dict)
+    """Columns that were asked for by name."""
+    read: dict[str, Classes] = field(default_factory=dict)
+    """The classes that have been read."""
 
     @classmethod
     def of(
@@ -57,7 +65,6 @@ class Dataset:
         dtype: np.dtype[Any] | None,
         casting: Casting,
         var_names: tuple[str, ...] | None,
-        hidden: Iterable[str] = (),
         collections: Iterable[str] = (),
     ) -> Dataset:
         """Check that the stores agree.
@@ -82,17 +89,39 @@ class Dataset:
             dtypes[element] = cast_to or common_type((m.dtype, float32_holds(stored_type(m))) for m in matrices)
         columns = merge_columns([(store.name, store.columns) for store in stores])
         selection = None if var_names is None else Selection.of(_positions(var_names, first), first.shape[1])
-        return cls(tuple(stores), columns, dtypes, selection, frozenset(hidden), tuple(collections))
+        return cls(tuple(stores), columns, dtypes, selection, tuple(collections))
 
     @property
     def n_obs(self) -> int:
         """Rows in all stores."""
         return sum(store.shape[0] for store in self.stores)
 
+    def with_obs(self, class_columns: tuple[str, ...], *, names: bool) -> Dataset:
+        """Give the same stores with columns carried as classes, and with the names of their cells.
+
+        Raises
+        ------
+        InputError
+            If a column is not there, or cannot be classes, or a store has no names.
+        """
+        self.check_columns(class_columns, "classes")
+        known = {column.name for column in self.columns}
+        return replace(
+            self,
+            columns=(*self.columns, *(self._column(name, "classes") for name in class_columns if name not in known)),
+            class_columns=class_columns,
+            names=open_names(self.tables, self.store_rows) if names else None,
+        )
+
     @property
     def carried(self) -> list[Column]:
         """The columns that batches carry."""
-        return [column for column in self.columns if column.name not in self.hidden]
+        return [self._shown(column) for column in self.columns]
+
+    @property
+    def tables(self) -> list[Obs]:
+        """The obs of each store."""
+        return [store.obs for store in self.stores]
 
     @property
     def unshared(self) -> dict[str, str]:
@@ -110,28 +139,83 @@ class Dataset:
         var = self.stores[0].var
         return var if self.selection is None else var.iloc[self.selection.columns]
 
-    def classes(self, name: str) -> Classes:
-        """Read an obs column as classes of all rows.
+    def classes(self, by: str | Sequence[str]) -> Classes:
+        """Read an obs column as classes of all rows, or several as one class of tuples.
 
         Raises
         ------
         InputError
-            If there is no such column among the labels, or it is numeric.
+            If there is no such column, or it holds floats.
         """
-        column = next((column for column in self.columns if column.name == name), None)
-        if column is None:
-            known = [column.name for column in self.columns]
-            raise InputError(f"{name!r} must be one of the label columns {known}: name it in labels=")
+        if isinstance(by, str):
+            if by not in self.read:
+                self.read[by] = self._read(by)
+            return self.read[by]
+        return joint([self.classes(name) for name in by])
+
+    def check_columns(self, names: Sequence[str], asked_by: str) -> None:
+        """Raise InputError if a store lacks one of these obs columns, or it cannot be classes."""
+        for name in names:
+            check_kind(self._column(name, asked_by))
+
+    def obs(self, columns: Sequence[str] | None, rows: Runs | None, *, in_order: bool) -> pd.DataFrame:
+        """Read a table of obs; see `annbatch.Loader.obs`."""
+        return read_obs(self.tables, self.store_rows, columns, rows, in_order=in_order, shown=self._shown)
+
+    def divisible(
+        self,
+        rows: Runs | None,
+        by: str | Sequence[str] | None,
+        stratify: str | Sequence[str] | None,
+        *,
+        is_ordered: bool,
+    ) -> Divisible:
+        """Give rows, None means all, with the columns by which they are to be split.
+
+        Raises
+        ------
+        InputError
+            If both columns are named, or one is not there, or holds floats.
+        """
+        if by is not None and stratify is not None:
+            raise InputError(f"parts must be by {by!r} or stratified by {stratify!r}, not both")
+
+        def classes(columns: str | Sequence[str] | None, name: str) -> Classes | None:
+            if columns is None:
+                return None
+            found = self.classes(columns if isinstance(columns, str) else names_of(columns, name))
+            return found if rows is None else found.select(rows)
+
+        return Divisible(
+            np.arange(self.n_obs) if rows is None else rows.find(np.arange(len(rows))),
+            self.n_obs,
+            None if rows is None else rows.order,
+            is_ordered,
+            classes(by, "by"),
+            classes(stratify, "stratify"),
+        )
+
+    def _column(self, name: str, asked_by: str) -> Column:
+        """Give an obs column, which is opened if batches do not carry it."""
+        if name not in self.opened:
+            carried = [column for column in self.columns if column.name == name]
+            (self.opened[name],) = carried or open_columns(self.tables, self.store_rows, [name], asked_by)[0]
+        return self.opened[name]
+
+    def _shown(self, column: Column) -> Column:
+        """Give a column as batches carry it."""
+        if column.name not in self.class_columns:
+            return column
+        return as_classes(column, self.classes(column.name) if column.categories is None else None, self.store_rows)
+
+    def _read(self, name: str) -> Classes:
+        column = self._column(name, "columns of classes")
+        check_kind(column)
+        pieces = (piece for (piece,) in read_columns([column], all_rows(self.store_rows)))
         if column.categories is None:
-            raise InputError(f"obs[{name!r}] must have categories to be classes, it is {column.dtype}")
-        codes = np.empty(self.n_obs, np.min_scalar_type(-len(column.categories) - 1))
-        reader, requests = LabelReader([column]), Requests()
-        first_rows = np.cumsum([0, *self.store_rows], dtype=np.int64)
-        for start in range(0, self.n_obs, _ROWS_AT_ONCE):
-            rows = np.arange(start, min(start + _ROWS_AT_ONCE, self.n_obs))
-            plan = plan_readings(rows, np.array([0, len(rows)]), first_rows)
-            codes[rows] = reader.read(plan, rows, reader.begin(plan, requests))[0].codes(name)
-        return Classes(name, codes, column.categories)
+            return classes_of_integers(name, pieces)
+        dtype = np.min_scalar_type(-len(column.categories) - 1)
+        return Classes(name, np.concatenate([piece.astype(dtype) for piece in pieces]), column.categories)
 
     def fingerprint(self) -> dict[str, Any]:
         """Say what tells these stores from others: rows and stored elements of each, and the genes."""

@@ -38,6 +38,7 @@ from annbatch.plan.window import Found, WindowPlan, plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.shards.shard_index import Located
 from annbatch.stores.anndata_store import SparseMatrix, Store
+from annbatch.stores.cell_names import CellNames, Names, names_in_order
 from annbatch.stores.elements import TASK_BYTES, Elements, RemoteElements, Task, Work
 from annbatch.stores.label_columns import Column
 
@@ -59,6 +60,8 @@ class BegunWindow:
     """Per element: the same for what other consumers get at the same time, where batches are to be alike."""
     labels: list[Waiting]
     """What waits for the labels."""
+    names: list[Callable[[], Names]]
+    """What waits for the names of cells, in each store; nothing if batches do not carry them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,6 +101,8 @@ class Fetcher:
         Windows that are in memory at once.
     return_index
         Whether batches carry row numbers.
+    cell_names
+        The names of each store's cells; None if batches do not carry them.
     staging
         Where windows lie on a device; None if batches stay on the host.
     decodes_on_device
@@ -122,11 +127,13 @@ class Fetcher:
         n_windows: int,
         *,
         return_index: bool,
+        cell_names: Sequence[CellNames] | None = None,
         staging: WindowMemoryPool | None = None,
         decodes_on_device: bool = False,
     ) -> None:
         self._labels = LabelReader(columns)
         self._return_index = return_index
+        self._cell_names = cell_names
         self.alike = emit.alike
         self._first_rows = np.cumsum([0, *(store.shape[0] for store in stores)], dtype=np.int64)
         self._slabs = slabs
@@ -187,7 +194,10 @@ class Fetcher:
             element: [(other, part.locate(other, self._requests)) for other in theirs]
             for element, part in self._parts.items()
         }
-        return BegunWindow(window, plan, indptrs, of_others, self._labels.begin(plan, self._requests))
+        names = []
+        if self._cell_names is not None:
+            names = [self._cell_names[one.store].begin(one.ranges, self._requests) for one in plan.readings]
+        return BegunWindow(window, plan, indptrs, of_others, self._labels.begin(plan, self._requests), names)
 
     def plan(self, begun: BegunWindow) -> PlannedWindow:
         """Say where a window's rows lie and where they go; reads ``indptr``, and takes no memory for batches.
@@ -224,9 +234,12 @@ class Fetcher:
         self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * slab_bytes)
         with running(self._pool, shared_out(work, self._n_threads, n_bytes)):
             labels = self._labels.read(plan, window.rows, begun.labels)
+            names: Sequence[Names | None] = [None] * n_batches
+            if self._cell_names is not None:
+                names = np.split(names_in_order(plan, begun.names), plan.cuts[1:-1])
         matrices = {element: self._finished(filling, n_batches) for element, filling in fillings.items()}
         return [
-            self._batch({element: of_batches[b] for element, of_batches in matrices.items()}, labels[b])
+            self._batch({element: of_batches[b] for element, of_batches in matrices.items()}, labels[b], names[b])
             for b in range(n_batches)
         ]
 
@@ -239,9 +252,11 @@ class Fetcher:
             return [filling.finish(b) for b in range(n_batches)]
         return run(self._pool, [partial(filling.finish, b) for b in range(n_batches)])
 
-    def _batch(self, matrices: dict[str, Any], labels: LabelRows) -> Batch:
+    def _batch(self, matrices: dict[str, Any], labels: LabelRows, names: Names | None) -> Batch:
         data, index = matrices["X"], labels.index
         n_padding = data.shape[0] - len(index)
+        # A view would keep the names of the whole window in memory.
+        own_names = None if names is None else np.append(names, np.full(n_padding, "", object))
         carried: dict[str, dict[str, Any]] = {}
         for element, matrix in matrices.items():
             part, _, key = element.partition("/")
@@ -251,10 +266,11 @@ class Fetcher:
             data,
             Codes(labels, n_padding),
             padded(index, n_padding) if self._return_index else None,
-            partial(labels.frame, index),
+            partial(labels.frame, index if own_names is None else own_names[: len(index)]),
             carried.get("layers"),
             carried.get("obsm"),
             n_padding,
+            own_names,
         )
 
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -30,7 +29,7 @@ from annbatch import summary
 from annbatch.batch import Batch, Emit
 from annbatch.batches.casts import Casting, Emitted, emitted
 from annbatch.buffers import SlabPool
-from annbatch.check import available_cores, boolean, byte_count, expanded, integer, least_rows, names, one_of
+from annbatch.check import available_cores, boolean, byte_count, distinct_names, expanded, integer, least_rows, one_of
 from annbatch.dataset import Dataset
 from annbatch.device.cuda import open_device
 from annbatch.device.window_memory import WindowMemoryPool
@@ -41,17 +40,21 @@ from annbatch.order.consumers import Partition
 from annbatch.order.permutation import MAX_WORD
 from annbatch.order.row_selection import Runs
 from annbatch.order.schedule import Schedule, Settings
-from annbatch.order.splits import Part, describe, split
+from annbatch.order.splits import Part, describe, describe_fold, folds, split
 from annbatch.order.state import Position, load, save
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.sources import Opening, Sources
+from annbatch.stores.label_columns import warn_of
 from annbatch.summary import Summary
 
 Decode = Literal["auto", "cpu", "gpu"]
 
 WHOLE = Partition(0, 1)
 """The partition of a consumer that is alone."""
+
+_OPENING_OPTIONS = ("layers", "obsm", "cache_dir", "cache_limit")
+"""Options on which it depends what is opened."""
 
 
 class Loader(Summary):
@@ -98,6 +101,14 @@ class Loader(Summary):
         Yield only these genes, in this order; None means all.
     layers, obsm
         Which layers, and which elements of obsm, batches carry beside ``data``.
+    names
+        Whether batches carry the names of cells: ``batch["names"]``, which is then the index of ``batch["labels"]``,
+        too. The names of a window's rows are read with it.
+    classes
+        obs columns of integers, booleans, text or categories that come as classes: ``batch.codes`` then holds int32
+        codes (missing -1) into `categories`, and ``labels`` categories. Batches carry them whether or not they are
+        among ``labels``. Integers are read once, when they are first needed, and kept as codes of one to four bytes a
+        row; their categories are the values that occur, ascending.
     partition
         Which of several consumers this loader is: ``Partition(rank, world_size)``. All get equally many batches. None
         means that it is alone, or that an adapter finds it out.
@@ -151,6 +162,8 @@ class Loader(Summary):
         var_names: Sequence[str] | None = None,
         layers: Sequence[str] = (),
         obsm: Sequence[str] = (),
+        names: bool = False,
+        classes: Sequence[str] = (),
         partition: Partition | None = None,
         threads: int | None = None,
         prefetch: int = 1,
@@ -159,6 +172,7 @@ class Loader(Summary):
         device: str = "cpu",
         decode: Decode = "auto",
     ) -> None:
+        self._options = {name: value for name, value in locals().items() if name != "self"}
         self.batch_size = integer("batch_size", batch_size, 1)
         self.chunk_size = integer("chunk_size", chunk_size, 1)
         self.preload_nchunks = integer("preload_nchunks", preload_nchunks, 1)
@@ -176,9 +190,11 @@ class Loader(Summary):
             raise TypeError(f"dtype must be boolean, integer or floating, got {self.dtype}")
         one_of("casting", casting, get_args(Casting))
         self.casting: Casting = casting
-        self.var_names = None if var_names is None else names("var_names", var_names)
-        self.layers = names("layers", layers)
-        self.obsm = names("obsm", obsm)
+        self.var_names = None if var_names is None else distinct_names("var_names", var_names)
+        self.layers = distinct_names("layers", layers)
+        self.obsm = distinct_names("obsm", obsm)
+        self.classes = distinct_names("classes", classes)
+        self.names = boolean("names", names)
         self.threads = None if threads is None else integer("threads", threads, 1)
         self.prefetch = integer("prefetch", prefetch, 0)
         if partition is not None and not isinstance(partition, Partition):
@@ -263,13 +279,91 @@ class Loader(Summary):
         self._use(self._sources.with_collection(path, labels, self._opening()))
         return self
 
-    def split(self, parts: Mapping[str, Part], *, by: str | None = None, seed: int = 0) -> dict[str, Loader]:
+    def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read obs without the counts.
+
+        Columns are read a slice of rows at a time; what is not asked for is not read.
+
+        Parameters
+        ----------
+        columns
+            Names of obs columns, whether or not batches carry them; None means all that the stores share, with a
+            warning that names the others. ``[]`` gives the names of the cells alone.
+
+        Returns
+        -------
+        DataFrame
+            (n_obs, n_columns), indexed by the names of the cells: all rows of this loader, or of this part of a split,
+            in the order of their global row numbers. With ``shuffle=False`` it is the order of the batches, so that of
+            ``rows`` where row numbers were given. Categories are those of all stores.
+
+        Raises
+        ------
+        InputError
+            If a column is not there, or of different kinds in different stores, or a store has no names.
+        """
+        chosen = None if columns is None else distinct_names("columns", columns)
+        return self._opened().obs(chosen, self._runs(), in_order=self._is_ordered)
+
+    def replace(self, **options: Any) -> Self:
+        """Give a loader of the same rows with other options.
+
+        It shares the opened stores (they are opened anew if ``layers``, ``obsm``, ``cache_dir`` or ``cache_limit``
+        change), and stands at the beginning of epoch 0. Both loaders may be iterated at the same time. On Python 3.13
+        ``copy.replace(ds, …)`` does the same.
+
+        Parameters
+        ----------
+        **options
+            Options of `Loader`; all others are those of this loader. ``shuffle`` takes the place of a sampler, and a
+            ``sampler`` that of ``shuffle=False``. A part of a split remains that part, unless there are new ``rows``.
+
+        Returns
+        -------
+        Loader
+            The new loader.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Loader` does.
+        InputError
+            If an option does not fit the stores.
+
+        Examples
+        --------
+        >>> whole = ds.replace(shuffle=False, batch_size=512)  # doctest: +SKIP
+        """
+        if options.get("sampler") is not None:
+            options.setdefault("shuffle", True)
+        elif "shuffle" in options:
+            options["sampler"] = None
+        loader = type(self)(**(self._options | options))
+        if "rows" not in options:
+            loader._rows, loader._split = self._rows, self._split
+        if self._dataset is not None:
+            is_same = all(getattr(loader, name) == getattr(self, name) for name in _OPENING_OPTIONS)
+            loader._dataset = self._dataset
+            loader._use(self._sources if is_same else self._sources.reopened(loader._opening()))
+        return loader
+
+    __replace__ = replace
+
+    def split(
+        self,
+        parts: Mapping[str, Part],
+        *,
+        by: str | Sequence[str] | None = None,
+        stratify: str | Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> dict[str, Self]:
         """Split the rows into parts that do not overlap, each with a loader of its own.
 
         The loaders have the settings of this one, and share its opened stores. With ``shuffle=False`` a part keeps the
         order of row numbers that it was given, and of this loader's ``rows`` otherwise. Parts by fraction are random
         runs of neighbouring rows (a thousandth of all rows, at most 512), so that they are read nearly as fast as the
-        whole: of a collection that was shuffled when it was written, that is as random as single rows are.
+        whole: of a collection that was shuffled when it was written, that is as random as single rows are. ``stratify``
+        moves as many single rows between parts as it takes.
 
         Parameters
         ----------
@@ -277,7 +371,11 @@ class Loader(Summary):
             Name of each part to what it shall hold: fractions of the rows; or, with ``by``, lists of categories; or
             masks or global row numbers, as in ``index``. One of them may be None: it gets what the others leave.
         by
-            Name of a label column whose categories are dealt to parts, say to hold donors out.
+            Name of an obs column whose categories are dealt to parts, say to hold donors out; or names of several,
+            whose categories are tuples.
+        stratify
+            Name of an obs column, or names of several, of whose classes each part by fraction gets its share, up to
+            one row. Rows whose class is missing are a class here.
         seed
             Seed of the parts by fraction, 0 <= seed < 2**64: the same one gives the same parts.
 
@@ -289,28 +387,72 @@ class Loader(Summary):
         Raises
         ------
         InputError
-            If parts overlap or are empty, or something is no fraction, category or row; names the part.
+            If parts overlap or are empty, or something is no fraction, category or row; names the part. If a column is
+            not there, or holds floats.
 
         Examples
         --------
-        >>> parts = ds.split({"train": 0.8, "valid": 0.1, "test": 0.1})  # doctest: +SKIP
+        >>> parts = ds.split({"train": 0.8, "valid": 0.1, "test": 0.1}, stratify="cell_type")  # doctest: +SKIP
         >>> parts = ds.split({"train": None, "test": ["donor 3", "donor 7"]}, by="donor")  # doctest: +SKIP
         """
-        dataset, own = self._opened(), self._runs()
         seed = integer("seed", seed, 0, MAX_WORD)
-        rows = np.arange(dataset.n_obs) if own is None else own.find(np.arange(len(own)))
-        order = None if own is None else own.order
-        classes = None if by is None else dataset.classes(by)
-        if classes is not None and own is not None:
-            classes = replace(classes, codes=own.select(classes.codes))
-        loaders = {}
-        for name, runs in split(parts, rows, dataset.n_obs, seed, classes, order, ordered=self._is_ordered).items():
-            part = copy.copy(self)
-            part._rows, part._split = runs, describe(parts, name, by, seed)
-            part._schedule, part._slabs, part._position, part._live = None, SlabPool(), Position(), None
-            part._staging = None
-            loaders[name] = part
-        return loaders
+        whole = self._opened().divisible(self._runs(), by, stratify, is_ordered=self._is_ordered)
+        found = split(parts, whole, seed)
+        return {name: self._part(rows, describe(parts, name, whole, seed)) for name, rows in found.items()}
+
+    def folds(
+        self,
+        n_folds: int,
+        *,
+        by: str | Sequence[str] | None = None,
+        stratify: str | Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> list[dict[str, Self]]:
+        """Split the rows for cross-validation: each row is in the test part of one fold, and in training of the others.
+
+        Parameters
+        ----------
+        n_folds
+            Number of folds, at least 2.
+        by
+            Name of an obs column, or names of several, whose categories stay together, say donors: the largest goes
+            first, each to the fold that has the fewest rows so far, as in scikit-learn's ``GroupKFold``. Rows whose
+            category is missing stay together, too.
+        stratify
+            Name of an obs column, or names of several, of whose classes each fold gets an equal share, up to one row,
+            as in `split`.
+        seed
+            Seed of the folds, 0 <= seed < 2**64. With ``by`` there is nothing random.
+
+        Returns
+        -------
+        list of dict of str to Loader
+            For each fold ``{"train": …, "test": …}``.
+
+        Raises
+        ------
+        InputError
+            If there are fewer groups or rows than folds, or a column is not there, or holds floats.
+
+        Examples
+        --------
+        >>> for fold in ds.folds(5, by="donor"):  # doctest: +SKIP
+        ...     fit(fold["train"]), score(fold["test"])
+        """
+        n_folds, seed = integer("n_folds", n_folds, 2), integer("seed", seed, 0, MAX_WORD)
+        whole = self._opened().divisible(self._runs(), by, stratify, is_ordered=self._is_ordered)
+        return [
+            {name: self._part(rows, describe_fold(i, n_folds, name, whole, seed)) for name, rows in parts.items()}
+            for i, parts in enumerate(folds(n_folds, whole, seed))
+        ]
+
+    def _part(self, rows: Runs, description: dict[str, Any]) -> Self:
+        """Give a loader of some of the rows, which shares the opened stores."""
+        part = copy.copy(self)
+        part._rows, part._split = rows, description
+        part._schedule, part._slabs, part._position, part._live = None, SlabPool(), Position(), None
+        part._staging = None
+        return part
 
     @property
     def n_obs(self) -> int:
@@ -440,7 +582,7 @@ class Loader(Summary):
     def _begin(self, emit: Emit, partition: Partition, epoch: Epoch) -> Start:
         """Let an iterator take over from the one that is at work, if any."""
         dataset, schedule = self._opened(), self._scheduled()
-        position = Position(self.next_epoch) if self._position.begun else replace(self._position)
+        position = Position(self.next_epoch) if self._position.begun else replaced(self._position)
         position.begin(partition)
         turns = schedule.turns(position, partition.count)
         allocate = emit.allocate
@@ -462,6 +604,7 @@ class Loader(Summary):
             self._slabs,
             self.prefetch + 2,
             return_index=self.return_index,
+            cell_names=dataset.names,
             staging=self._staging,
             decodes_on_device=self.decode == "gpu",
         )
@@ -501,7 +644,7 @@ class Loader(Summary):
         facts |= {"n_vars": f"{self.n_vars:,}", "stores": f"{len(dataset.stores):,}"}
         facts["labels"] = summary.names(
             column.name if column.categories is None else f"{column.name} ({len(column.categories):,} categories)"
-            for column in dataset.carried
+            for column in dataset.columns
         )
         return facts | {name: summary.names(getattr(self, name)) for name in ("layers", "obsm") if getattr(self, name)}
 
@@ -514,7 +657,8 @@ class Loader(Summary):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_live": None, "_slabs": SlabPool(), "_staging": None}
+        sources = self._sources.for_others()
+        return self.__dict__ | {"_live": None, "_slabs": SlabPool(), "_staging": None, "_sources": sources}
 
     def _stop(self) -> None:
         live = self._live() if self._live is not None else None
@@ -523,23 +667,18 @@ class Loader(Summary):
 
     def _opening(self) -> Opening:
         elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
-        return Opening(elements, tuple(self.sampler.columns), self._cache)
+        return Opening(elements, self._cache)
 
     def _use(self, sources: Sources) -> None:
         before = self._dataset
-        dataset = Dataset.of(
-            sources.stores,
-            self.dtype,
-            self.casting,
-            self.var_names,
-            sources.hidden(self.sampler.columns),
-            sources.digests,
-        )
+        dataset = Dataset.of(sources.stores, self.dtype, self.casting, self.var_names, sources.digests)
+        dataset = dataset.with_obs(self.classes, names=self.names)
+        dataset.check_columns(self.sampler.columns, "columns of the sampler")
         if self._decode == "gpu" and (why := dataset.undecodable()):
             raise InputError(f"decode 'gpu' cannot be had: {why}")
         known = before.unshared if before else {}
-        if new := [f"{name!r} is not in {store}" for name, store in dataset.unshared.items() if name not in known]:
-            warnings.warn(f"labels leave out obs columns that not all stores have: {', '.join(new)}", stacklevel=3)
+        new = {name: store for name, store in dataset.unshared.items() if name not in known}
+        warn_of(new, "labels leave out obs columns", stacklevel=3)
         self._dataset, self._sources = dataset, sources
         dataset.report_paths()
         if self.device != "cpu":
@@ -555,9 +694,12 @@ class Loader(Summary):
         return self._dataset
 
     def _runs(self) -> Runs | None:
-        if self._rows is None or isinstance(self._rows, Runs):
-            return self._rows
-        return Runs.of(self._rows, self._opened().n_obs, ordered=self._is_ordered)
+        rows = self._rows
+        if rows is None:
+            return None
+        if not isinstance(rows, Runs):
+            return Runs.of(rows, self._opened().n_obs, ordered=self._is_ordered)
+        return rows if self._is_ordered else replaced(rows, order=None)
 
     @property
     def _is_ordered(self) -> bool:
@@ -576,5 +718,6 @@ class Loader(Summary):
         return self._schedule
 
     def _fingerprint(self) -> dict[str, Any]:
-        fingerprint = self._scheduled().fingerprint
-        return fingerprint if self._split is None else fingerprint | {"split": self._split}
+        # What was not asked for is not named, so that states of before it could be asked for remain valid.
+        optional = {"split": self._split, "class_columns": sorted(self.classes) or None}
+        return self._scheduled().fingerprint | {name: value for name, value in optional.items() if value is not None}

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
 
-from annbatch.check import names
+from annbatch.check import distinct_names
 from annbatch.errors import InputError
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.stores.anndata_store import Store, Wanted, open_anndata, open_stores
@@ -28,8 +29,6 @@ class Opening:
 
     elements: tuple[str, ...]
     """``"X"``, ``"layers/…"``, ``"obsm/…"``."""
-    columns: tuple[str, ...]
-    """obs columns that are needed whether or not they are labels."""
     cache: Callable[[], DiskCache | None]
     """Opens the cache for what lies in object stores."""
 
@@ -41,8 +40,8 @@ class Sources:
     stores: tuple[Store, ...] = ()
     labels: tuple[str, ...] | None = None
     """The obs columns asked for; None means all that the stores share."""
-    given: tuple[ad.AnnData | Collection, ...] = ()
-    """What the stores were opened from."""
+    given: tuple[ad.AnnData | Collection | None, ...] = ()
+    """What the stores were opened from; None if that was in another process."""
     n_anndatas: int = 0
     """How many AnnData objects there are among it."""
     digests: tuple[str, ...] = ()
@@ -57,7 +56,7 @@ class Sources:
             if not isinstance(adata, ad.AnnData):
                 raise InputError(f"adatas[{i}] must be an AnnData, got {type(adata).__name__}")
         chosen = self._same_labels(labels)
-        wanted, cache = _wanted(chosen, opening), opening.cache()
+        wanted, cache = Wanted(chosen, opening.elements), opening.cache()
         stores = [open_anndata(adata, wanted, f"adatas[{i}]", cache) for i, adata in enumerate(adatas, self.n_anndatas)]
         return replace(
             self,
@@ -77,37 +76,43 @@ class Sources:
         chosen = self._same_labels(labels)
         return replace(
             self,
-            stores=(*self.stores, *open_stores(collection, _wanted(chosen, opening))),
+            stores=(*self.stores, *open_stores(collection, Wanted(chosen, opening.elements))),
             labels=chosen,
             given=(*self.given, collection),
             digests=(*self.digests, collection.digest()),
         )
 
     def reopened(self, opening: Opening) -> Sources:
-        """Open everything again."""
+        """Open everything again.
+
+        Raises
+        ------
+        InputError
+            If that is not at hand in this process, or an element is not there.
+        """
         found = Sources()
         for one in self.given:
+            if one is None:
+                raise InputError(
+                    "layers, obsm and the cache cannot be replaced in a process that the loader was sent to: replace "
+                    "them before"
+                )
             if isinstance(one, Collection):
                 found = found.with_collection(one, self.labels, opening)
             else:
                 found = found.with_anndatas([one], self.labels, opening)
         return found
 
-    def hidden(self, columns: Sequence[str]) -> list[str]:
-        """Give those of the columns that are opened and are no labels."""
-        return [] if self.labels is None else [name for name in dict.fromkeys(columns) if name not in self.labels]
+    def for_others(self) -> Sources:
+        """Give the sources as other processes get them: with the stores, but without what was opened."""
+        kept = (one if isinstance(one, Collection) and isinstance(one.path, Path) else None for one in self.given)
+        return replace(self, given=tuple(kept))
 
     def _same_labels(self, labels: Sequence[str] | None) -> tuple[str, ...] | None:
         """Check that labels are those of the calls before, if there were any."""
-        wanted = None if labels is None else names("labels", labels)
+        wanted = None if labels is None else distinct_names("labels", labels)
         if self.stores:
             before, now = (None if one is None else sorted(one) for one in (self.labels, wanted))
             if before != now:
                 raise InputError(f"labels must be the same in all calls, {before} so far, got {now}")
         return wanted
-
-
-def _wanted(labels: tuple[str, ...] | None, opening: Opening) -> Wanted:
-    if labels is not None:
-        labels = tuple(dict.fromkeys((*labels, *opening.columns)))
-    return Wanted(labels, opening.elements)

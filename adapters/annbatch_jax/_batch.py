@@ -1,7 +1,7 @@
 """What is a batch of JAX arrays, and what of it goes through ``jax.jit``?
 
 1. A `JaxBatch` is a pytree: its leaves are the arrays of ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``. Row
-   numbers and labels stay on the host, so that no transformation narrows the former or asks for the latter.
+   numbers, names and labels stay on the host, so that no transformation narrows the former or asks for the latter.
 2. `held` makes sure that JAX, which narrows 64-bit types wherever they are off, alters no value.
 """
 
@@ -26,8 +26,9 @@ class JaxBatch(Batch):
     """A batch in JAX arrays, with one more key: ``mask``.
 
     It is a pytree, so that ``jax.jit(step)(batch)``, ``jax.grad`` and ``jax.tree.map`` take it as it is. What a
-    transformation sees, or gives back, has ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``. ``index`` and
-    ``labels`` stay on the host: there ``index`` and ``n_padding`` are None, and asking for ``labels`` is an error.
+    transformation sees, or gives back, has ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``. ``index``,
+    ``names`` and ``labels`` stay on the host: there ``index``, ``names`` and ``n_padding`` are None, and asking for
+    ``labels`` is an error.
     Batches of equal shapes are one compilation, also the last one of an epoch: what fills it up only shows in ``mask``.
     """
 
@@ -39,7 +40,7 @@ class JaxBatch(Batch):
         yield "mask"
 
     def __getitem__(self, key: str) -> Any:
-        if key in ("index", "labels") and self.make_labels is _no_labels:
+        if key in ("index", "names", "labels") and self.make_labels is _no_labels:
             raise KeyError(f"{key} {_STAYS}")
         return super().__getitem__(key)
 
@@ -55,7 +56,9 @@ def _flatten(batch: JaxBatch) -> tuple[Iterable[tuple[Any, Any]], None]:
 def _unflatten(_: None, leaves: Iterable[Any]) -> JaxBatch:
     # Not by the constructor: leaves may be anything, and what stays on the host is not there.
     batch = object.__new__(JaxBatch)
-    batch.__dict__.update(zip(_LEAVES, leaves, strict=True), index=None, make_labels=_no_labels, n_padding=None)
+    batch.__dict__.update(
+        zip(_LEAVES, leaves, strict=True), index=None, names=None, make_labels=_no_labels, n_padding=None
+    )
     return batch
 
 

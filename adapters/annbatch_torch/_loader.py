@@ -255,6 +255,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             layers=converted(batch.layers, self._matrix),
             obsm=None if batch.obsm is None else {name: self._obsm(name, array) for name, array in batch.obsm.items()},
             n_padding=batch.n_padding,
+            names=batch.names,
         )
         if self._copies is not None:
             self._copies.keep(batch, event_behind_copies(self.device))

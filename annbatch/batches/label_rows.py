@@ -72,8 +72,8 @@ class LabelRows:
             values = np.ma.MaskedArray(values, self._values(place.mask, _BOOL))
         return place.column, values
 
-    def frame(self, index: Ints) -> pd.DataFrame:
-        """Build the DataFrame of the rows; its index are the global row numbers."""
+    def frame(self, index: NDArray[Any]) -> pd.DataFrame:
+        """Build the DataFrame of the rows, indexed by their global numbers or their names."""
         series = {}
         for name in self.places:
             column, values = self.gathered(name)

@@ -205,6 +205,11 @@ def cached(store: Any, cache: DiskCache | None) -> Any:
     return store if type(store.store).__name__ == "MemoryStore" else CachedStore(store.store, cache)
 
 
+def uncached(store: Any) -> Any:
+    """Give a zarr store that is read without a cache, if `cached` made it."""
+    return zarr.storage.ObjectStore(store.store, read_only=True) if isinstance(store, CachedStore) else store
+
+
 def objects_of(store: Any) -> Objects:
     """Give what reads the objects of a `zarr.storage.ObjectStore`."""
     return store.objects if isinstance(store, CachedStore) else Objects(store.store)

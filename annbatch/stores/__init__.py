@@ -11,11 +11,15 @@ In the order in which a collection is opened:
 7. `refusals`: which arrays are not decoded, because that would run what the store brings.
 8. `stored_frame`: how an obs or var is stored, whatever version of AnnData wrote it.
 9. `column_kinds`: the kind of an obs column, and what columns of several tables are together; building takes it, too.
-10. `label_columns`: obs columns, and how the categories of all stores become one set of codes.
-11. `common_type`: which type the values of several stores have together.
-12. `array_opening`: how an array is opened: by the kernels, or by zarr.
-13. `elements`: how the elements of an array get to their places in the batches.
-14. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
+10. `obs_access`: which parts of an obs are opened, when somebody asks for them.
+11. `label_columns`: obs columns, and how the categories of all stores become one set of codes.
+12. `class_columns`: how integers and others become classes.
+13. `cell_names`: the names of cells, the index of obs.
+14. `obs_rows`: columns and names of all rows or some, as a table.
+15. `common_type`: which type the values of several stores have together.
+16. `array_opening`: how an array is opened: by the kernels, or by zarr.
+17. `elements`: how the elements of an array get to their places in the batches.
+18. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
 Other rooms take `Collection`, `open_stores` and `open_anndata`, and read through `Store`, `Elements` and `ArraySlices`.
 """

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -27,21 +26,20 @@ from annbatch.errors import CorruptStoreError, InputError, StoreError, naming
 from annbatch.remote.cached_reads import cached
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.shards.codecs import numcodecs_are_known
-from annbatch.stores.array_opening import ZARR, codec_pipeline, part_of, reopened
+from annbatch.stores.array_opening import open_each, part_of, reopened
 from annbatch.stores.collection import Collection
 from annbatch.stores.elements import Elements, elements_of
-from annbatch.stores.label_columns import StoreColumn, columns_of_frame, columns_of_group
+from annbatch.stores.label_columns import StoreColumn
 from annbatch.stores.lazy_tables import in_memory, is_lazy
 from annbatch.stores.manifest import StoreEntry
+from annbatch.stores.obs_access import Obs, ObsInMemory, obs_of
+from annbatch.stores.obs_rows import check_length
 from annbatch.stores.obsm_tables import array_of_table
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.slices import ArraySlices, slices_of
 
 ORIGINAL_DTYPE = "original-dtype"
 """Attribute of a matrix: the dtype that its values had before they were written."""
-
-_OPENERS = 32
-"""Stores that are opened at a time where each step costs a round trip."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,6 +99,8 @@ class Store:
     """The elements asked for."""
     columns: dict[str, StoreColumn]
     """The obs columns asked for."""
+    obs: Obs
+    """All of obs, opened when it is asked for."""
     var: pd.DataFrame
     """(n_vars, …) var of the store."""
 
@@ -125,8 +125,9 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache 
             raise InputError(f"{name}: {part} must hold {key!r}, it holds {held}")
         with naming(f"{name} {element}"):
             matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}", cache)
-    columns = columns_of_frame(adata.obs, wanted.labels, name)
-    return _checked(Store(name, (adata.n_obs, matrices["X"].shape[1]), matrices, columns, in_memory(adata.var)))
+    obs = ObsInMemory.of(adata, name)
+    shape = adata.n_obs, matrices["X"].shape[1]
+    return _checked(Store(name, shape, matrices, obs.columns(wanted.labels), obs, in_memory(adata.var)))
 
 
 @numcodecs_are_known()
@@ -155,25 +156,10 @@ def _open_all(collection: Collection, wanted: Wanted) -> list[Store]:
     is_local = isinstance(collection.path, Path)
 
     def open_one(store: StoreEntry) -> Store:
-        # Keys are those of the zarr store: a local one begins at the AnnData store, another at the collection.
-        prefix = "" if is_local else f"{store.name}/"
-        recorded = {f"{prefix}{key}": file.crc32c for key, file in store.files.items()}
-        return open_store(collection.group(store), wanted, f"{collection.path}/{store.name}", recorded, reopen=is_local)
+        name, recorded = f"{collection.path}/{store.name}", collection.recorded(store)
+        return open_store(collection.group(store), wanted, name, recorded, reopen=is_local)
 
-    if is_local:
-        return [open_one(store) for store in collection.stores]
-
-    # Opening takes many small requests, one after the other; the setting is made once for all threads.
-    with codec_pipeline(ZARR):
-        pool = ThreadPoolExecutor(_OPENERS, thread_name_prefix="annbatch-open")
-        try:
-            stores = list(pool.map(open_one, collection.stores))
-        except BaseException:
-            # An interrupt does not wait for requests of zarr's.
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        pool.shutdown()
-        return stores
+    return open_each(open_one, collection.stores, is_remote=not is_local)
 
 
 def open_store(
@@ -197,17 +183,14 @@ def open_store(
                 raise InputError(f"{name}: there is no {element}") from e
             matrices[element] = _stored(found, f"{name} {element}", recorded, reopen=reopen)
     with naming(f"{name} obs"):
-        obs = root["obs"]
-        if not isinstance(obs, zarr.Group):
-            raise StoreError(f"{name} obs: must be a group of columns, got an array")
-        refuse_executable(obs, f"{name} obs")
-        columns = columns_of_group(obs, wanted.labels, name, recorded)
+        obs = obs_of(root, name, recorded)
+        columns = obs.columns(wanted.labels)
     with naming(f"{name} var"):
         refuse_executable(root["var"], f"{name} var")
         var: Any = ad.io.read_elem(root["var"])
         if not isinstance(var, pd.DataFrame):
             raise StoreError(f"{name} var: must be a table, got {type(var).__name__}")
-    return _checked(Store(name, matrices["X"].shape, matrices, columns, var))
+    return _checked(Store(name, matrices["X"].shape, matrices, columns, obs, var))
 
 
 def _checked(store: Store) -> Store:
@@ -216,10 +199,8 @@ def _checked(store: Store) -> Store:
         columns = matrix.shape[1] if element.startswith("obsm/") else n_vars
         if matrix.shape != (n_obs, columns):
             raise StoreError(f"{store.name} {element}: must have the shape {(n_obs, columns)}, got {matrix.shape}")
-    for name, column in store.columns.items():
-        for part in (column.values, column.mask):
-            if part is not None and len(part) != n_obs:
-                raise StoreError(f"{store.name} obs[{name!r}]: must have n_obs = {n_obs} values, got {len(part)}")
+    for column in store.columns.values():
+        check_length(column, n_obs)
     if len(store.var) != n_vars:
         raise StoreError(f"{store.name} var: must have n_vars = {n_vars} rows, got {len(store.var)}")
     return store

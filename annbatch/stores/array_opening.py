@@ -5,16 +5,18 @@
    caller's thread, and put back (`codec_pipeline`).
 2. `own_array` opens it for the kernels, on a disk or in an object store, or says why zarr has to read it.
 3. What zarr has to read is read through `ThisProcess`, also after a fork.
+4. `open_each` opens what lies in object stores many at a time: each step of it costs a round trip.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import zarr
 
@@ -24,6 +26,12 @@ from annbatch.shards.local_array import ShardedArray
 
 DIRECT = True
 """Whether the direct path is taken where it can be; benchmarks and tests turn it off to measure and compare."""
+
+_OPENERS = 32
+"""Stores that are opened at a time where each step costs a round trip."""
+
+Source = TypeVar("Source")
+Opened = TypeVar("Opened")
 
 ZARR = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 ZARRS = "zarrs.ZarrsCodecPipeline"
@@ -99,6 +107,23 @@ def codec_pipeline(path: str) -> Iterator[None]:
     """
     with _setting.lock, zarr.config.set({"codec_pipeline.path": path}):
         yield
+
+
+def open_each(open_one: Callable[[Source], Opened], sources: Sequence[Source], *, is_remote: bool) -> list[Opened]:
+    """Open one after the other, or many at a time where that takes requests."""
+    if not is_remote:
+        return [open_one(source) for source in sources]
+    # Opening takes many small requests, one after the other; the setting is made once for all threads.
+    with codec_pipeline(ZARR):
+        pool = ThreadPoolExecutor(_OPENERS, thread_name_prefix="annbatch-open")
+        try:
+            opened = list(pool.map(open_one, sources))
+        except BaseException:
+            # An interrupt does not wait for requests of zarr's.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+        return opened
 
 
 class ThisProcess:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count as count_up
 from itertools import takewhile
@@ -22,11 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import pandas as pd
 import zarr
 
 from annbatch import summary
+from annbatch.check import distinct_names
 from annbatch.errors import CorruptStoreError, StoreError, naming
 from annbatch.remote.disk_cache import DiskCache
+from annbatch.stores.array_opening import open_each
 from annbatch.stores.location import Folder, LocalFolder, RemoteFolder, locate
 from annbatch.stores.manifest import (
     THEIR_STORE,
@@ -42,6 +45,8 @@ from annbatch.stores.manifest import (
     store_number,
     write_whole,
 )
+from annbatch.stores.obs_access import obs_of
+from annbatch.stores.obs_rows import read_obs
 from annbatch.summary import Summary
 
 MANIFEST = "collection.json"
@@ -166,6 +171,48 @@ class Collection(Summary):
     def group(self, store: StoreEntry) -> zarr.Group:
         """Open one of the stores; raises StoreError if it cannot be read."""
         return self._folder.group(store.name)
+
+    def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Read obs without the counts.
+
+        Columns are read a slice of rows at a time; what is not asked for is not read.
+
+        Parameters
+        ----------
+        columns
+            Names of obs columns; None means all that the stores share, with a warning that names the others. ``[]``
+            gives the names of the cells alone.
+
+        Returns
+        -------
+        DataFrame
+            (n_obs, n_columns), indexed by the names of the cells, in the order of the stores: row i is row i of
+            ``batch["index"]`` of a loader that reads this collection. Categories are those of all stores.
+
+        Raises
+        ------
+        InputError
+            If a column is not there, or of different kinds in different stores, or a store has no names.
+        StoreError
+            If a store cannot be read.
+
+        Examples
+        --------
+        >>> Collection.open("store").obs(["cell_type"])["cell_type"].value_counts()  # doctest: +SKIP
+        """
+        chosen = None if columns is None else distinct_names("columns", columns)
+        tables = open_each(
+            lambda store: obs_of(self.group(store), f"{self.path}/{store.name}", self.recorded(store)),
+            self.stores,
+            is_remote=not isinstance(self.path, Path),
+        )
+        return read_obs(tables, [store.n_obs for store in self.stores], chosen)
+
+    def recorded(self, store: StoreEntry) -> dict[str, int]:
+        """Give the checksums of a store's files, by their keys in the zarr store that `group` opens it in."""
+        # A local one begins at the AnnData store, another at the collection.
+        prefix = "" if isinstance(self.path, Path) else f"{store.name}/"
+        return {f"{prefix}{key}": file.crc32c for key, file in store.files.items()}
 
     def digest(self) -> str:
         """Give a hash of what the stores hold, in hex: the same wherever the collection lies."""

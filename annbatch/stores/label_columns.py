@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -135,9 +136,11 @@ class Column:
         return pd.Series(gathered, dtype=self.dtype)
 
 
-def columns_of_frame(obs: Any, names: Sequence[str] | None, store: str) -> dict[str, StoreColumn]:
+def columns_of_frame(
+    obs: Any, names: Sequence[str] | None, store: str, asked_by: str = "labels"
+) -> dict[str, StoreColumn]:
     """Describe the obs columns of an AnnData in memory, or of one whose obs is lazy; None means all."""
-    chosen = _chosen(names, [str(name) for name in obs.columns], store)
+    chosen = _chosen(names, [str(name) for name in obs.columns], store, asked_by)
     table = obs if isinstance(obs, pd.DataFrame) else in_memory(obs, [own for own in obs.columns if str(own) in chosen])
     available = [str(name) for name in table.columns]
     columns = {}
@@ -152,7 +155,7 @@ def columns_of_frame(obs: Any, names: Sequence[str] | None, store: str) -> dict[
 
 
 def columns_of_group(
-    obs: zarr.Group, names: Sequence[str] | None, store: str, recorded: Mapping[str, int]
+    obs: zarr.Group, names: Sequence[str] | None, store: str, recorded: Mapping[str, int], asked_by: str = "labels"
 ) -> dict[str, StoreColumn]:
     """Describe the obs columns of a stored AnnData without reading them; None means all.
 
@@ -160,7 +163,7 @@ def columns_of_group(
     """
     available = [str(name) for name in obs.attrs.get("column-order", ())]  # type: ignore[union-attr]
     columns = {}
-    for name in _chosen(names, available, store):
+    for name in _chosen(names, available, store, asked_by):
         where = f"{store} obs[{name!r}]"
         with naming(where):
             columns[name] = _of_element(obs, name, where, partial(slices_of, where, recorded=recorded))
@@ -191,10 +194,19 @@ def unshared_columns(stores: Sequence[tuple[str, dict[str, StoreColumn]]]) -> di
     return {name: store for name, store in lacking.items() if store is not None}
 
 
-def _chosen(names: Sequence[str] | None, available: list[str], store: str) -> list[str]:
+def warn_of(unshared: Mapping[str, str], what: str, stacklevel: int) -> None:
+    """Warn that columns are left out since a store, named beside each, lacks them."""
+    if unshared:
+        lacking = ", ".join(f"{name!r} is not in {store}" for name, store in unshared.items())
+        warnings.warn(f"{what} that not all stores have: {lacking}", stacklevel=stacklevel + 1)
+
+
+def _chosen(names: Sequence[str] | None, available: list[str], store: str, asked_by: str) -> list[str]:
     for name in names or ():
         if name not in available:
-            raise InputError(f"{store}: labels must be obs columns, got {name!r}; there are {summary.short(available)}")
+            raise InputError(
+                f"{store}: {asked_by} must be obs columns, got {name!r}; there are {summary.short(available)}"
+            )
     return available if names is None else list(names)
 
 

@@ -22,7 +22,7 @@ from zarr.storage import StorePath
 
 from annbatch.check import expanded
 from annbatch.errors import StoreError, naming
-from annbatch.remote.cached_reads import cached, objects_of
+from annbatch.remote.cached_reads import cached, objects_of, uncached
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.remote.object_reads import Objects
 from annbatch.remote.urls import is_url, open_url
@@ -85,7 +85,7 @@ class RemoteFolder:
 
     def through(self, open_cache: Callable[[], DiskCache | None]) -> RemoteFolder:
         """Give the same folder, read through a cache on the local disk, if there is one."""
-        return RemoteFolder(cached(self.store, open_cache()), self.name)
+        return RemoteFolder(cached(uncached(self.store), open_cache()), self.name)
 
     def read(self, key: str) -> bytes:
         """Give a whole object.

@@ -28,6 +28,7 @@ SAMPLERS = {
     "balanced": lambda: ClassBalanced("stage"),
     "stratified": lambda: Stratified("stage", {"early": 2, "mid": 1, "late": 5}),
     "grouped": lambda: Grouped("donor"),
+    "drawn groups": lambda: Grouped(["donor", "stage"], {("donor1", "mid"): 3.0, ("donor2", "late"): 1.0}, n_rows=96),
     "pairs": lambda: MatchedPairs("stage", "early", ["doublet"]),
 }
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from annbatch import InputError, Loader
 from annbatch.order.row_selection import Runs
-from annbatch.order.splits import run_rows, split
+from annbatch.order.splits import Divisible, run_rows, split
 from annbatch.samplers import ClassBalanced
 from stores import named_stores, opened, write_store
 
@@ -54,13 +54,13 @@ def test_rows_that_are_none_are_refused(rows, message):
 @given(st.integers(40, 5000), st.integers(0, 2**64 - 1), st.floats(0.05, 0.6), st.floats(0.05, 0.35))
 def test_fractions_are_disjoint_and_of_the_right_size(n, seed, first, second):
     rows = np.arange(n)
-    parts = split({"a": first, "rest": None, "b": second}, rows, n, seed, None)
+    parts = split({"a": first, "rest": None, "b": second}, Divisible(rows, n), seed)
     assert list(parts) == ["a", "rest", "b"]
     found = np.concatenate([part.find(np.arange(len(part))) for part in parts.values()])
     np.testing.assert_array_equal(np.sort(found), rows)
     for name, fraction in {"a": first, "b": second}.items():
         assert abs(len(parts[name]) - fraction * n) <= 2 * run_rows(n)
-    again = split({"a": first, "rest": None, "b": second}, rows, n, seed, None)
+    again = split({"a": first, "rest": None, "b": second}, Divisible(rows, n), seed)
     assert {name: part.digest() for name, part in again.items()} == {
         name: part.digest() for name, part in parts.items()
     }
@@ -68,7 +68,7 @@ def test_fractions_are_disjoint_and_of_the_right_size(n, seed, first, second):
 
 def test_fractions_that_sum_to_one_take_every_row_and_another_seed_takes_others():
     rows = np.arange(100_000)
-    parts = [split({"train": 0.7, "valid": 0.2, "test": 0.1}, rows, len(rows), seed, None) for seed in (0, 1)]
+    parts = [split({"train": 0.7, "valid": 0.2, "test": 0.1}, Divisible(rows, len(rows)), seed) for seed in (0, 1)]
     assert sum(map(len, parts[0].values())) == len(rows)
     assert [len(part) for part in parts[0].values()] == [70_000, 20_000, 10_000]
     assert parts[0]["test"].digest() != parts[1]["test"].digest()
@@ -165,7 +165,7 @@ def test_the_state_of_a_part_is_for_that_part(stores):
         ({"a": ["donor1"], "b": ["donor1"]}, "donor", "must not overlap"),
         ({"a": ["nobody"]}, "donor", "must have the category 'nobody'"),
         ({"a": "donor1"}, "donor", "must be a list of categories"),
-        ({"a": [1]}, "n_counts", "one of the label columns"),
+        ({"a": [1]}, "n_cnt", "columns of classes must be obs columns, got 'n_cnt'"),
     ],
 )
 def test_bad_parts_are_refused(stores, parts, by, message):
@@ -173,10 +173,10 @@ def test_bad_parts_are_refused(stores, parts, by, message):
         opened_loader(stores[0]).split(parts, by=by)
 
 
-def test_a_numeric_column_has_no_classes(stores):
+def test_a_column_of_floats_has_no_classes(stores):
     ds = Loader(batch_size=4).add_anndatas(stores[0])
-    with pytest.raises(InputError, match="must have categories to be classes"):
-        ds.split({"a": [1]}, by="n_counts")
+    with pytest.raises(InputError, match="must hold categories, text, integers or booleans to be classes"):
+        ds.split({"a": [1]}, by="score")
 
 
 def test_a_column_that_only_the_sampler_needs_is_not_in_batches(stores):

@@ -25,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = {
     "building.md": 2,
-    "sampling.md": 5,
+    "loading.md": 1,
+    "sampling.md": 7,
     "reproducibility.md": 1,
     "distributed.md": 5,
     "layouts.md": 1,

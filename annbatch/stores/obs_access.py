@@ -1,0 +1,103 @@
+"""How is a part of obs opened when somebody asks for it?
+
+A `Store` has one of these: `ObsInMemory` for an AnnData, `ObsInStore` for a group on a disk or in an object store. Both
+open columns and names without reading more than they must.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import anndata as ad
+import pandas as pd
+import zarr
+
+from annbatch.errors import InputError, StoreError, naming
+from annbatch.stores.cell_names import CellNames, NamesInMemory, NamesInStore
+from annbatch.stores.label_columns import StoreColumn, columns_of_frame, columns_of_group
+from annbatch.stores.refusals import refuse_executable
+from annbatch.stores.stored_frame import as_text, is_array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObsInMemory:
+    """The obs of an AnnData object; one that is lazy is read column by column."""
+
+    store: str
+    """What messages call the store."""
+    table: Any
+    """A DataFrame, or a lazy table."""
+    index: pd.Index[Any]
+    """(n_obs,) the names."""
+
+    @classmethod
+    def of(cls, adata: ad.AnnData, store: str) -> ObsInMemory:
+        """Take the obs of an AnnData as it is now."""
+        table = adata.obs
+        # Columns that are added to, or taken from, the object later make no difference.
+        return cls(store, table.copy(deep=False) if isinstance(table, pd.DataFrame) else table, adata.obs_names)
+
+    is_remote = False
+
+    def columns(self, names: Sequence[str] | None, asked_by: str = "labels") -> dict[str, StoreColumn]:
+        """Describe columns; None means all. Raises InputError if one is not there."""
+        return columns_of_frame(self.table, names, self.store, asked_by)
+
+    def names(self) -> CellNames:
+        """Give the names of the cells."""
+        return NamesInMemory(self.index)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObsInStore:
+    """The obs of a stored AnnData."""
+
+    store: str
+    """What messages call the store."""
+    group: zarr.Group
+    recorded: Mapping[str, int]
+    """Keys of the group's store, and checksums."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in an object store."""
+        return isinstance(self.group.store, zarr.storage.ObjectStore)
+
+    def columns(self, names: Sequence[str] | None, asked_by: str = "labels") -> dict[str, StoreColumn]:
+        """Describe columns; None means all. Raises InputError if one is not there."""
+        return columns_of_group(self.group, names, self.store, self.recorded, asked_by)
+
+    def names(self) -> CellNames:
+        """Open the names of the cells.
+
+        Raises
+        ------
+        InputError
+            If the store has none.
+        """
+        where = self.group.attrs.get("_index")
+        if not isinstance(where, str) or where not in self.group:
+            raise InputError(f"{self.store}: obs must have an index of names to be asked for names, it has none")
+        label = None if where == "_index" else where
+        with naming(f"{self.store} obs/{where}"):
+            found: Any = self.group[where]
+            if not is_array(found) and "values" in found:
+                found = found["values"]
+            if is_array(found):
+                return NamesInStore(f"{self.store} obs/{where}", found, label)
+            return NamesInMemory(pd.Index(as_text(ad.io.read_elem(found)), name=label))
+
+
+Obs = ObsInMemory | ObsInStore
+
+
+def obs_of(root: zarr.Group, store: str, recorded: Mapping[str, int]) -> ObsInStore:
+    """Give the obs of a stored AnnData; raises StoreError if it is none."""
+    obs = root["obs"]
+    if not isinstance(obs, zarr.Group):
+        raise StoreError(f"{store} obs: must be a group of columns, got an array")
+    refuse_executable(obs, f"{store} obs")
+    within = f"{obs.path}/"
+    return ObsInStore(store, obs, {key: crc for key, crc in recorded.items() if key.startswith(within)})
