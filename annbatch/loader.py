@@ -718,6 +718,6 @@ class Loader(Summary):
         return self._schedule
 
     def _fingerprint(self) -> dict[str, Any]:
-        # What was not asked for is not named, so that states of before it could be asked for remain valid.
+        # Named only where they were asked for: states of earlier versions remain valid.
         optional = {"split": self._split, "class_columns": sorted(self.classes) or None}
         return self._scheduled().fingerprint | {name: value for name, value in optional.items() if value is not None}

@@ -156,7 +156,7 @@ def describe_fold(number: int, n_folds: int, name: str, whole: Divisible, seed: 
 
 def _columns(whole: Divisible) -> dict[str, Any]:
     by = {"by": None if whole.by is None else whole.by.name}
-    # States of before there was stratification do not name it.
+    # States of earlier versions, which did not stratify, remain valid.
     return by if whole.strata is None else by | {"stratify": whole.strata.name}
 
 

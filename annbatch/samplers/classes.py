@@ -206,7 +206,7 @@ class Grouped:
         """Give its name and arguments."""
         found = {"sampler": "Grouped", "by": described(self.by)}
         if self.weights is None:
-            # As before there were weights: states of then remain valid.
+            # States of earlier versions, which had no weights, remain valid.
             return found
         weights = described_weights(self.weights)
         return {**found, "weights": weights, "n_rows": self.n_rows, "replace": self.replace}
