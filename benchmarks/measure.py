@@ -3,7 +3,7 @@
 Each command answers one question with the workers of the main benchmark, and writes its own file of results:
 
 1. ``first-batch``, ``wait``, ``counting``: what does a training loop wait for (`loading.waiting`)?
-2. ``chunk-size``, ``threads``, ``labels``: what do the loader's options do (`loading.sweeps`)?
+2. ``chunk-size``, ``threads``, ``labels``, ``options``: what do the loader's options do (`loading.sweeps`)?
 3. ``inner-chunk``, ``codecs``, ``checksum``, ``whole``: what does the form of the stores do (`loading.storage`)?
 4. ``growth``, ``workers``, ``ranks``: does speed last with more cells and more processes (`loading.scaling`)?
 
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "chunk-size": sweeps.chunk_size,
     "threads": sweeps.threads,
     "labels": sweeps.labels,
+    "options": sweeps.options,
     "inner-chunk": storage.inner_chunk,
     "codecs": storage.codecs,
     "checksum": storage.checksum,

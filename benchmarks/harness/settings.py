@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 COLUMNS = (
     *("cell_type", "plate", "donor", "sample", "condition", "tissue", "sex", "phase"),
@@ -28,6 +29,8 @@ class Setting:
     """How many obs columns come with a batch."""
     frame: bool = False
     """Whether the obs columns are asked for as a DataFrame where they come as codes otherwise."""
+    options: tuple[tuple[str, Any], ...] = ()
+    """Further options of this project's Loader, by name."""
     threads: int | None = None
     """Threads of the loader; None leaves its default."""
     rank: int = 0

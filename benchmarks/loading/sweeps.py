@@ -3,6 +3,7 @@
 1. ``chunk-size``: from single random rows to blocks of 1,024.
 2. ``threads``: from one to twice as many as there are cores.
 3. ``labels``: what twenty obs columns cost where batches are small.
+4. ``options``: what batches cost that carry the names of cells, or integers as classes.
 """
 
 from __future__ import annotations
@@ -57,3 +58,16 @@ def labels(arguments: argparse.Namespace) -> None:
     )
     print_table(rows)
     save("labels", arguments, bench.facts, rows)
+
+
+def options(arguments: argparse.Namespace) -> None:
+    """Time batches without, and with each of the options that carry more of obs, in turn."""
+    bench = prepared(arguments)
+    settings = [
+        BLOCKS,
+        replace(BLOCKS, name="names", options=(("names", True),)),
+        replace(BLOCKS, name="classes", options=(("classes", ("n_genes",)),)),
+    ]
+    rows = measure(bench, [one for setting in settings for one in jobs_of(bench, ["direct"], setting)])
+    print_table(rows)
+    save("options", arguments, bench.facts, rows)

@@ -21,7 +21,7 @@ def loader_of(job: Job, **options: Any) -> Any:
     """Open the job's store with a Loader as its setting says."""
     import annbatch
 
-    loader = annbatch.Loader(**job.setting.reading, **options)
+    loader = annbatch.Loader(**job.setting.reading, **(dict(job.setting.options) | options))
     return loader.use_collection(job.store, labels=job.setting.labels)
 
 
