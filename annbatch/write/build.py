@@ -104,7 +104,7 @@ def _build(
         columns, layers = [*(present.schema if columns is None else columns), SRC_PATH], present.layers
     for origin in tracked(origins, "opening", "file", shown=resources.progress):
         checkpoint()
-        with faults.collecting(origin.name):
+        with faults.collecting(origin.label):
             source, var = describe(
                 origin, options.x, columns, layers, var_key=options.var_key, repeated_genes=options.repeated_genes
             )

@@ -19,7 +19,7 @@ from annbatch.write.array_layout import ArrayLayout, Codec
 from annbatch.write.build import build
 from annbatch.write.inputs.append_target import AppendTarget
 from annbatch.write.inputs.gene_join import How
-from annbatch.write.inputs.opening import Input, Load, as_origins
+from annbatch.write.inputs.opening import Inputs, Load, as_origins
 from annbatch.write.inputs.text_file import Repeats
 from annbatch.write.options import Options, Resources
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def create_anndata_collection(
-    adata_paths: Input | Sequence[Input],
+    adata_paths: Inputs,
     output_path: str | os.PathLike[str],
     *,
     shuffle: bool = True,
@@ -202,7 +202,7 @@ def create_anndata_collection(
 
 
 def append_to_collection(
-    adata_paths: Input | Sequence[Input],
+    adata_paths: Inputs,
     collection_path: str | os.PathLike[str],
     *,
     shuffle: bool = True,

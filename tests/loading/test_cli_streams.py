@@ -110,7 +110,7 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path, inputs: list[Path]):
 def test_a_path_that_is_no_text_is_refused(tmp_path: Path):
     done = CliRunner().invoke(main, ["create", os.fsdecode(b"a\xff.h5ad"), str(tmp_path / "store")])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert "Error: 'a\\udcff.h5ad': must be a path in UTF-8" in done.stderr
+    assert "Error: 'a\\udcff.h5ad': must be text in UTF-8" in done.stderr
 
 
 def test_warnings_are_lines_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -21,7 +21,8 @@ from annbatch.write.inputs.element_names import TABLE_NAMES, output_names
 from annbatch.write.inputs.faults import Faults
 from annbatch.write.inputs.gene_naming import named_genes
 from annbatch.write.inputs.matrix_rows import Format, Matrix, matrix_of
-from annbatch.write.inputs.opening import Origin, Root
+from annbatch.write.inputs.opened_input import Root
+from annbatch.write.inputs.opening import Origin
 from annbatch.write.inputs.text_file import Repeats
 
 T = TypeVar("T")
@@ -129,7 +130,7 @@ def describe(
         If it is no AnnData, the main matrix is missing, it has no cells or no genes, names are not unique, or a column
         or a matrix cannot be read; names all faults that were found.
     """
-    path, faults = origin.name, Faults()
+    path, faults = origin.label, Faults()
     with origin.open() as root:
         var, shape = pd.DataFrame(), (0, 0)
         with faults.collecting(path, "var"):

@@ -1,7 +1,7 @@
 """How is AnnData in memory read as an input, and how is it known that it is still the same?
 
-1. `MemoryRoot` gives what `annbatch.write.inputs.opening.Root` promises. obs and var may be lazy, and are read then;
-   matrices may be backed by a file, which is read a piece at a time.
+1. `MemoryRoot` gives what `annbatch.write.inputs.opened_input.Root` promises. obs and var may be lazy, and are read
+   then; matrices may be backed by a file, which is read a piece at a time.
 2. `stamp_of` says in a few numbers what is in it, so that a build that goes on notices what has changed.
 """
 

@@ -31,7 +31,7 @@ from annbatch.write.inputs.column_spill import ColumnSpill
 from annbatch.write.inputs.contents import Source
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names, warn_renamed
 from annbatch.write.inputs.faults import Faults
-from annbatch.write.inputs.opening import Root
+from annbatch.write.inputs.opened_input import Root
 from annbatch.write.inputs.spill import load, save
 from annbatch.write.inputs.text_file import Repeats, TextFile, distinct
 from annbatch.write.inputs.value_names import as_strings

@@ -1,0 +1,109 @@
+"""What is in a file or a folder, and who reads it?
+
+1. `named_part` tells a file from what is named in it: ``cells.h5mu/rna`` is the modality ``rna`` of ``cells.h5mu``.
+2. `open_path` looks at what is there, whatever its name ends with, and gives what reads it. Files and zarr groups of
+   AnnData are read by `annbatch.write.inputs.stored_input`, so is a modality of MuData; other formats have a module
+   each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import zarr
+
+from annbatch.errors import InputError, MissingInputError
+from annbatch.stores.stored_frame import attribute
+from annbatch.write.inputs import tenx_file
+from annbatch.write.inputs.hdf5_filters import load_filters
+from annbatch.write.inputs.opened_input import Root
+from annbatch.write.inputs.stored_input import StoredInput
+
+
+def named_part(path: str) -> tuple[str, str | None]:
+    """Split a path that goes on inside a file into the file's own and the rest; None if it ends at a file or folder."""
+    if not Path(path).exists():
+        for parent in Path(path).parents:
+            if parent.is_file():
+                return str(parent), Path(path).relative_to(parent).as_posix()
+    return path, None
+
+
+@contextmanager
+def open_path(path: str, where: str) -> Iterator[Root]:
+    """Open a file or a folder, or a part of a file.
+
+    Parameters
+    ----------
+    where
+        What messages call it.
+
+    Raises
+    ------
+    MissingInputError
+        If nothing is there.
+    InputError
+        If it is of no known format, or it is unknown which part of it is meant.
+    """
+    path, part = named_part(path)
+    if not Path(path).exists():
+        raise MissingInputError(f"{where}: no such file or directory")
+    if Path(path).is_dir():
+        _check_store(Path(path), where)
+        yield _of_anndata(zarr.open_group(path, mode="r"), path, where, None)
+    elif h5py.is_hdf5(path):
+        load_filters(path, Path(path).stat().st_mtime_ns)
+        with h5py.File(path, mode="r") as file:
+            yield _of_hdf5(file, path, where, part)
+    else:
+        raise InputError(
+            f"{where}: must be an AnnData file, a .h5ad (HDF5) file or a .zarr directory; this is neither. "
+            f"Pass load= to read other files"
+        )
+
+
+def modalities(group: Any) -> list[str]:
+    """Name the modalities of MuData in an HDF5 file or a zarr group, in their order; none if it is something else."""
+    if attribute(group, "encoding-type") != "MuData" and ("mod" not in group or "X" in group):
+        return []
+    there = list(group["mod"])
+    order = [str(name) for name in attribute(group["mod"], "mod-order", ())]
+    return [name for name in order if name in there] + [name for name in there if name not in order]
+
+
+def _of_hdf5(file: h5py.File, path: str, where: str, part: str | None) -> Root:
+    if tenx_file.is_v3(file):
+        return tenx_file.v3_root(file, where, part)
+    if tenx_file.genomes(file):
+        return tenx_file.v2_root(file, path, where, part)
+    return _of_anndata(file, path, where, part)
+
+
+def _of_anndata(group: Any, path: str, where: str, part: str | None) -> StoredInput:
+    """Read AnnData, or one modality of MuData."""
+    names = modalities(group)
+    if not names:
+        if part is not None:
+            raise InputError(f"{where}: must be the path of a file; {path} is one and has no part {part!r}")
+        return StoredInput(group, where)
+    # In a zarr store, a modality is a folder with a path of its own.
+    within = path if isinstance(group, h5py.File) else f"{path}/mod"
+    if part is None and len(names) > 1:
+        raise InputError(f"{where}: must be one modality, got MuData with {names}; name one: {within}/{names[0]}")
+    name = names[0] if part is None else part.removeprefix("mod/")
+    if name not in names:
+        raise InputError(f"{where}: must name a modality of the file, got {name!r}; it has {names}")
+    return StoredInput(group["mod"][name], where)
+
+
+def _check_store(folder: Path, where: str) -> None:
+    """Refuse a folder that is no zarr store."""
+    if any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+        return
+    held = next((kind for kind in ("*.h5ad", "*.zarr", "*.h5") if next(folder.glob(kind), None)), None)
+    remedy = "it holds neither" if held is None else f"pass what is in it: {folder}/{held}"
+    raise InputError(f"{where}: must be an AnnData file or a .zarr directory, got a folder that is no store; {remedy}")
