@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -52,7 +52,7 @@ from annbatch.write.options import Options, Resources
 from annbatch.write.output.workplace import Mode, Workplace, check_output, claimed, hidden_directory
 from annbatch.write.passes import Local, OnDask, Passes, row_costs
 from annbatch.write.shuffle.budget import Budget, check_disk, disk_bytes, element_bytes
-from annbatch.write.shuffle.job import Job, RunSpec
+from annbatch.write.shuffle.job import Ints, Job, RunSpec
 from annbatch.write.shuffle.run_writer import Run, plan_runs
 
 T = TypeVar("T")
@@ -273,8 +273,17 @@ def _specs(job: Job, resources: Resources, checkpoint: Callable[[], None]) -> li
     if path.exists():
         return [RunSpec(*spec) for spec in json.loads(path.read_text(encoding="utf-8"))]
     (job.directory / "transposed").mkdir(exist_ok=True)
-    numbers = tracked(range(len(job.sources)), "planning", "file", shown=resources.progress)
-    specs = plan_runs((row_costs(job, number, checkpoint) for number in numbers), job.run_bytes)
+    faults = Faults()
+
+    def costs() -> Iterator[Ints]:
+        for number in tracked(range(len(job.sources)), "planning", "file", shown=resources.progress):
+            with faults.collecting(job.sources[number].origin.label):
+                found = row_costs(job, number, checkpoint)
+            if not len(faults):
+                yield found
+
+    specs = plan_runs(costs(), job.run_bytes)
+    faults.raise_any()
     write_whole(path, json.dumps([[s.number, s.source, s.start, s.stop] for s in specs]))
     return specs
 

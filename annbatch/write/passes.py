@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from annbatch.stores.manifest import ElementTypes, StoreEntry, store_entry, write_whole
-from annbatch.write.inputs.matrix_rows import matrix_of
+from annbatch.write.inputs.matrix_rows import NOT_BY_ROWS, matrix_of
 from annbatch.write.inputs.transpose import transpose, transposed
 from annbatch.write.output.store_writer import StoreContents, write_store
 from annbatch.write.output.workplace import seal
@@ -52,7 +52,7 @@ def row_costs(job: Job, source: int, checkpoint: Callable[[], None]) -> Ints:
         for number, element in enumerate(job.elements):
             where = f"{described.name}: {element.source}"
             matrix = matrix_of(described.element(root, element.source), where)
-            if matrix.format == "csc":
+            if matrix.format in NOT_BY_ROWS:
                 path = job.transposed_path(source, number)
                 path.parent.mkdir(exist_ok=True)
                 transpose(path, matrix, where, job.run_bytes, job.block_elements, checkpoint)

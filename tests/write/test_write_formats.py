@@ -5,6 +5,7 @@ The truth is what scanpy, mudata, anndata and loompy read from the same file.
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from annbatch import append_to_collection, create_anndata_collection
 from annbatch.errors import InputError, InputErrors, MissingInputError
 from annbatch.stores.collection import Collection
 from datagen import named_adata, value
+from small_budget import small_budget
 
 # anndata warns of symbols that occur twice, as they are to.
 pytestmark = pytest.mark.filterwarnings("ignore:Variable names are not unique:UserWarning")
 
-CUT: dict[str, Any] = {"rows_per_store": 64, "chunk_elements": 8, "shard_elements": 64, "progress": False}
+CUT: dict[str, Any] = {"rows_per_store": 256, "chunk_elements": 8, "shard_elements": 64, "progress": False}
 
 
 def built(path: Any, output: Path, **options: Any) -> tuple[Collection, ad.AnnData]:
@@ -46,12 +48,14 @@ def assert_same(found: tuple[Collection, ad.AnnData], expected: ad.AnnData, **so
     var = expected.var.rename_axis(index=None).astype(object)
     pd.testing.assert_frame_equal(cells.var.astype(object), var, check_like=True, check_index_type=False)
     elements = {"X": (cells.X, expected.X)}
-    assert [*cells.layers] == sorted(name for name in expected.layers if name is not None)
-    elements |= {f"layers/{name}": (cells.layers[name], expected.layers[name]) for name in cells.layers}
+    # anndata 0.13 lists X among the layers, under None.
+    layers = {name: matrix for name, matrix in expected.layers.items() if name is not None}
+    assert {name for name in cells.layers if name is not None} == set(layers)
+    elements |= {f"layers/{name}": (cells.layers[name], matrix) for name, matrix in layers.items()}
     for key, (ours, theirs) in elements.items():
         np.testing.assert_array_equal(ours.toarray(), theirs.toarray() if sp.issparse(theirs) else theirs)
         assert collection.types[key].original == theirs.dtype
-    assert [*cells.obsm] == sorted(expected.obsm)
+    assert set(cells.obsm) == set(expected.obsm)
     for name in cells.obsm:
         np.testing.assert_array_equal(cells.obsm[name], expected.obsm[name])
 
@@ -196,3 +200,127 @@ def test_names_of_inputs(tmp_path: Path) -> None:
         create_anndata_collection({"donor 4": tmp_path / "gone.h5ad"}, tmp_path / "other", **CUT)
     with pytest.raises(InputError, match="adata_paths must have names that are strings and not empty, got ''"):
         create_anndata_collection({"": tmp_path / "a.h5ad"}, tmp_path / "other", **CUT)
+
+
+def tenx_mtx(
+    folder: Path, prefix: str = "", *, version: int = 3, field: str = "integer", end: str | None = None
+) -> Path:
+    """The three files of a matrix, in no order of cells; ``end`` is that of their names if it is not the version's."""
+    x = counts(6, 5).tocoo()
+    order = np.random.default_rng(0).permutation(x.nnz)
+    scale = 1 if field == "integer" else 0.1
+    lines = [
+        f"{c + 1} {r + 1} {v * scale:g}" for r, c, v in zip(x.row[order], x.col[order], x.data[order], strict=True)
+    ]
+    head = [
+        f"%%MatrixMarket matrix coordinate {field} general",
+        '%metadata_json: {"format_version": 2}',
+        f"5 6 {x.nnz}",
+    ]
+    kinds = [f"\t{kind}" for kind in ["Gene Expression"] * 4 + ["Antibody Capture"]] if version == 3 else [""] * 5
+    files = {
+        "matrix.mtx": [*head, *lines],
+        "features.tsv" if version == 3 else "genes.tsv": [f"ENSG{c}\t{SYMBOLS[c]}{kinds[c]}" for c in range(5)],
+        "barcodes.tsv": [f"CELL{r}-1" for r in range(6)],
+    }
+    folder.mkdir(exist_ok=True)
+    end = (".gz" if version == 3 else "") if end is None else end
+    for name, text in files.items():
+        path = folder / f"{prefix}{name}{end}"
+        data = "".join(f"{line}\n" for line in text).encode()
+        path.write_bytes(gzip.compress(data) if end else data)
+    return folder
+
+
+def test_mtx_folders(tmp_path: Path, sc: Any) -> None:
+    for name, version, field in (("v3", 3, "integer"), ("v2", 2, "real")):
+        folder = tenx_mtx(tmp_path / name, version=version, field=field)
+        expected = sc.read_10x_mtx(folder, var_names="gene_ids", gex_only=False)
+        expected.var.index.name = "gene_ids"
+        assert_same(built(folder, tmp_path / f"of {name}"), expected, path=str(folder))
+        with_prefix = tenx_mtx(tmp_path / f"{name} of GEO", "GSM1_", version=version, field=field)
+        assert_same(built(with_prefix, tmp_path / f"GEO {name}"), expected)
+        tenx_mtx(with_prefix, "GSM2_", version=version)
+        (matrix,) = with_prefix.glob("GSM1_matrix.mtx*")
+        assert_same(built({"one": matrix}, tmp_path / f"one {name}"), expected, name="one")
+    # As GEO and STARsolo have them, which scanpy does not read.
+    for version, end in ((2, ".gz"), (3, "")):
+        folder = tenx_mtx(tmp_path / f"other {version}", version=version, end=end)
+        _, found = built(folder, tmp_path / f"of other {version}")
+        np.testing.assert_array_equal(found.X.toarray(), counts(6, 5).toarray())
+        assert ("feature_types" in found.var) == (version == 3)
+
+
+def test_bad_mtx_folders(tmp_path: Path) -> None:
+    """What the header says is refused with all other faults at once, and so is what the entries say."""
+    ours = {"several": "", "no header": "1 1 1", "pattern": "", "no genes": "", "short": "", "far": "", "twice": ""}
+    folders = {name: tenx_mtx(tmp_path / name, version=2) for name in ours}
+    tenx_mtx(folders["several"], "A_"), tenx_mtx(folders["several"], "B_")
+    (folders["several"] / "matrix.mtx").unlink()
+    (folders["no genes"] / "genes.tsv").unlink()
+    head = "%%MatrixMarket matrix coordinate integer general\n5 6 2\n"
+    for name, text in {
+        "no header": "1 1 1\n",
+        "pattern": "%%MatrixMarket matrix array real general\n5 6\n",
+        "short": f"{head}1 1 1\n",
+        "far": f"{head}1 1 1\n6 1 1\n",
+        "twice": f"{head}1 2 1\n1 2 1\n",
+    }.items():
+        (folders[name] / "matrix.mtx").write_text(text)
+    with pytest.raises(InputErrors) as refused:
+        create_anndata_collection(list(folders.values()), tmp_path / "store", **CUT)
+    assert [str(fault).removeprefix(f"{tmp_path}/") for fault in refused.value.errors] == [
+        f"several: must be one matrix, got a folder of 2; name one, such as {folders['several']}/A_matrix.mtx.gz",
+        "no header: matrix.mtx must begin with %%MatrixMarket, got '1 1 1'",
+        "pattern: matrix.mtx must be a matrix coordinate integer general or matrix coordinate real general, "
+        "got 'matrix array real general'",
+        "no genes: must be a matrix of 10x Genomics, got matrix.mtx without "
+        "genes.tsv or features.tsv.gz or features.tsv or genes.tsv.gz beside it",
+    ]
+    with pytest.raises(InputErrors) as refused:
+        inputs = [folders[name] for name in ("short", "far", "twice")]
+        create_anndata_collection(inputs, tmp_path / "store", **CUT)
+    assert [str(fault).removeprefix(f"{tmp_path}/") for fault in refused.value.errors] == [
+        "short: matrix.mtx: must have the 2 entries that its header says, got 1",
+        "far: matrix.mtx: rows and columns must be in 1 to 5 and 6",
+        "twice: X: a cell must have at most one entry for a gene, cell 1 has several for gene 0; "
+        "scipy.io.mmread adds them up",
+    ]
+    assert not (tmp_path / "store").exists()
+
+
+def loom(path: Path, loompy: Any, *, spliced: bool = False, names: bool = True, dtype: Any, chunks: Any = None) -> Path:
+    """A file that loompy wrote, except for the ``chunks`` of its main matrix."""
+    x = counts(150, 70).T.toarray()
+    layers = {"": x.astype(dtype)}
+    if spliced:
+        layers |= {"spliced": (x // 2).astype(np.uint16), "ambiguous": (x * 0.5).astype(np.float32)}
+    columns = {"Clusters": np.arange(150) % 3, "Cell type": np.array(["T &amp; B", "NK"] * 75), "x": np.arange(150.0)}
+    columns["scores"] = np.arange(300.0).reshape(150, 2)
+    genes = {"Accession": np.array([f"ENSG{c}" for c in range(70)])}
+    if names:
+        columns["CellID"] = np.array([f"c{r}" for r in range(150)])
+        genes["Gene"] = np.array([f"g{c}" for c in range(70)])
+    loompy.create(str(path), layers, genes, columns)
+    if chunks is not None:
+        with h5py.File(path, "r+") as file:
+            del file["matrix"]
+            file.create_dataset("matrix", data=layers[""], chunks=chunks or None)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:loompy", "ignore::SyntaxWarning:loompy")
+def test_loom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loompy = pytest.importorskip("loompy", reason="loompy is not installed")
+    small_budget(monkeypatch)
+    cases: dict[str, dict[str, Any]] = {
+        "plain": {"dtype": np.float64},
+        "velocyto": {"spliced": True, "dtype": np.float32},
+        "without names": {"names": False, "dtype": np.int16, "chunks": ()},
+        "a chunk a gene": {"dtype": np.int32, "chunks": (1, 150)},
+    }
+    for name, options in cases.items():
+        path = loom(tmp_path / f"{name}.loom", loompy, **options)
+        assert_same(built(path, tmp_path / name), ad.io.read_loom(path), path=str(path))
+    with pytest.raises(InputError, match=r"plain.loom/spliced: must be named without 'spliced'; x='layers/…' takes X"):
+        create_anndata_collection(f"{tmp_path}/plain.loom/spliced", tmp_path / "store", **CUT)

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ import zarr
 
 from annbatch.errors import InputError, MissingInputError
 from annbatch.stores.stored_frame import attribute
-from annbatch.write.inputs import tenx_file
+from annbatch.write.inputs import loom_file, tenx_file
 from annbatch.write.inputs.hdf5_filters import load_filters
+from annbatch.write.inputs.mtx_files import find_mtx, mtx_root
 from annbatch.write.inputs.opened_input import Root
 from annbatch.write.inputs.stored_input import StoredInput
+
+_OFTEN_IN_FOLDERS = ("*.h5ad", "*.zarr", "*.h5", "*.h5mu", "*.loom", "*/matrix.mtx*", "*/*.h5ad")
 
 
 def named_part(path: str) -> tuple[str, str | None]:
@@ -52,7 +55,9 @@ def open_path(path: str, where: str) -> Iterator[Root]:
     path, part = named_part(path)
     if not Path(path).exists():
         raise MissingInputError(f"{where}: no such file or directory")
-    if Path(path).is_dir():
+    if not _is_store(Path(path)) and (files := find_mtx(Path(path), where)) is not None:
+        yield mtx_root(files, where)
+    elif Path(path).is_dir():
         _check_store(Path(path), where)
         yield _of_anndata(zarr.open_group(path, mode="r"), path, where, None)
     elif h5py.is_hdf5(path):
@@ -64,6 +69,15 @@ def open_path(path: str, where: str) -> Iterator[Root]:
             f"{where}: must be an AnnData file, a .h5ad (HDF5) file or a .zarr directory; this is neither. "
             f"Pass load= to read other files"
         )
+
+
+def files_of(path: str) -> list[Path]:
+    """Name the files that an input is made of, as far as they are there."""
+    place = Path(named_part(path)[0])
+    with suppress(InputError):
+        if not _is_store(place) and (found := find_mtx(place, path)) is not None:
+            return [found.matrix, found.features, found.barcodes]
+    return sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place] * place.exists()
 
 
 def modalities(group: Any) -> list[str]:
@@ -80,6 +94,8 @@ def _of_hdf5(file: h5py.File, path: str, where: str, part: str | None) -> Root:
         return tenx_file.v3_root(file, where, part)
     if tenx_file.genomes(file):
         return tenx_file.v2_root(file, path, where, part)
+    if loom_file.is_loom(file):
+        return loom_file.loom_root(file, where, part)
     return _of_anndata(file, path, where, part)
 
 
@@ -100,10 +116,14 @@ def _of_anndata(group: Any, path: str, where: str, part: str | None) -> StoredIn
     return StoredInput(group["mod"][name], where)
 
 
+def _is_store(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+
+
 def _check_store(folder: Path, where: str) -> None:
     """Refuse a folder that is no zarr store."""
-    if any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+    if _is_store(folder):
         return
-    held = next((kind for kind in ("*.h5ad", "*.zarr", "*.h5") if next(folder.glob(kind), None)), None)
+    held = next((kind for kind in _OFTEN_IN_FOLDERS if next(folder.glob(kind), None)), None)
     remedy = "it holds neither" if held is None else f"pass what is in it: {folder}/{held}"
     raise InputError(f"{where}: must be an AnnData file or a .zarr directory, got a folder that is no store; {remedy}")

@@ -4,8 +4,8 @@
    datasets and local sharded zarr arrays are read without their libraries, so that threads need not wait for a lock.
 2. `read_rows` yields rows a bounded piece at a time, as CSR with the joined genes as columns; `read_dense` as dense.
 
-Elements are read in the order in which they lie in the file, each once. CSC has no rows:
-`annbatch.write.inputs.transpose` turns it first. `Matrix.row_starts` checks ``indptr``, before any rows are read.
+Elements are read in the order in which they lie in the file, each once. What is not stored by rows, such as CSC, is
+turned first, by `annbatch.write.inputs.transpose`. `Matrix.row_starts` checks ``indptr``, before any rows are read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.stored_frame import attribute, is_array
 from annbatch.write.inputs.narrow_types import ValueScan
 
-Format = Literal["csr", "csc", "dense"]
+Format = Literal["csr", "csc", "dense", "coordinate", "transposed"]
+NOT_BY_ROWS: tuple[Format, ...] = ("csc", "coordinate", "transposed")
+"""What has no rows that can be read."""
+DENSE: tuple[Format, ...] = ("dense", "transposed")
+"""What stores zeros, too."""
 Ints = npt.NDArray[np.int64]
 
 _SPARSE = ("csr_matrix", "csc_matrix")
@@ -51,7 +55,8 @@ class Matrix:
     dtype: np.dtype[Any]
     """Type that the values are to have: what they had before they were narrowed, if they were."""
     data: Any
-    """Gives (nnz,) values for slices; of a dense matrix, rows."""
+    """Gives (nnz,) values for slices; of a dense matrix, rows; of a transposed one, which is dense too, columns. Has
+    ``blocks`` if it is a list of coordinates, which gives elements in any order."""
     indices: Any = None
     """Gives (nnz,) column numbers (row numbers if CSC) for slices; None if dense."""
     indptr: Any = None
@@ -60,7 +65,7 @@ class Matrix:
     @property
     def nnz(self) -> int:
         """Stored elements."""
-        return int(self.data.shape[0]) if self.format != "dense" else self.shape[0] * self.shape[1]
+        return self.shape[0] * self.shape[1] if self.format in DENSE else int(self.data.shape[0])
 
     def row_starts(self, where: str) -> Ints:
         """Read ``indptr``: (n + 1,) int64.

@@ -20,7 +20,7 @@ from zarr.abc.store import Store as ZarrStore
 
 from annbatch.check import expanded
 from annbatch.errors import InputError, OutputError, StoreError
-from annbatch.write.inputs.file_formats import named_part, open_path
+from annbatch.write.inputs.file_formats import files_of, open_path
 from annbatch.write.inputs.memory_input import MemoryRoot, stamp_of
 from annbatch.write.inputs.opened_input import Root
 from annbatch.write.inputs.spill import SpillError
@@ -86,9 +86,7 @@ class Origin:
                 raise InputError(f"{self.label}: cannot be read as AnnData: {type(e).__name__}: {e}") from e
         if isinstance(self.given, ZarrStore):
             return self.address or self.name
-        path = Path(named_part(self.given)[0])
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        stats = [p.stat() for p in files if p.exists()]
+        stats = [path.stat() for path in files_of(self.given)]
         return [str(Path(self.given).resolve()), [s.st_size for s in stats], [s.st_mtime_ns for s in stats]]
 
 

@@ -23,6 +23,7 @@ from annbatch import summary
 from annbatch.check import byte_count
 from annbatch.errors import InputError, OutputError
 from annbatch.write.inputs.contents import Element, MatrixInfo, Source
+from annbatch.write.inputs.matrix_rows import DENSE, NOT_BY_ROWS
 from annbatch.write.inputs.narrow_types import smallest_unsigned
 
 MIN_BYTES = 64 * 10**6
@@ -126,8 +127,8 @@ def disk_bytes(
         for element in elements:
             info = _info(source, element)
             width = info.dtype.itemsize
+            stored = 0 if info.format in DENSE else info.nnz
             if element.kind == "csr":
-                stored = 0 if info.format == "dense" else info.nnz
                 narrow = min(2, width) if info.dtype.kind in "biuf" else width
                 least += stored * (narrow + index)
                 most += info.nnz * (max(width, 2) + index)
@@ -135,9 +136,9 @@ def disk_bytes(
                 n = source.n_obs * element.n_columns
                 least += n * (min(2, width) if element.has_genes else width)
                 most += n * max(width, 2)
-            if info.format == "csc":
+            if info.format in NOT_BY_ROWS:
                 # The turned copy stays beside the runs, and its parts beside it for a while.
-                least += info.nnz * (width + 4)
+                least += stored * (width + 4)
                 most += 2 * info.nnz * (width + 12)
     return least, most
 

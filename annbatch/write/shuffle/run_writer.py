@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from annbatch.errors import InputError
 from annbatch.write.inputs.contents import Element
-from annbatch.write.inputs.matrix_rows import Matrix, cut_rows, matrix_of, read_dense, read_rows
+from annbatch.write.inputs.matrix_rows import NOT_BY_ROWS, Matrix, cut_rows, matrix_of, read_dense, read_rows
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types, smallest_unsigned
 from annbatch.write.inputs.obs_table import NAMES
 from annbatch.write.inputs.spill import save
@@ -116,7 +116,7 @@ def write_run(job: Job, spec: RunSpec) -> Run:
             for number, element in enumerate(job.elements):
                 where = f"{source.name}: {element.source}"
                 matrix = matrix_of(source.element(root, element.source), where)
-                if matrix.format == "csc":
+                if matrix.format in NOT_BY_ROWS:
                     matrix = transposed(job.transposed_path(spec.source, number), matrix)
                 write = _write_sparse if element.kind == "csr" else _write_dense
                 entries[element.key] = write(job, spec, element, matrix, where, building / f"m{number}", order)
