@@ -309,7 +309,7 @@ def loom(path: Path, loompy: Any, *, spliced: bool = False, names: bool = True, 
     return path
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:loompy", "ignore::SyntaxWarning:loompy")
+@pytest.mark.filterwarnings("ignore:Transforming to str index")
 def test_loom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loompy = pytest.importorskip("loompy", reason="loompy is not installed")
     small_budget(monkeypatch)

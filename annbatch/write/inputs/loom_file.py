@@ -1,8 +1,8 @@
 """What is in a loom file?
 
 Its matrices are dense, with a row for each gene: `annbatch.write.inputs.transpose` turns them. Everything has the name
-and the type that `anndata.io.read_loom` gives it: X is float32, and it is the layer ``spliced`` if there is one, as
-velocyto writes it. The main matrix is then the layer ``matrix``.
+and the type that `anndata.io.read_loom` gives it: X is float32, layers are float64. X is the layer ``spliced`` if there
+is one, as velocyto writes it, and the main matrix is then the layer ``matrix``.
 
 Format: https://linnarssonlab.org/loompy/format/
 """
@@ -45,7 +45,7 @@ def loom_root(file: h5py.File, where: str, part: str | None) -> PartsRoot:
     elements = {"X": _by_cells(main, np.dtype(np.float32))}
     if main != file["matrix"]:
         layers = {"layers/matrix": file["matrix"], **layers}
-    elements |= {key: _by_cells(item, item.dtype) for key, item in layers.items()}
+    elements |= {key: _by_cells(item, np.dtype(np.float64)) for key, item in layers.items()}
     columns, arrays = _attributes(file["col_attrs"])
     names = columns.pop(_CELLS, None)
     return PartsRoot(
