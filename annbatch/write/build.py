@@ -102,9 +102,10 @@ def _build(
     columns, layers = options.obs_columns, options.layers
     if present is not None:
         columns, layers = [*(present.schema if columns is None else columns), SRC_PATH], present.layers
-    for origin in tracked(origins, "opening", "file", shown=resources.progress):
+    for number, given in enumerate(tracked(origins, "opening", "file", shown=resources.progress)):
         checkpoint()
-        with faults.collecting(origin.label):
+        with faults.collecting(given.label):
+            origin = given.local(place.temporary / "inputs" / str(number), checkpoint)
             source, var = describe(
                 origin, options.x, columns, layers, var_key=options.var_key, repeated_genes=options.repeated_genes
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import scipy.sparse as sp
 from annbatch import append_to_collection, create_anndata_collection
 from annbatch.errors import InputError, InputErrors, MissingInputError
 from annbatch.stores.collection import Collection
-from datagen import named_adata, value
+from datagen import named_adata, value, write_adata
 from small_budget import small_budget
 
 # anndata warns of symbols that occur twice, as they are to.
@@ -135,7 +136,7 @@ def test_cell_ranger_2(tmp_path: Path, sc: Any) -> None:
         create_anndata_collection([two, f"{two}/rn6", f"{one}/x/y", f"{tmp_path}/no.h5/hg19"], tmp_path / "d", **CUT)
     faults = [str(fault).removeprefix(str(tmp_path)) for fault in refused.value.errors]
     assert faults == [
-        f"/two.h5: must be one genome, got a file with ['hg19', 'mm10']; name one: {two}/hg19",
+        "/two.h5: must be one genome, got a file with ['hg19', 'mm10']; put one behind the path: …/hg19",
         "/two.h5/rn6: must name a genome of the file, got 'rn6'; it has ['hg19', 'mm10']",
         "/one.h5/x/y: must name a genome of the file, got 'x/y'; it has ['hg19']",
         "/no.h5/hg19: no such file or directory",
@@ -178,9 +179,9 @@ def test_a_modality_of_h5mu(tmp_path: Path) -> None:
     with pytest.raises(InputErrors) as refused:
         create_anndata_collection([path, f"{path}/protein", tmp_path / "both.zarr"], tmp_path / "e", **CUT)
     assert [str(fault).removeprefix(str(tmp_path)) for fault in refused.value.errors] == [
-        f"/both.h5mu: must be one modality, got MuData with ['rna', 'atac']; name one: {path}/rna",
+        "/both.h5mu: must be one modality, got MuData with ['rna', 'atac']; put one behind the path: …/mod/rna",
         "/both.h5mu/protein: must name a modality of the file, got 'protein'; it has ['rna', 'atac']",
-        f"/both.zarr: must be one modality, got MuData with ['rna', 'atac']; name one: {tmp_path}/both.zarr/mod/rna",
+        "/both.zarr: must be one modality, got MuData with ['rna', 'atac']; put one behind the path: …/mod/rna",
     ]
 
 
@@ -324,3 +325,44 @@ def test_loom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert_same(built(path, tmp_path / name), ad.io.read_loom(path), path=str(path))
     with pytest.raises(InputError, match=r"plain.loom/spliced: must be named without 'spliced'; x='layers/…' takes X"):
         create_anndata_collection(f"{tmp_path}/plain.loom/spliced", tmp_path / "store", **CUT)
+
+
+def zipped(folder: Path, path: Path, *, with_folder: bool) -> Path:
+    with zipfile.ZipFile(path, "w") as file:
+        for item in sorted(folder.rglob("*")):
+            file.write(item, item.relative_to(folder.parent if with_folder else folder))
+    return path
+
+
+def test_gzip_and_zip(tmp_path: Path) -> None:
+    cells = named_adata(np.random.default_rng(0), range(20), range(8))
+    cells.layers["counts"] = cells.X * 2
+    plain = write_adata(cells, tmp_path / "a", "h5ad")
+    expected = ad.read_h5ad(plain)
+    packed = tmp_path / "a.h5ad.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert_same(built(packed, tmp_path / "of gzip"), expected, path=str(packed))
+    append_to_collection(packed, tmp_path / "of gzip", shuffle=False, progress=False)
+    assert {path.name for path in (tmp_path / "of gzip").iterdir()} == {
+        "chunk_0.zarr",
+        "chunk_1.zarr",
+        "collection.json",
+    }
+    store = write_adata(cells, tmp_path / "a", "zarr3")
+    for with_folder in (False, True):
+        path = zipped(store, tmp_path / f"{with_folder}.zarr.zip", with_folder=with_folder)
+        assert_same(built(path, tmp_path / f"of zip {with_folder}"), expected, path=str(path))
+    # What is no such file, or not whole, is refused, and nothing is left of it.
+    other, half, text = (tmp_path / name for name in ("other.zip", "half.h5ad.gz", "text.gz"))
+    zipped(tmp_path / "of gzip", other, with_folder=False)
+    half.write_bytes(packed.read_bytes()[:-2000])
+    text.write_bytes(gzip.compress(b"a,b,c"))
+    with pytest.raises(InputErrors) as refused:
+        create_anndata_collection([other, half, text], tmp_path / "store", **CUT)
+    assert [str(fault).removeprefix(f"{tmp_path}/") for fault in refused.value.errors] == [
+        "other.zip: must hold a zarr store, got a zip file with ['chunk_0.zarr', 'chunk_1.zarr', 'collection.json']",
+        "half.h5ad.gz: is damaged, or not whole: Compressed file ended before the end-of-stream marker was reached",
+        "text.gz: must hold an HDF5 file, got a gzip file that begins with b'a,b,c'",
+    ]
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / ".store.building").exists()

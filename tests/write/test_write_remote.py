@@ -6,7 +6,9 @@ A real server on this machine serves the files; zarr reads them through each of 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +20,9 @@ import pytest
 import zarr
 
 from annbatch import Loader, create_anndata_collection
-from annbatch.errors import InputError, MissingInputError
+from annbatch.errors import InputError, InputErrors, MissingInputError
 from datagen import FileKind, write_inputs
+from object_servers import s3_environment, s3_server
 from stores import opened
 
 web = pytest.importorskip("aiohttp.web", reason="aiohttp is not installed")
@@ -110,6 +113,48 @@ def test_a_server_that_is_gone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_address_is_no_path(tmp_path: Path) -> None:
-    with pytest.raises(MissingInputError, match=r"https://example.org/a.zarr: .*zarr.storage.FsspecStore.from_url"):
-        create_anndata_collection(["https://example.org/a.zarr"], tmp_path / "store", progress=False)
+def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """URLs are inputs: zarr groups where they lie, files after a download."""
+    bucket = tmp_path / "buckets/data"
+    bucket.mkdir(parents=True)
+    store, other = write_inputs(bucket, kind="zarr3")
+    file = Path(write_inputs(tmp_path, kind="h5ad")[1])
+    (bucket / "b.h5ad.gz").write_bytes(gzip.compress(file.read_bytes()))
+    expected = ad.concat([ad.read_zarr(store), ad.read_h5ad(file)], join="outer", fill_value=0)
+    with s3_server(tmp_path / "buckets") as port:
+        for name, value in s3_environment(port).items():
+            monkeypatch.setenv(name, value)
+        given = [f"s3://data/{store.name}", "s3://data/b.h5ad.gz"]
+        collection = create_anndata_collection(given, tmp_path / "store", shuffle=False, progress=False)
+        with pytest.raises(InputErrors) as refused:
+            gone = ["s3://data/gone.zarr", "s3://data/gone.h5ad", "s3://data/matrix.mtx.gz", "s3://data/b.h5ad.gz/rna"]
+            create_anndata_collection(gone, tmp_path / "other", progress=False)
+    (path,) = collection.store_paths
+    found = ad.read_zarr(path)
+    assert found.obs_names.tolist() == expected.obs_names.tolist()
+    np.testing.assert_array_equal(found.X.toarray(), expected[:, found.var_names].X.toarray())
+    assert found.obs["src_path"].cat.categories.tolist() == given
+    assert [type(fault) for fault in refused.value.errors] == [MissingInputError] * 2 + [InputError] * 2
+    assert [str(fault) for fault in refused.value.errors] == [
+        "s3://data/gone.zarr: no zarr group, and no name of a file such as .h5ad",
+        "s3://data/gone.h5ad: no such object",
+        "s3://data/matrix.mtx.gz: must be a local file, as a matrix of 10x Genomics has three; download them",
+        "s3://data/b.h5ad.gz/rna: must be the path of a file, which has no part 'rna'; MuData has modalities",
+    ]
+
+
+def test_a_file_behind_http(tmp_path: Path, served: tuple[Path, str]) -> None:
+    folder, url = served
+    _, path = write_inputs(folder, kind="h5ad")
+    # What may be a secret is in no message, and no name of a source.
+    given = f"{url}/{path.name}?token=secret"
+    collection = create_anndata_collection({"b": given}, tmp_path / "store", shuffle=False, progress=False)
+    assert ad.read_zarr(collection.store_paths[0]).obs_names.tolist() == ad.read_h5ad(path).obs_names.tolist()
+    with pytest.raises(MissingInputError, match=r"^http://127.0.0.1:\d+/gone.h5ad\?…: no such object$"):
+        create_anndata_collection(f"{url}/gone.h5ad?token=secret", tmp_path / "other", progress=False)
+
+
+def test_addresses_need_obstore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(InputError, match=r"s3://data/a.h5ad: reading s3://data needs obstore: pip install obstore"):
+        create_anndata_collection("s3://data/a.h5ad", tmp_path / "store", progress=False)

@@ -3,33 +3,34 @@
 In the order in which an input is met:
 
 1. `opening`: what can be an input, and how it is opened.
-2. `file_formats`: what is in a file or a folder, and who reads it.
-3. `opened_input`: what an opened input gives, whatever it was opened from.
-4. `stored_input`: what a file or store holds, whatever version of AnnData, or other program, wrote it.
-5. `memory_input`: AnnData in memory as an input, and whether it is still the same.
-6. `tenx_file`: feature-barcode matrices that Cell Ranger wrote as HDF5.
-7. `mtx_files`: matrices of 10x Genomics in text files.
-8. `loom_file`: loom files.
-9. `hdf5_filters`: whether HDF5 can read what a file is compressed with.
-10. `faults`: what is wrong with the inputs, all of it.
-11. `gene_naming`: by which names the genes of an input are joined with those of others.
-12. `contents`: what the inputs hold, and which of it goes into the collection.
-13. `element_names`: under which names a collection holds what the inputs call otherwise.
-14. `agreed_names`: under which names the elements of all inputs are written, and what is left out.
-15. `gene_lists`: the genes of each input, kept once for all that have the same.
-16. `gene_overlap`: whether the inputs call their genes alike.
-17. `gene_join`: the genes of all inputs together.
-18. `column_join`: one column of all inputs together.
-19. `var_columns`: the var columns on which the inputs agree.
-20. `append_target`: what new cells must fit to join a collection that is there.
-21. `text_file`: many strings on disk, and which of them occur twice.
-22. `column_spill`: obs columns that come input by input and go out column by column.
-23. `value_names`: which strings stand for the values of a column.
-24. `obs_table`: obs tables of any length as rows that travel with their cells.
-25. `matrix_rows`: some rows of a matrix, whatever it is stored as.
-26. `transpose`: a matrix that is not stored by rows becomes one that is.
-27. `narrow_types`: the smallest type that holds the values exactly.
-28. `spill`: arrays on disk as their bytes, for a later step.
+2. `local_copy`: what is compressed, or lies in an object store, comes to the local disk.
+3. `file_formats`: what is in a file or a folder, and who reads it.
+4. `opened_input`: what an opened input gives, whatever it was opened from.
+5. `stored_input`: what a file or store holds, whatever version of AnnData, or other program, wrote it.
+6. `memory_input`: AnnData in memory as an input, and whether it is still the same.
+7. `tenx_file`: feature-barcode matrices that Cell Ranger wrote as HDF5.
+8. `mtx_files`: matrices of 10x Genomics in text files.
+9. `loom_file`: loom files.
+10. `hdf5_filters`: whether HDF5 can read what a file is compressed with.
+11. `faults`: what is wrong with the inputs, all of it.
+12. `gene_naming`: by which names the genes of an input are joined with those of others.
+13. `contents`: what the inputs hold, and which of it goes into the collection.
+14. `element_names`: under which names a collection holds what the inputs call otherwise.
+15. `agreed_names`: under which names the elements of all inputs are written, and what is left out.
+16. `gene_lists`: the genes of each input, kept once for all that have the same.
+17. `gene_overlap`: whether the inputs call their genes alike.
+18. `gene_join`: the genes of all inputs together.
+19. `column_join`: one column of all inputs together.
+20. `var_columns`: the var columns on which the inputs agree.
+21. `append_target`: what new cells must fit to join a collection that is there.
+22. `text_file`: many strings on disk, and which of them occur twice.
+23. `column_spill`: obs columns that come input by input and go out column by column.
+24. `value_names`: which strings stand for the values of a column.
+25. `obs_table`: obs tables of any length as rows that travel with their cells.
+26. `matrix_rows`: some rows of a matrix, whatever it is stored as.
+27. `transpose`: a matrix that is not stored by rows becomes one that is.
+28. `narrow_types`: the smallest type that holds the values exactly.
+29. `spill`: arrays on disk as their bytes, for a later step.
 
 Other rooms take `Origin`, `Source`, `Element`, `Matrix`, `GeneJoin` and `ObsTable`.
 """

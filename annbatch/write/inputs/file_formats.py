@@ -9,13 +9,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
+from zipfile import ZipFile, is_zipfile
 
 import h5py
 import zarr
+from zarr.storage import ZipStore
 
+from annbatch import summary
 from annbatch.errors import InputError, MissingInputError
 from annbatch.stores.stored_frame import attribute
 from annbatch.write.inputs import loom_file, tenx_file
@@ -24,6 +27,7 @@ from annbatch.write.inputs.mtx_files import find_mtx, mtx_root
 from annbatch.write.inputs.opened_input import Root
 from annbatch.write.inputs.stored_input import StoredInput
 
+_OF_A_STORE = ("zarr.json", ".zgroup", ".zmetadata")
 _OFTEN_IN_FOLDERS = ("*.h5ad", "*.zarr", "*.h5", "*.h5mu", "*.loom", "*/matrix.mtx*", "*/*.h5ad")
 
 
@@ -59,11 +63,15 @@ def open_path(path: str, where: str) -> Iterator[Root]:
         yield mtx_root(files, where)
     elif Path(path).is_dir():
         _check_store(Path(path), where)
-        yield _of_anndata(zarr.open_group(path, mode="r"), path, where, None)
+        yield _of_anndata(zarr.open_group(path, mode="r"), where, None)
     elif h5py.is_hdf5(path):
         load_filters(path, Path(path).stat().st_mtime_ns)
         with h5py.File(path, mode="r") as file:
-            yield _of_hdf5(file, path, where, part)
+            yield _of_hdf5(file, where, part)
+    elif is_zipfile(path):
+        root = _root_of_zip(path, where)
+        with closing(ZipStore(path, mode="r")) as store:
+            yield _of_anndata(zarr.open_group(store, path=root, mode="r"), where, part)
     else:
         raise InputError(
             f"{where}: must be an AnnData file, a .h5ad (HDF5) file or a .zarr directory; this is neither. "
@@ -89,35 +97,46 @@ def modalities(group: Any) -> list[str]:
     return [name for name in order if name in there] + [name for name in there if name not in order]
 
 
-def _of_hdf5(file: h5py.File, path: str, where: str, part: str | None) -> Root:
+def _of_hdf5(file: h5py.File, where: str, part: str | None) -> Root:
     if tenx_file.is_v3(file):
         return tenx_file.v3_root(file, where, part)
     if tenx_file.genomes(file):
-        return tenx_file.v2_root(file, path, where, part)
+        return tenx_file.v2_root(file, where, part)
     if loom_file.is_loom(file):
         return loom_file.loom_root(file, where, part)
-    return _of_anndata(file, path, where, part)
+    return _of_anndata(file, where, part)
 
 
-def _of_anndata(group: Any, path: str, where: str, part: str | None) -> StoredInput:
+def _of_anndata(group: Any, where: str, part: str | None) -> StoredInput:
     """Read AnnData, or one modality of MuData."""
     names = modalities(group)
     if not names:
         if part is not None:
-            raise InputError(f"{where}: must be the path of a file; {path} is one and has no part {part!r}")
+            raise InputError(f"{where}: must be the path of a file, which has no part {part!r}; MuData has modalities")
         return StoredInput(group, where)
-    # In a zarr store, a modality is a folder with a path of its own.
-    within = path if isinstance(group, h5py.File) else f"{path}/mod"
     if part is None and len(names) > 1:
-        raise InputError(f"{where}: must be one modality, got MuData with {names}; name one: {within}/{names[0]}")
+        example = f"…/mod/{names[0]}"
+        raise InputError(f"{where}: must be one modality, got MuData with {names}; put one behind the path: {example}")
     name = names[0] if part is None else part.removeprefix("mod/")
     if name not in names:
         raise InputError(f"{where}: must name a modality of the file, got {name!r}; it has {names}")
     return StoredInput(group["mod"][name], where)
 
 
+def _root_of_zip(path: str, where: str) -> str:
+    """Say where in a zip file the store begins: at the root, or in the only folder, if the folder was packed."""
+    with ZipFile(path) as file:
+        names = [PurePosixPath(name) for name in file.namelist() if not name.startswith("__MACOSX/")]
+    roots = {str(name.parent) for name in names if name.name in _OF_A_STORE and len(name.parts) <= 2}
+    tops = {name.parts[0] for name in names}
+    root = "." if "." in roots else next(iter(tops), "")
+    if root not in roots or (root != "." and len(tops) > 1):
+        raise InputError(f"{where}: must hold a zarr store, got a zip file with {summary.short(sorted(tops))}")
+    return "" if root == "." else root
+
+
 def _is_store(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+    return any((folder / name).exists() for name in _OF_A_STORE)
 
 
 def _check_store(folder: Path, where: str) -> None:

@@ -43,6 +43,11 @@ class MtxFiles:
     barcodes: Path
 
 
+def is_matrix(name: str) -> bool:
+    """Say whether a file is the first of the three, by its name."""
+    return _MATRIX.fullmatch(name) is not None
+
+
 def find_mtx(path: Path, where: str) -> MtxFiles | None:
     """Find the three files; None if ``path`` is none of them, nor a folder of them.
 

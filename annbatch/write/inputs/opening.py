@@ -19,8 +19,11 @@ import zarr
 from zarr.abc.store import Store as ZarrStore
 
 from annbatch.check import expanded
-from annbatch.errors import InputError, OutputError, StoreError
+from annbatch.errors import InputError, MissingInputError, OutputError, StoreError, redacted
+from annbatch.remote.urls import is_url
+from annbatch.stores.location import locate
 from annbatch.write.inputs.file_formats import files_of, open_path
+from annbatch.write.inputs.local_copy import local_copy
 from annbatch.write.inputs.memory_input import MemoryRoot, stamp_of
 from annbatch.write.inputs.opened_input import Root
 from annbatch.write.inputs.spill import SpillError
@@ -43,6 +46,18 @@ class Origin:
     """Makes AnnData of a path that is no file that can be read here."""
     address: str = ""
     """The path or store as the caller gave it, if that is not the name."""
+
+    def local(self, directory: Path, checkpoint: Callable[[], None]) -> Origin:
+        """Give the same input, of which a copy is made in ``directory`` if it cannot be read where it is.
+
+        Raises
+        ------
+        InputError
+            If that cannot be done.
+        """
+        if self.load is not None or not isinstance(self.given, str):
+            return self
+        return replace(self, given=local_copy(self.given, self.label, directory, checkpoint))
 
     @property
     def label(self) -> str:
@@ -67,6 +82,8 @@ class Origin:
                 yield StoredInput(zarr.open_group(self.given, mode="r"), self.label)
             elif self.load is not None:
                 yield MemoryRoot(self.load(self.given))
+            elif is_url(self.given):
+                yield StoredInput(_remote_group(self.given, self.label), self.label)
             else:
                 with open_path(self.given, self.label) as root:
                     yield root
@@ -84,7 +101,7 @@ class Origin:
                 return stamp_of(self.given)
             except Exception as e:
                 raise InputError(f"{self.label}: cannot be read as AnnData: {type(e).__name__}: {e}") from e
-        if isinstance(self.given, ZarrStore):
+        if isinstance(self.given, ZarrStore) or is_url(self.given):
             return self.address or self.name
         stats = [path.stat() for path in files_of(self.given)]
         return [str(Path(self.given).resolve()), [s.st_size for s in stats], [s.st_mtime_ns for s in stats]]
@@ -108,13 +125,25 @@ def as_origins(given: Inputs, load: Load | None) -> list[Origin]:
     return origins
 
 
+def _remote_group(url: str, where: str) -> zarr.Group:
+    try:
+        return locate(url).group("")
+    except StoreError as e:
+        if isinstance(e.__cause__, FileNotFoundError):
+            raise MissingInputError(f"{where}: no zarr group, and no name of a file such as .h5ad") from e
+        raise
+    except ImportError as e:
+        raise InputError(f"{where}: {e}") from e
+
+
 def _origin(item: Input, place: object, load: Load | None) -> Origin:
     if isinstance(item, ad.AnnData):
         return Origin(f"adata_{place}", item, None)
     if isinstance(item, ZarrStore):
         return Origin(str(item), item, None)
     if isinstance(item, str | os.PathLike):
-        return Origin(_text(os.fspath(item)), expanded(item), load)
+        text = _text(os.fspath(item))
+        return Origin(redacted(text) if is_url(text) else text, expanded(item), load)
     raise InputError(f"adata_paths must be paths, AnnData or zarr stores, got {type(item).__name__} at {place}")
 
 

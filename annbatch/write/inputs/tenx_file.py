@@ -64,7 +64,7 @@ def v3_root(file: h5py.File, where: str, part: str | None) -> PartsRoot:
     return PartsRoot(partial(_text, group, "barcodes"), lambda: _features(group["features"]), {"X": x}, columns)
 
 
-def v2_root(file: h5py.File, path: str, where: str, genome: str | None) -> PartsRoot:
+def v2_root(file: h5py.File, where: str, genome: str | None) -> PartsRoot:
     """Read one genome of a file of Cell Ranger 2; None if it has just one.
 
     Raises
@@ -74,7 +74,7 @@ def v2_root(file: h5py.File, path: str, where: str, genome: str | None) -> Parts
     """
     there = genomes(file)
     if genome is None and len(there) > 1:
-        raise InputError(f"{where}: must be one genome, got a file with {there}; name one: {path}/{there[0]}")
+        raise InputError(f"{where}: must be one genome, got a file with {there}; put one behind the path: …/{there[0]}")
     if genome is not None and genome not in there:
         raise InputError(f"{where}: must name a genome of the file, got {genome!r}; it has {there}")
     group = file[there[0] if genome is None else genome]
