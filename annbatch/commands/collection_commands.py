@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from annbatch import summary
-from annbatch.commands.input_lists import expanded_patterns, gene_names, listed_paths
+from annbatch.commands.input_lists import chosen_inputs, gene_names, listed_paths
 from annbatch.commands.library_errors import Command
 from annbatch.errors import OutputError, StoreError, naming
 from annbatch.progress import progress_bar
@@ -131,9 +131,12 @@ def create(
 ) -> None:
     """Shuffle the cells of INPUTS into a new collection at OUTPUT.
 
-    INPUTS are .h5ad files, .zarr directories or 10x Genomics .h5 files, or quoted patterns of their names, such as
-    "data/*.h5ad". If this is interrupted, run it again: it goes on where it was; to give it up instead, remove the
-    hidden directory .OUTPUT.building beside OUTPUT.
+    INPUTS are files and folders of AnnData (.h5ad, also gzipped; .zarr, also zipped), MuData (FILE.h5mu/MODALITY), loom
+    and 10x Genomics (.h5, mtx), their URLs, or quoted patterns of their names, such as "data/*.h5ad". NAME=PATH gives
+    an input the name that the obs column src_path has for its cells.
+
+    If this is interrupted, run it again: it goes on where it was; to give it up instead, remove the hidden directory
+    .OUTPUT.building beside OUTPUT.
     """
     for name in ("layers", "obsm", "obs_columns"):
         options[name] = list(options[name]) or None
@@ -234,11 +237,11 @@ def head(collection: str, n_rows: int, as_json: bool) -> None:
         _print(table.to_string(max_cols=12))
 
 
-def _inputs(given: Sequence[str], file: BinaryIO | None) -> list[str]:
-    """Give the paths of all inputs."""
+def _inputs(given: Sequence[str], file: BinaryIO | None) -> list[str] | dict[str, str]:
+    """Give the paths of all inputs, by their names if they have any."""
     if not given and file is None:
         raise click.UsageError("Missing argument 'INPUTS...' or option '--inputs-from'.", click.get_current_context())
-    return expanded_patterns([*given, *(() if file is None else listed_paths(file))])
+    return chosen_inputs([*given, *(() if file is None else listed_paths(file))])
 
 
 def _print(text: str) -> None:

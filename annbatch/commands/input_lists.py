@@ -11,6 +11,10 @@ from typing import BinaryIO
 from annbatch.check import expanded
 from annbatch.errors import InputError, MissingInputError
 
+_PATTERN = re.compile(r"[*?[]")
+_NAMED = re.compile(r"([^/=]*[^/=\s][^/=]*)=(.+)", re.DOTALL)
+"""A name and a path; no URL, and no path in which a folder's name has the sign."""
+
 
 def gene_names(file: BinaryIO) -> list[str]:
     """Read names, one a line; blank lines are skipped.
@@ -40,24 +44,62 @@ def listed_paths(file: BinaryIO) -> list[str]:
     return paths
 
 
-def expanded_patterns(given: Iterable[str]) -> list[str]:
-    """Give paths as they are, and for patterns such as ``data/*.h5ad`` the paths that match, ``s2`` before ``s10``.
+def chosen_inputs(given: Iterable[str]) -> list[str] | dict[str, str]:
+    """Give the inputs that paths, patterns such as ``data/*.h5ad`` and ``NAME=PATH`` mean.
+
+    What matches a pattern comes in the order of its name, ``s2`` before ``s10``. A path that exists is neither a
+    pattern nor a name and a path, and a pattern that matches is no name and a pattern.
+
+    Returns
+    -------
+    list or dict
+        The paths; as soon as one has a name, a dict of names and paths, in which others are named by their paths.
 
     Raises
     ------
     MissingInputError
         If nothing matches a pattern.
+    InputError
+        If a name stands for several inputs.
     """
-    paths: list[str] = []
-    for path in given:
-        if "://" in path or not re.search(r"[*?[]", path) or os.path.lexists(expanded(path)):
-            paths.append(path)
-            continue
-        found = glob.glob(expanded(path), recursive=True)  # noqa: PTH207 keeps paths as they were written
-        if not found:
-            raise MissingInputError(f"{path}: no file or directory matches this pattern")
-        paths += sorted(found, key=_natural)
-    return paths
+    pairs = [pair for text in given for pair in _pairs(text)]
+    if all(name is None for name, _ in pairs):
+        return [path for _, path in pairs]
+    inputs: dict[str, str] = {}
+    for given_name, path in pairs:
+        name = path if given_name is None else given_name
+        if name in inputs:
+            raise InputError(f"{name}: must name one input, got {inputs[name]} and {path}")
+        inputs[name] = path
+    return inputs
+
+
+def _pairs(text: str) -> list[tuple[str | None, str]]:
+    """Give the inputs that one argument means: a name, if it has one, and a path."""
+    named = _NAMED.fullmatch(text)
+    if named is None or os.path.lexists(expanded(text)) or _matches(text):
+        return [(None, path) for path in _expanded_pattern(text)]
+    name, path = named.groups()
+    found = _expanded_pattern(path)
+    if len(found) > 1:
+        raise InputError(f"{text}: must name one input, got {len(found):,} that match {path}")
+    return [(name, found[0])]
+
+
+def _expanded_pattern(path: str) -> list[str]:
+    """Give a path as it is, and for a pattern the paths that match."""
+    if "://" in path or not _PATTERN.search(path) or os.path.lexists(expanded(path)):
+        return [path]
+    found = _matches(path)
+    if not found:
+        raise MissingInputError(f"{path}: no file or directory matches this pattern")
+    return sorted(found, key=_natural)
+
+
+def _matches(pattern: str) -> list[str]:
+    if not _PATTERN.search(pattern):
+        return []
+    return glob.glob(expanded(pattern), recursive=True)  # noqa: PTH207 keeps paths as they were written
 
 
 def _natural(path: str) -> list[str | int]:

@@ -69,7 +69,7 @@ def create_anndata_collection(
     limit and the number of threads or workers.
 
     Strings in obs become categoricals, whose categories are the union over all inputs, the same in every store. Every
-    cell gets its source file, as given, in the obs column ``src_path``; a ``src_path`` that an input already has is
+    cell gets its source file, or the name of its input, in the obs column ``src_path``; a ``src_path`` that an input already has is
     kept. A var column is kept if no two inputs contradict each other about a gene. raw (unless ``x`` names it), uns,
     varm, obsp and varp are left out. A name that a store cannot hold, such as one with ``/``, is replaced, with a
     warning; options take either name. What else is left out though nobody chose so, such as obsm arrays of different
@@ -78,9 +78,11 @@ def create_anndata_collection(
     Parameters
     ----------
     adata_paths
-        Inputs: ``.h5ad`` files, ``.zarr`` directories (v2 or v3), 10x Genomics ``.h5`` files (whose genes are named by
-        their identifiers), AnnData in memory or backed, or zarr stores, remote ones too. X may be CSR, CSC or dense. A
-        single one counts as a list of one.
+        Inputs: paths of ``.h5ad`` files, also gzipped; ``.zarr`` directories (v2 or v3), also zipped; one modality of
+        MuData, ``"cells.h5mu/rna"``; loom files; 10x Genomics ``.h5`` files and folders of ``matrix.mtx``, whose genes
+        are named by their identifiers; URLs of these; AnnData in memory or backed; or zarr stores, remote ones too. X
+        may be CSR, CSC or dense. A single one counts as a list of one. A dict gives each input a name, which its cells
+        have in ``src_path`` instead of the path.
     output_path
         Directory to make, with its parents. It may exist only if it is empty, or to be overwritten.
     shuffle

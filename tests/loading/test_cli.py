@@ -265,6 +265,29 @@ def test_patterns_and_lists_of_inputs(samples: Path):
     assert names_of_inputs(appended)[-1] == "data/s[1].h5ad"
 
 
+@pytest.mark.filterwarnings("ignore:genes are left out")
+def test_names_of_inputs(samples: Path):
+    create = ("create", "--json", "--no-progress")
+    Path("list.txt").write_text("B=data/s1*.h5ad\n")
+    given = ("the first=data/s2.h5ad", "data/s[1].h5ad", "--inputs-from", "list.txt")
+    assert names_of_inputs(run(*create, *given, "a")) == ["the first", "data/s[1].h5ad", "B"]
+    stores = [ad.read_zarr(path) for path in Collection.open("a").store_paths]
+    assert {name for store in stores for name in store.obs["src_path"]} == {"the first", "data/s[1].h5ad", "B"}
+    assert names_of_inputs(run("append", "--json", "--no-progress", "C=data/s2.h5ad", "a"))[-1] == "C"
+    # Folders of some tools have the sign in their names.
+    Path("run=1").mkdir()
+    Path("data/s2.h5ad").rename("run=1/x.h5ad")
+    assert names_of_inputs(run(*create, "run=1/x.h5ad", "b")) == ["run=1/x.h5ad"]
+    assert names_of_inputs(run(*create, "run=*/x.h5ad", "c")) == ["run=1/x.h5ad"]
+    for faulty, message in {
+        ("A=data/s10.h5ad", "A=data/s[1].h5ad"): "A: must name one input, got data/s10.h5ad and data/s[1].h5ad",
+        ("A=data/*.h5ad",): "A=data/*.h5ad: must name one input, got 2 that match data/*.h5ad",
+        ("A=data/gone.h5ad",): "A (data/gone.h5ad): no such file or directory",
+    }.items():
+        refused = run("create", *faulty, "d", "--no-progress")
+        assert (refused.exit_code, refused.stderr.splitlines()[-1]) == (2, f"Error: {message}")
+
+
 def test_inputs_that_are_none(samples: Path):
     assert "Missing argument 'INPUTS...' or option '--inputs-from'" in run("create", "a").stderr
     none = run("create", "data/*.zarr", "a")
