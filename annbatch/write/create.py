@@ -69,11 +69,11 @@ def create_anndata_collection(
     limit and the number of threads or workers.
 
     Strings in obs become categoricals, whose categories are the union over all inputs, the same in every store. Every
-    cell gets its source file, or the name of its input, in the obs column ``src_path``; a ``src_path`` that an input already has is
-    kept. A var column is kept if no two inputs contradict each other about a gene. raw (unless ``x`` names it), uns,
-    varm, obsp and varp are left out. A name that a store cannot hold, such as one with ``/``, is replaced, with a
-    warning; options take either name. What else is left out though nobody chose so, such as obsm arrays of different
-    widths, is warned of, or with ``strict`` refused.
+    cell gets its source file as given, or the name of its input, in the obs column ``src_path``; a ``src_path`` that an
+    input already has is kept. A var column is kept if no two inputs contradict each other about a gene. raw (unless
+    ``x`` names it), uns, varm, obsp and varp are left out. A name that a store cannot hold, such as one with ``/``, is
+    replaced, with a warning; options take either name. What else is left out though nobody chose so, such as obsm
+    arrays of different widths, is warned of, or with ``strict`` refused.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata as ad
@@ -96,6 +97,43 @@ def test_peak_memory_keeps_to_the_limit(tmp_path: Path, large: Path, options: st
     assert large.stat().st_size > 10 * LIMIT_MB * 1e6 * 0.98
     small = write_adata(named_adata(np.random.default_rng(0), range(300), range(90)), tmp_path / "small", "h5ad")
     arguments = [str(small), str(large), str(tmp_path), str(LIMIT_MB), options]
+    done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
+    peak = int(done.stdout)
+    assert peak <= 1.2 * LIMIT_MB * 1e6, f"{peak / 1e6:.0f} MB of {LIMIT_MB} MB"
+    assert peak >= 0.2 * LIMIT_MB * 1e6, f"{peak / 1e6:.0f} MB of {LIMIT_MB} MB: the limit says nothing"
+
+
+def mtx(folder: Path) -> Path:
+    """A folder of 24 million entries: 290 MB of text."""
+    n_obs, n_vars, nnz = 12_000, 30_000, 2_000
+    folder.mkdir()
+    row = "".join(f"{column} @ 7\n" for column in np.linspace(1, n_vars, nnz).astype(int))
+    with (folder / "matrix.mtx").open("w") as file:
+        file.write(f"%%MatrixMarket matrix coordinate integer general\n{n_vars} {n_obs} {n_obs * nnz}\n")
+        file.writelines(row.replace("@", str(cell + 1)) for cell in range(n_obs))
+    (folder / "genes.tsv").write_text("".join(f"ENSG{i:011}\tS{i}\n" for i in range(n_vars)))
+    (folder / "barcodes.tsv").write_text("".join(f"cell{i}\n" for i in range(n_obs)))
+    return folder
+
+
+def loom(folder: Path) -> Path:
+    """A file of 1.2 GB, if it were not compressed."""
+    n_obs, n_vars = 30_000, 10_000
+    folder.mkdir()
+    with h5py.File(folder / "a.loom", "w") as file:
+        x = file.create_dataset("matrix", (n_vars, n_obs), np.float32, chunks=(64, 64), compression="lzf")
+        block = sp.random(64, n_obs, 0.07, rng=np.random.default_rng(0), dtype=np.float32).toarray() * 100 // 1
+        for start in range(0, n_vars, 64):
+            x[start : start + 64] = block[: n_vars - start]
+        file["row_attrs/Gene"] = [f"g{i}".encode() for i in range(n_vars)]
+        file["col_attrs/CellID"] = [f"c{i}".encode() for i in range(n_obs)]
+    return folder / "a.loom"
+
+
+@pytest.mark.parametrize("make", [mtx, loom])
+def test_what_is_turned_keeps_to_the_limit(tmp_path: Path, make: Callable[[Path], Path]):
+    small = write_adata(named_adata(np.random.default_rng(0), range(300), range(90)), tmp_path / "small", "h5ad")
+    arguments = [str(small), str(make(tmp_path / "given")), str(tmp_path), str(LIMIT_MB), "{}"]
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=True)
     peak = int(done.stdout)
     assert peak <= 1.2 * LIMIT_MB * 1e6, f"{peak / 1e6:.0f} MB of {LIMIT_MB} MB"
