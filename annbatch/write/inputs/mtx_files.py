@@ -32,6 +32,9 @@ Ints = npt.NDArray[np.int64]
 _MATRIX = re.compile(r"(.*)matrix\.mtx(?:\.gz)?", re.DOTALL)
 _FEATURES = ("genes.tsv", "features.tsv.gz", "features.tsv", "genes.tsv.gz")
 _BARCODES = ("barcodes.tsv", "barcodes.tsv.gz")
+_PANDAS = tuple(int(number) for number in pd.__version__.split(".")[:2])
+_EXACT: dict[str, Any] = {"float_precision": "round_trip"} if _PANDAS < (3, 1) else {}
+"""What lets pandas read numbers exactly, where it does not do so anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,7 @@ class MtxEntries:
             dtype=types,
             chunksize=n,
             na_filter=False,
-            float_precision="round_trip",
+            **_EXACT,
         ) as tables:
             yield from tables
 
