@@ -21,6 +21,7 @@ import scipy.sparse as sp
 from annbatch import append_to_collection, create_anndata_collection
 from annbatch.errors import InputError, InputErrors, MissingInputError
 from annbatch.stores.collection import Collection
+from annbatch.write.inputs.local_copy import local_copy
 from datagen import named_adata, value, write_adata
 from small_budget import small_budget
 
@@ -333,6 +334,10 @@ def zipped(folder: Path, path: Path, *, with_folder: bool) -> Path:
     return path
 
 
+def interrupt() -> None:
+    raise InterruptedError("stopped")
+
+
 def test_gzip_and_zip(tmp_path: Path) -> None:
     cells = named_adata(np.random.default_rng(0), range(20), range(8))
     cells.layers["counts"] = cells.X * 2
@@ -350,6 +355,15 @@ def test_gzip_and_zip(tmp_path: Path) -> None:
     assert added.obs["src_path"].tolist() == [str(both[1])] * 20 + [str(packed)] * 20
     # No copy is left beside the stores.
     assert len(list((tmp_path / "of gzip").iterdir())) == 3
+    # A build that goes on takes the copy that is there, if it is whole.
+    copies = [Path(local_copy(str(packed), "a", tmp_path / "work", lambda: None)) for _ in range(2)]
+    assert copies == [tmp_path / "work/a.h5ad"] * 2
+    copies[0].write_bytes(b"as it was")
+    assert local_copy(str(packed), "a", tmp_path / "work", lambda: None) == str(copies[0])
+    assert copies[0].read_bytes() == b"as it was"
+    with pytest.raises(InterruptedError):
+        local_copy(str(packed), "a", tmp_path / "stopped", interrupt)
+    assert not (tmp_path / "stopped/a.h5ad").exists()
     # What is no such file, or not whole, is refused, and nothing is left of it.
     other, half, text = (tmp_path / name for name in ("other.zip", "half.h5ad.gz", "text.gz"))
     zipped(tmp_path / "of gzip", other, with_folder=False)

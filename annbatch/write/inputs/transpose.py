@@ -131,7 +131,7 @@ def _of_coordinates(matrix: Matrix, where: str, block_elements: int) -> Iterator
 def _of_transposed(matrix: Matrix, where: str, block_elements: int) -> Iterator[Block]:
     """Read each chunk of the array once, in the order of the columns."""
     n_rows, n_columns = matrix.shape
-    height, width = getattr(matrix.data, "chunks", None) or (1, n_rows)
+    height, width = getattr(matrix.data, "chunks", None) or (1, min(n_rows, block_elements))
     height = height * max(1, block_elements // (height * n_rows))
     width = width * max(1, block_elements // (height * width))
     for first in range(0, n_columns, height):
