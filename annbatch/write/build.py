@@ -308,8 +308,8 @@ def _types(
         types = choose_types(element.key, [scans[i] for i in sorted(scans)], job.n_vars, narrow=narrow, present=known)
         if known is not None and known.original != types.original:
             warnings.warn(
-                f"{element.key}: the collection's type {known.original} does not hold all values of the new cells "
-                f"exactly, so batches of it become {types.original}",
+                f"{element.key}: batches of it become {types.original}, the common type of the collection, "
+                f"{known.original}, and the new cells",
                 UserWarning,
                 stacklevel=2,
             )

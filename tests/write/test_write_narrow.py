@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from annbatch.errors import InputError
-from annbatch.stores.manifest import ElementTypes
+from annbatch.stores.common_type import float32_holds
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types, smallest_unsigned
 
 DTYPES = [bool, *(np.dtype(t) for t in "bBhHiIlLefd")]
@@ -114,23 +114,23 @@ def test_a_type_fits_if_the_values_come_back(values: np.ndarray[Any, Any], dtype
         assert not (values.dtype.kind in "biu" and all(int(value) in whole for value in values))
 
 
-@given(values=VALUES | COUNTS, original=st.sampled_from("iIlfd"), stored=st.sampled_from(["u2", "u4", "u8", None]))
-def test_a_collection_keeps_its_type_if_that_holds_what_is_added(
-    values: np.ndarray[Any, Any], original: str, stored: str | None
+@given(before=VALUES | COUNTS, values=VALUES | COUNTS, narrow=st.booleans())
+def test_a_collection_counts_as_one_more_input(
+    before: np.ndarray[Any, Any], values: np.ndarray[Any, Any], narrow: bool
 ):
-    present = ElementTypes(np.dtype(stored or original), np.dtype(original), np.dtype(np.uint16))
-    scan = ValueScan.of(values)
+    present = chosen(before, narrow=narrow)
     try:
-        found = choose_types("X", [scan], 10, narrow=True, present=present)
+        at_once = chosen(before, values)
     except InputError:
-        assert original in "fd"
-        assert max(map(abs, values.tolist())) > 2**53
+        assert max(map(abs, [*before.tolist(), *values.tolist()])) > 2**53
         return
-    if scan.fits(present.original):
-        assert found.original == present.original
+    found = choose_types("X", [ValueScan.of(values)], 10, narrow=narrow, present=present)
     np.testing.assert_array_equal(values.astype(found.stored).astype(values.dtype), values)
     # What a loader makes of the stores, old and new, is what was chosen.
     assert present.merge(found).original == found.original
+    # Of the values that are there, only the type is known.
+    if ValueScan.of(before).fits(np.dtype(np.float32)) == float32_holds(present.stored):
+        assert found.original == at_once.original
 
 
 def test_integers_that_the_common_type_changes_are_refused():

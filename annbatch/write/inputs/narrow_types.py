@@ -2,8 +2,8 @@
 
 1. `ValueScan.of` looks at values once; scans of several pieces are merged.
 2. `choose_types` turns the scans of all inputs into the types of one element, the same for every store: the inputs'
-   common type (`annbatch.stores.common_type`), and the smallest that holds the values. What is appended to a collection
-   takes the collection's type, if that holds it.
+   common type (`annbatch.stores.common_type`), and the smallest that holds the values. A collection that gets more
+   cells counts as one more input.
 
 Everything here is pure: no I/O. uint8 is never chosen: `np.log1p` of uint8 gives float16, which SciPy's sparse matrices
 refuse.
@@ -92,8 +92,6 @@ def smallest_unsigned(high: int) -> np.dtype[Any]:
 
 
 def _original(scans: Sequence[ValueScan], present: ElementTypes | None) -> np.dtype[Any]:
-    if present is not None and all(scan.fits(present.original) for scan in scans):
-        return present.original
     known = [(scan.dtype, scan.fits(np.dtype(np.float32))) for scan in scans]
     if present is not None:
         known.append((present.original, float32_holds(present.stored)))
