@@ -68,7 +68,13 @@ def _options_of_both(function: F) -> F:
             default="refuse",
             help="Names of genes that occur twice in a file: refuse them, or make them unique.",
         ),
-        click.option("--x", default="X", help="What becomes X: X, raw/X or layers/NAME."),
+        click.option(
+            "--x",
+            multiple=True,
+            default=["X"],
+            help="What becomes X: X, raw/X or layers/NAME; given several times, the first that an input has. "
+            "counts: the first of layers/counts, raw/X and X that holds counts.",
+        ),
         click.option("--obs-as-strings", multiple=True, help="obs column to write as strings, whatever it holds."),
         click.option(
             "--obs-names",
@@ -140,6 +146,7 @@ def create(
     """
     for name in ("layers", "obsm", "obs_columns"):
         options[name] = list(options[name]) or None
+    options["x"] = _one_or_all(options["x"])
     names = None if var_names is None else gene_names(var_names)
     inputs = _inputs(adata_paths, inputs_from)
     _show(create_anndata_collection(inputs, output_path, var_names=names, **options), as_json)
@@ -165,6 +172,7 @@ def append(
     Whoever is reading the collection is not disturbed. If this is interrupted, run it again: it goes on where it was.
     """
     options["obs_columns"] = list(options["obs_columns"]) or None
+    options["x"] = _one_or_all(options["x"])
     _show(append_to_collection(_inputs(adata_paths, inputs_from), collection_path, **options), as_json)
 
 
@@ -244,6 +252,11 @@ def _inputs(given: Sequence[str], file: BinaryIO | None) -> list[str] | dict[str
     return chosen_inputs([*given, *(() if file is None else listed_paths(file))])
 
 
+def _one_or_all(keys: Sequence[str]) -> str | Sequence[str]:
+    """Give a single value by itself."""
+    return keys[0] if len(keys) == 1 else keys
+
+
 def _print(text: str) -> None:
     """Write to standard output."""
     try:
@@ -287,9 +300,14 @@ def _show(collection: Collection, as_json: bool) -> None:
     _print(f"  rows: {order}{grouped}")
     _print(f"  obs: {', '.join(collection.obs_columns)}")
     for entry in collection.inputs:
+        if not entry.n_obs:
+            _print(f"  {entry.name}: no cells, skipped")
+            continue
         lost = f"{entry.genes_lost:,} genes, {entry.elements_lost:,} values"
         counts = "" if entry.counts_lost is None else f", {entry.counts_lost:,} counts"
         _print(f"  {entry.name}: {entry.n_obs:,} cells; lost {lost}{counts}")
+        if entry.x is not None:
+            _print(f"    X: {entry.x}")
         if entry.renamed:
             _print(f"    renamed: {', '.join(f'{own} to {new}' for own, new in entry.renamed.items())}")
         if entry.left_out:

@@ -88,7 +88,7 @@ class InputEntry:
     name: str
     """Path as it was given, or what an object was called."""
     n_obs: int
-    """Its cells; all are in the collection."""
+    """Its cells; all are in the collection. An input without any was skipped."""
     n_vars: int
     """Its genes."""
     genes_lost: int
@@ -101,11 +101,13 @@ class InputEntry:
     """Elements whose names a store cannot hold, ``"obs/…"`` and the like: the input's name to that in the stores."""
     left_out: tuple[str, ...] = ()
     """Elements that are not in the collection though nobody chose others: ``"var/…"``, ``"layers/…"`` and the like."""
+    x: str | None = None
+    """Element that became X, such as ``"raw/X"``; None if it was the same in all inputs by choice."""
 
     def to_json(self) -> dict[str, Any]:
         """Give its JSON value; what is empty is left away."""
         found = {name: getattr(self, name) for name in self.__slots__}
-        more = {"renamed": dict(self.renamed), "left_out": list(self.left_out)}
+        more = {"renamed": dict(self.renamed), "left_out": list(self.left_out), "x": self.x}
         return {name: value for name, value in (found | more).items() if name not in more or value}
 
 
@@ -221,4 +223,5 @@ def input_entry(entry: object, where: str) -> InputEntry:
         if not isinstance(what, str):
             raise StoreError(f"{where}: renamed and left_out must hold strings, got {what!r}")
     name = field(entry, "name", str, where)
-    return InputEntry(name=name, counts_lost=lost, renamed=renamed, left_out=tuple(left_out), **counts)
+    x = field(entry, "x", str, where) if "x" in entry else None
+    return InputEntry(name=name, counts_lost=lost, renamed=renamed, left_out=tuple(left_out), x=x, **counts)

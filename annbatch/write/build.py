@@ -14,51 +14,42 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
-from threading import Event
-from typing import TypeVar
 
 from annbatch import summary
 from annbatch.progress import progress_bar, say, tracked
 from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import FORMAT, Collection, digest_names
-from annbatch.stores.manifest import ElementTypes, InputEntry, write_whole
+from annbatch.stores.manifest import write_whole
+from annbatch.write.described_inputs import DescribedInputs, describe_all
 from annbatch.write.inputs.agreed_names import (
     Changes,
     Kept,
-    agree_on_names,
     changes,
-    in_written_names,
     warn_of_changes,
     with_written_names,
 )
 from annbatch.write.inputs.append_target import AppendTarget
-from annbatch.write.inputs.contents import Element, Source, describe, select_elements
+from annbatch.write.inputs.contents import Element, Source, select_elements
 from annbatch.write.inputs.faults import Faults
 from annbatch.write.inputs.gene_join import fit_genes, join_genes, warn_of_lost_genes
-from annbatch.write.inputs.gene_lists import GeneLists
-from annbatch.write.inputs.gene_naming import check_key
 from annbatch.write.inputs.gene_overlap import few_in_common
-from annbatch.write.inputs.narrow_types import ValueScan, choose_types
-from annbatch.write.inputs.obs_table import SRC_PATH, ObsTable, check_groupby, spool
+from annbatch.write.inputs.main_matrix import COUNTS
+from annbatch.write.inputs.obs_table import ObsTable, spool
 from annbatch.write.inputs.opening import Origin
-from annbatch.write.inputs.var_columns import VarColumns
+from annbatch.write.interruption import finish_before_raising
+from annbatch.write.manifest_records import input_entries, types_of_elements
 from annbatch.write.options import Options, Resources
 from annbatch.write.output.workplace import Mode, Workplace, check_output, claimed, hidden_directory
 from annbatch.write.passes import Local, OnDask, Passes, row_costs
 from annbatch.write.shuffle.budget import Budget, check_disk, disk_bytes, element_bytes
 from annbatch.write.shuffle.job import Ints, Job, RunSpec
-from annbatch.write.shuffle.run_writer import Run, plan_runs
-
-T = TypeVar("T")
+from annbatch.write.shuffle.run_writer import plan_runs
 
 _DISTRIBUTION = "annbatch-dlpack"
-_LOOK_S = 0.2
 _log = logging.getLogger("annbatch")
 
 
@@ -95,42 +86,14 @@ def _build(
     checkpoint: Callable[[], None],
 ) -> None:
     present = AppendTarget.open(place.output) if place.mode == "append" else None
-    faults = Faults()
-    sources: list[Source] = []
-    genes, var_columns = GeneLists(place.emptied("genes")), VarColumns()
-    unkeyed: list[str] = []
-    columns, layers = options.obs_columns, options.layers
-    if present is not None:
-        columns, layers = [*(present.schema if columns is None else columns), SRC_PATH], present.layers
-    for number, given in enumerate(tracked(origins, "opening", "file", shown=resources.progress)):
-        checkpoint()
-        with faults.collecting(given.label):
-            origin = given.local(place.temporary / "inputs" / str(number), checkpoint)
-            source, var = describe(
-                origin, options.x, columns, layers, var_key=options.var_key, repeated_genes=options.repeated_genes
-            )
-            if var.index.name != options.var_key:
-                unkeyed.append(origin.name)
-            genes.add(var.index)
-            if present is None:
-                var_columns.add(var, genes.numbers(len(sources)))
-            sources.append(source)
-    faults.raise_any()
-    if options.var_key is not None:
-        check_key(options.var_key, unkeyed, len(sources), strict=options.strict)
-    sources = agree_on_names(sources, options.x)
-    options = replace(options, **in_written_names(options, sources))
-    if present is not None:
-        present.check_choice(options.layers, options.obsm, options.obs_columns)
-        present.check_elements(sources, options.x)
-    check_groupby(options.groupby, options.obs_columns, sources)
-    job, changed, budget = _plan(place, sources, genes, var_columns, options, resources, present, checkpoint)
+    inputs, options = describe_all(place, origins, options, present, checkpoint, progress=resources.progress)
+    job, changed, budget = _plan(place, inputs, options, resources, present, checkpoint)
     passes: Passes = Local(budget.tasks, checkpoint) if resources.client is None else OnDask(resources.client)
     specs = _specs(job, resources, checkpoint)
     with progress_bar(job.n_obs, "reading", "cell", shown=resources.progress) as report:
         runs = passes.write_runs(job, specs, report)
     checkpoint()
-    types = _types(job, specs, runs, options, {} if present is None else present.types)
+    types = types_of_elements(job, specs, runs, options, {} if present is None else present.types)
     with progress_bar(job.n_obs, "writing", "cell", shown=resources.progress) as report:
         stores = passes.write_stores(job, runs, types, report)
     collection = Collection(
@@ -146,27 +109,26 @@ def _build(
         seed=options.seed if options.shuffle else None,
         software=software(),
         grouped_by=options.groupby,
-        inputs=_input_entries(job, changed, specs, runs),
+        inputs=input_entries(job, changed, specs, runs, options, inputs.skipped),
     )
     place.commit(collection if present is None else present.extended(collection))
 
 
 def _plan(
     place: Workplace,
-    sources: Sequence[Source],
-    lists: GeneLists,
-    columns: VarColumns,
+    inputs: DescribedInputs,
     options: Options,
     resources: Resources,
     present: AppendTarget | None,
     checkpoint: Callable[[], None],
 ) -> tuple[Job, list[Changes], Budget]:
+    sources, lists = inputs.sources, inputs.genes
     paths = [source.name for source in sources]
     if present is None:
         genes = join_genes(lists, paths, options.join, options.var_names)
         if (few := few_in_common(lists, paths)) is not None:
             warnings.warn(few, UserWarning, stacklevel=2)
-        var = with_written_names(columns.joined(genes.names, lists.known), sources)
+        var = with_written_names(inputs.var_columns.joined(genes.names, lists.known), sources)
     else:
         genes, var = fit_genes(lists, paths, present.var.index), present.var
         warn_of_lost_genes(genes, paths, strict=options.strict)
@@ -177,7 +139,6 @@ def _plan(
         elements = select_elements(
             sources,
             n_vars,
-            x=options.x,
             layers=options.layers if present is None else present.layers,
             obsm=options.obsm if present is None else tuple(present.obsm),
             dense=options.dense if present is None else present.dense,
@@ -214,6 +175,7 @@ def _plan(
         seed=options.seed if options.shuffle else None,
         groupby=options.groupby,
         narrow=options.narrow,
+        x_holds_counts=options.x == (COUNTS,),
         allow_nonfinite=options.allow_nonfinite,
         rows_per_store=options.rows_per_store,
         first_store=0 if present is None else present.next_store,
@@ -289,90 +251,10 @@ def _specs(job: Job, resources: Resources, checkpoint: Callable[[], None]) -> li
     return specs
 
 
-def _types(
-    job: Job,
-    specs: Sequence[RunSpec],
-    runs: Sequence[Run],
-    options: Options,
-    present: Mapping[str, ElementTypes],
-) -> Mapping[str, ElementTypes]:
-    """Choose the types of all stores from what was seen of each input; ``present`` are those of the collection."""
-    found = {}
-    for element in job.elements:
-        scans: dict[int, ValueScan] = {}
-        for spec, run in zip(specs, runs, strict=True):
-            scan = run.elements[element.key].scan
-            scans[spec.source] = scans[spec.source].merge(scan) if spec.source in scans else scan
-        narrow = options.narrow and element.has_genes
-        known = present.get(element.key)
-        types = choose_types(element.key, [scans[i] for i in sorted(scans)], job.n_vars, narrow=narrow, present=known)
-        if known is not None and known.original != types.original:
-            warnings.warn(
-                f"{element.key}: batches of it become {types.original}, the common type of the collection, "
-                f"{known.original}, and the new cells",
-                UserWarning,
-                stacklevel=2,
-            )
-        found[element.key] = types if element.kind == "csr" else ElementTypes(types.stored, types.original, None)
-    return found
-
-
-def _input_entries(
-    job: Job, changed: Sequence[Changes], specs: Sequence[RunSpec], runs: Sequence[Run]
-) -> tuple[InputEntry, ...]:
-    entries = []
-    runs_of: list[list[Run]] = [[] for _ in job.sources]
-    for spec, run in zip(specs, runs, strict=True):
-        runs_of[spec.source].append(run)
-    lost = job.genes.n_lost()
-    for source, (n_vars, n_lost), of_source, of_names in zip(job.sources, lost, runs_of, changed, strict=True):
-        parts = [run.elements["X"] for run in of_source]
-        counts = [part.counts_lost for part in parts]
-        entries.append(
-            InputEntry(
-                source.name,
-                source.n_obs,
-                n_vars,
-                n_lost,
-                sum(part.n_lost for part in parts),
-                None if None in counts else sum(c for c in counts if c is not None),
-                of_names.renamed_keys(),
-                of_names.left_out,
-            )
-        )
-    return tuple(entries)
-
-
 def check_output_or_unfinished(output: Path, overwrite: bool) -> None:
     """Refuse a taken path at once, unless an interrupted build may just have to be brought to its end."""
     if not hidden_directory(output).exists():
         check_output(output, overwrite=overwrite)
-
-
-def finish_before_raising(work: Callable[[Callable[[], None]], T]) -> T:
-    """Run ``work`` in a thread, and if this one is interrupted, let ``work`` stop before the exception goes on.
-
-    zarr writes on threads of its own and does not stop them when the waiting thread is interrupted; they would write on
-    into a directory that somebody else claims or removes. ``work`` is given a function to call between its steps, which
-    raises when it shall stop.
-    """
-    stop = Event()
-
-    def checkpoint() -> None:
-        if stop.is_set():
-            raise InterruptedError("stopped")
-
-    with ThreadPoolExecutor(1, thread_name_prefix="annbatch-write") as pool:
-        future = pool.submit(work, checkpoint)
-        try:
-            # Where the system hands a signal to another thread, this one does not wake for it: it looks every so often.
-            while not wait([future], timeout=_LOOK_S).done:
-                pass
-            return future.result()
-        except BaseException:
-            stop.set()
-            wait([future])
-            raise
 
 
 def software() -> str:

@@ -19,6 +19,7 @@ from annbatch.write.array_layout import ArrayLayout, Codec
 from annbatch.write.build import build
 from annbatch.write.inputs.append_target import AppendTarget
 from annbatch.write.inputs.gene_join import How
+from annbatch.write.inputs.main_matrix import MainMatrix, checked_choice
 from annbatch.write.inputs.opening import Inputs, Load, as_origins
 from annbatch.write.inputs.text_file import Repeats
 from annbatch.write.options import Options, Resources
@@ -37,7 +38,7 @@ def create_anndata_collection(
     var_names: Iterable[str] | None = None,
     var_key: str | None = None,
     repeated_genes: Repeats = "refuse",
-    x: str = "X",
+    x: MainMatrix = "X",
     layers: Sequence[str] | None = None,
     obsm: Sequence[str] | None = None,
     obs_columns: Sequence[str] | None = None,
@@ -82,7 +83,7 @@ def create_anndata_collection(
         MuData, ``"cells.h5mu/rna"``; loom files; 10x Genomics ``.h5`` files and folders of ``matrix.mtx``, whose genes
         are named by their identifiers; URLs of these; AnnData in memory or backed; or zarr stores, remote ones too. X
         may be CSR, CSC or dense. A single one counts as a list of one. A dict gives each input a name, which its cells
-        have in ``src_path`` instead of the path.
+        have in ``src_path`` instead of the path. Inputs without cells are skipped, with a warning.
     output_path
         Directory to make, with its parents. It may exist only if it is empty, or to be overwritten.
     shuffle
@@ -101,7 +102,10 @@ def create_anndata_collection(
         What becomes of an input in which genes have the same name: ``"refuse"`` refuses it, ``"unique"`` puts ``-1``,
         ``-2``, … behind all but the first, as ``AnnData.var_names_make_unique`` does.
     x
-        What becomes X: ``"X"``, ``"raw/X"`` (with raw's genes; then there are no layers) or ``"layers/…"``.
+        What becomes X: ``"X"``, ``"raw/X"`` (with raw's genes; then there are no layers) or ``"layers/…"``. Of a list
+        of these, the first that an input has: ``["raw/X", "X"]``. ``"counts"`` takes the first of ``"layers/counts"``,
+        ``"raw/X"`` and ``"X"`` that holds non-negative integers, judged by samples when an input is opened and checked
+        for all values when it is read. ``Collection.inputs`` says what was taken where.
     layers, obsm
         Layers and numeric obsm arrays to carry along, which must be in all inputs, obsm in one width; None for those
         that are, with a warning of others.
@@ -182,7 +186,7 @@ def create_anndata_collection(
         var_names=None if var_names is None else [str(name) for name in var_names],
         var_key=var_key,
         repeated_genes=repeated_genes,
-        x=x,
+        x=checked_choice(x),
         layers=layers,
         obsm=obsm,
         obs_columns=obs_columns,
@@ -211,7 +215,7 @@ def append_to_collection(
     seed: int = 0,
     var_key: str | None = None,
     repeated_genes: Repeats = "refuse",
-    x: str = "X",
+    x: MainMatrix = "X",
     layers: Sequence[str] | None = None,
     obsm: Sequence[str] | None = None,
     obs_columns: Sequence[str] | None = None,
@@ -286,7 +290,7 @@ def append_to_collection(
         var_names=None,
         var_key=var_key,
         repeated_genes=repeated_genes,
-        x=x,
+        x=checked_choice(x),
         layers=layers,
         obsm=obsm,
         obs_columns=obs_columns,

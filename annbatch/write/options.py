@@ -14,6 +14,7 @@ from annbatch.check import boolean, integer, one_of
 from annbatch.errors import InputError
 from annbatch.write.array_layout import ArrayLayout, Codec
 from annbatch.write.inputs.gene_join import How
+from annbatch.write.inputs.main_matrix import COUNTS
 from annbatch.write.inputs.text_file import Repeats
 from annbatch.write.shuffle.budget import parse_bytes
 
@@ -28,7 +29,8 @@ class Options:
     var_names: Sequence[str] | None
     var_key: str | None
     repeated_genes: Repeats
-    x: str
+    x: Sequence[str]
+    """Keys of what may become X, see `annbatch.write.inputs.main_matrix.checked_choice`."""
     layers: Sequence[str] | None
     obsm: Sequence[str] | None
     obs_columns: Sequence[str] | None
@@ -54,8 +56,6 @@ class Options:
             for name in ("obs_names", "repeated_genes"):
                 one_of(name, getattr(self, name), get_args(Repeats))
             one_of("codec", self.codec, get_args(Codec))
-            if self.x not in ("X", "raw/X") and not self.x.startswith("layers/"):
-                raise InputError(f"x must be 'X', 'raw/X' or 'layers/…', got {self.x!r}")
             _ = self.layout
         except InputError:
             raise
@@ -64,6 +64,11 @@ class Options:
         for name in ("layers", "obsm", "obs_columns", "obs_as_strings", "dense", "var_names"):
             if isinstance(getattr(self, name), str):
                 raise InputError(f"{name} must be a list of names, got the string {getattr(self, name)!r}")
+
+    @property
+    def x_differs(self) -> bool:
+        """Whether X may come from different elements of the inputs."""
+        return len(self.x) > 1 or self.x == (COUNTS,)
 
     @property
     def layout(self) -> ArrayLayout:

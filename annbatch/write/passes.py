@@ -50,8 +50,8 @@ def row_costs(job: Job, source: int, checkpoint: Callable[[], None]) -> Ints:
     costs = np.arange(described.n_obs + 1) * (2 * job.table.record.itemsize + 64)
     with described.origin.open() as root:
         for number, element in enumerate(job.elements):
-            where = f"{described.name}: {element.source}"
-            matrix = matrix_of(described.element(root, element.source), where)
+            where = f"{described.name}: {described.own_key(element.key)}"
+            matrix = matrix_of(described.element(root, element.key), where)
             if matrix.format in NOT_BY_ROWS:
                 path = job.transposed_path(source, number)
                 path.parent.mkdir(exist_ok=True)

@@ -154,14 +154,14 @@ def read_store(folder: Path, rng: np.random.Generator) -> None:
 def read_input(path: Path) -> None:
     """Read an input of a build, as the build does."""
     (origin,) = as_origins([path], None)
-    source = describe(origin)
+    source, _ = describe(origin)
     with origin.open() as root:
         root.obs_names()
-        for name in source.column_names:
+        for name in source.columns:
             root.column(name)
         for key, info in source.matrices.items():
             where, n_vars = f"{path}: {key}", info.shape[1]
-            matrix, rows = matrix_of(root.element(key), where), slice(0, source.n_obs)
+            matrix, rows = matrix_of(source.element(root, key), where), slice(0, source.n_obs)
             if matrix.format == "dense":
                 read_dense(matrix, rows, None, n_vars, where)
             elif matrix.row_starts(where) is not None and matrix.format == "csr":

@@ -101,7 +101,8 @@ def test_counts_beside_float32_are_float32(tmp_path: Path, form: Any):
             found = next(iter(loader))
         assert (found.data.data.dtype, found.layers["counts"].data.dtype) == (np.float32, np.float32)
         collection = Collection.open(tmp_path / name)
-        assert {(str(types.stored), str(types.original)) for types in collection.types.values()} == {("uint16", "float32")}
+        found_types = {(str(types.stored), str(types.original)) for types in collection.types.values()}
+        assert found_types == {("uint16", "float32")}
 
 
 def test_a_change_of_type_is_announced_before_it_is_written(tmp_path: Path):

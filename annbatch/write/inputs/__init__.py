@@ -14,23 +14,25 @@ In the order in which an input is met:
 10. `hdf5_filters`: whether HDF5 can read what a file is compressed with.
 11. `faults`: what is wrong with the inputs, all of it.
 12. `gene_naming`: by which names the genes of an input are joined with those of others.
-13. `contents`: what the inputs hold, and which of it goes into the collection.
-14. `element_names`: under which names a collection holds what the inputs call otherwise.
-15. `agreed_names`: under which names the elements of all inputs are written, and what is left out.
-16. `gene_lists`: the genes of each input, kept once for all that have the same.
-17. `gene_overlap`: whether the inputs call their genes alike.
-18. `gene_join`: the genes of all inputs together.
-19. `column_join`: one column of all inputs together.
-20. `var_columns`: the var columns on which the inputs agree.
-21. `append_target`: what new cells must fit to join a collection that is there.
-22. `text_file`: many strings on disk, and which of them occur twice.
-23. `column_spill`: obs columns that come input by input and go out column by column.
-24. `value_names`: which strings stand for the values of a column.
-25. `obs_table`: obs tables of any length as rows that travel with their cells.
-26. `matrix_rows`: some rows of a matrix, whatever it is stored as.
-27. `transpose`: a matrix that is not stored by rows becomes one that is.
-28. `narrow_types`: the smallest type that holds the values exactly.
-29. `spill`: arrays on disk as their bytes, for a later step.
+13. `main_matrix`: which matrix of an input becomes X.
+14. `contents`: what the inputs hold, and which of it goes into the collection.
+15. `element_names`: under which names a collection holds what the inputs call otherwise.
+16. `agreed_names`: under which names the elements of all inputs are written, and what is left out.
+17. `gene_lists`: the genes of each input, kept once for all that have the same.
+18. `gene_overlap`: whether the inputs call their genes alike.
+19. `gene_join`: the genes of all inputs together.
+20. `skipped_inputs`: what becomes of inputs without cells.
+21. `column_join`: one column of all inputs together.
+22. `var_columns`: the var columns on which the inputs agree.
+23. `append_target`: what new cells must fit to join a collection that is there.
+24. `text_file`: many strings on disk, and which of them occur twice.
+25. `column_spill`: obs columns that come input by input and go out column by column.
+26. `value_names`: which strings stand for the values of a column.
+27. `obs_table`: obs tables of any length as rows that travel with their cells.
+28. `matrix_rows`: some rows of a matrix, whatever it is stored as.
+29. `transpose`: a matrix that is not stored by rows becomes one that is.
+30. `narrow_types`: the smallest type that holds the values exactly.
+31. `spill`: arrays on disk as their bytes, for a later step.
 
 Other rooms take `Origin`, `Source`, `Element`, `Matrix`, `GeneJoin` and `ObsTable`.
 """

@@ -26,16 +26,10 @@ from annbatch.write.inputs.faults import some_of
 _LAYERS, _OBSM = "layers/", "obsm/"
 
 
-def agree_on_names(sources: Sequence[Source], x: str) -> list[Source]:
-    """Name the elements so that a name means the same in all inputs; what was described has its own names until now.
-
-    Parameters
-    ----------
-    x
-        Key of the main matrix, which keeps it.
-    """
+def agree_on_names(sources: Sequence[Source]) -> list[Source]:
+    """Name the elements so that a name means the same in all inputs; what was described has its own names until now."""
     columns = _written(chain.from_iterable(source.columns for source in sources), "obs", TABLE_NAMES)
-    layers = [key for source in sources for key in source.matrices if key.startswith(_LAYERS) and key != x]
+    layers = [key for source in sources for key in source.matrices if key.startswith(_LAYERS)]
     keys = {
         prefix + str(own): prefix + written
         for prefix, names in (
@@ -141,7 +135,7 @@ def changes(sources: Sequence[Source], kept: Kept, chosen: Chosen) -> list[Chang
     by_choice = {"obs": chosen.obs_columns, "layers": chosen.layers, "obsm": chosen.obsm}
     quiet = [part for part, names in by_choice.items() if names is not None]
     var = _written_var(sources)
-    taken = {element.source for element in kept.elements}
+    taken = {element.key for element in kept.elements}
     found = []
     for source in sources:
         names = [("obs", own, name, name in kept.columns) for name, own in source.columns.items()]
@@ -199,8 +193,12 @@ def _why(key: str, sources: Sequence[Source], kept: Kept, *, in_collection: bool
         return f"cannot be joined ({kept.unjoined[written]})"
     if key.startswith("var/"):
         return "differs between inputs"
-    if lacking := [source.name for source in sources if key not in _keys(source)]:
-        return f"is not in {lacking[0]}"
+    if lacking := [source for source in sources if key not in _keys(source)]:
+        if lacking[0].x == key:
+            return f"becomes X of {lacking[0].name}"
+        if key.startswith(_LAYERS) and lacking[0].x.startswith("raw/"):
+            return f"has not the genes of raw/X, which becomes X of {lacking[0].name}"
+        return f"is not in {lacking[0].name}"
     written = next((written for written, own in sources[0].own_keys.items() if own == key), key).removeprefix(_OBSM)
     return str(obsm_fault(sources, written))
 

@@ -111,7 +111,7 @@ class AppendTarget:
             got, known = summary.short(unknown), summary.short(list(self.schema))
             raise InputError(f"obs_columns must be in the collection, got {got}; there are {known}")
 
-    def check_elements(self, sources: Sequence[Source], x: str) -> None:
+    def check_elements(self, sources: Sequence[Source]) -> None:
         """Refuse inputs that lack what all stores of the collection have. Pure.
 
         Raises
@@ -122,7 +122,7 @@ class AppendTarget:
         faults = Faults()
         for name in self.layers:
             key = f"layers/{name}"
-            if lacking := [source.name for source in sources if key == x or key not in source.matrices]:
+            if lacking := [source.name for source in sources if key not in source.matrices]:
                 faults.add(InputError(f"{some_of(lacking)}: {key} is missing, {_in_all_stores('layers')}"))
         for name, width in self.obsm.items():
             infos = [(source.name, source.obsm.get(name)) for source in sources]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,12 +20,11 @@ from annbatch.errors import InputError
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names
 from annbatch.write.inputs.faults import Faults
 from annbatch.write.inputs.gene_naming import named_genes
+from annbatch.write.inputs.main_matrix import main_key
 from annbatch.write.inputs.matrix_rows import Format, Matrix, matrix_of
 from annbatch.write.inputs.opened_input import Root
 from annbatch.write.inputs.opening import Origin
 from annbatch.write.inputs.text_file import Repeats
-
-T = TypeVar("T")
 
 _RAW = "raw/"
 _CHOOSE_COLUMNS = "; obs_columns= takes only the columns that it names"
@@ -56,13 +55,16 @@ class Source:
     index_name: str | None
     """Name of the obs index, if it has one."""
     matrices: Mapping[str, MatrixInfo]
-    """The main matrix and the layers, by their keys in the input: ``"X"``, ``"raw/X"``, ``"layers/…"``."""
+    """The main matrix as ``"X"``, wherever it lies in the input, and the layers as ``"layers/…"``."""
     obsm: Mapping[str, MatrixInfo | None]
     """Name of each obsm element; None if it is no numeric array of two dimensions."""
+    x: str = "X"
+    """Key in the input of the main matrix: ``"X"``, ``"raw/X"`` or ``"layers/…"``."""
     var_columns: tuple[Any, ...] = ()
     """Own names of the var columns."""
     layers: tuple[Any, ...] = ()
-    """Own names of all layers that may be taken, also of those that are not described."""
+    """Own names of all layers that may be taken, also of those that are not described. There are none beside raw, whose
+    genes they have not."""
     own_keys: Mapping[str, str] = field(default_factory=dict)
     """The keys in the input of the layers and obsm arrays that are written under another name."""
 
@@ -71,9 +73,13 @@ class Source:
         """What messages call it."""
         return self.origin.name
 
+    def own_key(self, key: str) -> str:
+        """Give the key in the input of what is written under ``key``."""
+        return self.x if key == "X" else self.own_keys.get(key, key)
+
     def element(self, root: Root, key: str) -> Any:
         """Give an element of the input, which is open as ``root``, by the key under which it is written."""
-        return root.element(self.own_keys.get(key, key))
+        return root.element(self.own_key(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +87,7 @@ class Element:
     """A matrix that is written."""
 
     key: str
-    """In the collection: ``"X"``, ``"layers/…"``, ``"obsm/…"``."""
-    source: str
-    """In the inputs."""
+    """``"X"``, ``"layers/…"``, ``"obsm/…"``."""
     kind: Literal["csr", "dense"]
     """As what it is written."""
     n_columns: int
@@ -97,7 +101,7 @@ class Element:
 
 def describe(
     origin: Origin,
-    x: str = "X",
+    x: Sequence[str] = ("X",),
     columns: Sequence[str] | None = None,
     layers: Sequence[str] | None = None,
     *,
@@ -109,7 +113,7 @@ def describe(
     Parameters
     ----------
     x
-        Key of the main matrix.
+        What may be the main matrix, as `annbatch.write.inputs.main_matrix.checked_choice` gives it.
     columns, layers
         The obs columns and layers that will be taken, by any of their names; None for all. Others need not be readable.
     var_key, repeated_genes
@@ -118,7 +122,8 @@ def describe(
     Returns
     -------
     Source
-        What is kept of each input as long as the build lasts: a little, however large it is.
+        What is kept of each input as long as the build lasts: a little, however large it is. If the input has no cells,
+        nothing else is looked at.
     DataFrame
         (n_vars, …) with unique string names: the genes of the main matrix.
 
@@ -127,39 +132,43 @@ def describe(
     MissingInputError
         If nothing is there.
     InputError
-        If it is no AnnData, the main matrix is missing, it has no cells or no genes, names are not unique, or a column
-        or a matrix cannot be read; names all faults that were found.
+        If it is no AnnData, the main matrix is missing, it has cells and no genes, names are not unique, or a column or
+        a matrix cannot be read; names all faults that were found.
     """
     path, faults = origin.label, Faults()
     with origin.open() as root:
-        var, shape = pd.DataFrame(), (0, 0)
+        var, main, n_obs = pd.DataFrame(), "", -1
+        with faults.collecting(path, "X"):
+            n_obs, main = _main_matrix(root, x, path)
         with faults.collecting(path, "var"):
-            var = named_genes(root.var(raw=x.startswith(_RAW)), path, var_key, repeated_genes)
-            var = _at_least_one(var, len(var), f"{path}: var")
-        with faults.collecting(path, x):
-            shape = (_checked_rows(root, x, path), len(var))
+            var = root.var(raw=main.startswith(_RAW))
+            if n_obs:
+                var = _at_least_one(named_genes(var, path, var_key, repeated_genes), f"{path}: var")
+        if not n_obs:
+            faults.raise_any()
+            return Source(origin, 0, {}, None, {}, {}), var
         asked: list[Any] = []
         with faults.collecting(path, "obs"):
             asked = _asked_for(root.column_names, columns, f"{path}: obs", TABLE_NAMES)
         for name in asked:
             with faults.collecting(path, f"obs column {name!r}", _CHOOSE_COLUMNS):
-                _check_length(root.check_column(name), shape[0], f"{path}: obs column {name!r}")
-        if not all(shape):
+                _check_length(root.check_column(name), n_obs, f"{path}: obs column {name!r}")
+        if n_obs < 0 or not len(var):
             faults.raise_any()
         matrices = {}
         # The layers have not the genes of raw.
-        offered = () if x.startswith(_RAW) else tuple(root.names("layers"))
+        offered = () if main.startswith(_RAW) else tuple(n for n in root.names("layers") if f"layers/{n}" != main)
         taken = _asked_for(offered, layers, f"{path}: layers")
-        for key in (x, *(f"layers/{name}" for name in taken)):
+        for written, key in {"X": main, **{f"layers/{name}": f"layers/{name}" for name in taken}}.items():
             with faults.collecting(path, key):
                 element = root.element(key)
-                if key not in matrices and element is not None:
-                    matrices[key] = _info(matrix_of(element, f"{path}: {key}"), key, shape, path)
-        obsm = {name: _obsm_info(root.element(f"obsm/{name}"), name, shape[0]) for name in root.names("obsm")}
+                if element is not None:
+                    matrices[written] = _info(matrix_of(element, f"{path}: {key}"), key, (n_obs, len(var)), path)
+        obsm = {name: _obsm_info(root.element(f"obsm/{name}"), name, n_obs) for name in root.names("obsm")}
         own = {name: name for name in root.column_names}
         index_name = root.index_name
     faults.raise_any()
-    return Source(origin, shape[0], own, index_name, matrices, obsm, tuple(var.columns), offered), var
+    return Source(origin, n_obs, own, index_name, matrices, obsm, main, tuple(var.columns), offered), var
 
 
 def _asked_for(
@@ -170,24 +179,25 @@ def _asked_for(
     return [own for name, own in written.items() if asked is None or own in asked or name in asked]
 
 
-def _checked_rows(root: Root, x: str, path: str) -> int:
-    main = root.element(x)
-    if main is None:
-        there = [key for key in ("X", "raw/X") if root.element(key) is not None]
-        there += [f"layers/{name}" for name in root.names("layers")]
-        raise InputError(f"{path}: {x} is missing; x= may be one of {there}")
-    n_obs = matrix_of(main, f"{path}: {x}").shape[0]
-    return _at_least_one(n_obs, n_obs, f"{path}: obs")
+def _main_matrix(root: Root, x: Sequence[str], path: str) -> tuple[int, str]:
+    """Give the number of cells, and the key of the matrix that becomes X, which an input without cells may lack."""
+    try:
+        key = main_key(root, x, path)
+    except InputError:
+        if len(root.obs_names()):
+            raise
+        return 0, ""
+    return matrix_of(root.element(key), f"{path}: {key}").shape[0], key
 
 
-def _at_least_one(found: T, n_rows: int, where: str) -> T:
-    if not n_rows:
+def _at_least_one(var: pd.DataFrame, where: str) -> pd.DataFrame:
+    if not len(var):
         raise InputError(f"{where} must have at least one row, got 0")
-    return found
+    return var
 
 
 def _check_length(found: int, n_obs: int, where: str) -> None:
-    if n_obs and found != n_obs:
+    if n_obs >= 0 and found != n_obs:
         raise InputError(f"{where} must have {n_obs} rows, got {found}")
 
 
@@ -211,7 +221,6 @@ def select_elements(
     sources: Sequence[Source],
     n_vars: int,
     *,
-    x: str,
     layers: Sequence[str] | None,
     obsm: Sequence[str] | None,
     dense: Sequence[str],
@@ -223,17 +232,14 @@ def select_elements(
     InputError
         If what was asked for is not in all inputs, or an obsm array that was asked for is not equally wide in all.
     """
-    shared = [key for key in sources[0].matrices if all(key in source.matrices for source in sources) and key != x]
+    shared = [key for key in sources[0].matrices if all(key in source.matrices for source in sources)]
     offered = [key.removeprefix("layers/") for key in shared if key.startswith("layers/")]
     names = offered if layers is None else _asked("layers", layers, offered)
-    elements = [Element("X", x, "csr", n_vars)]
-    elements += [Element(f"layers/{name}", f"layers/{name}", "csr", n_vars) for name in names]
-    unknown = set(dense) - {element.key for element in elements}
-    if unknown:
+    keys = ["X", *(f"layers/{name}" for name in names)]
+    if unknown := set(dense) - set(keys):
         raise InputError(f"dense must name elements that are written, got {summary.short(sorted(unknown))}")
-    elements = [Element(e.key, e.source, "dense" if e.key in dense else "csr", n_vars) for e in elements]
-    for name, width in _shared_obsm(sources, obsm).items():
-        elements.append(Element(f"obsm/{name}", f"obsm/{name}", "dense", width))
+    elements = [Element(key, "dense" if key in dense else "csr", n_vars) for key in keys]
+    elements += [Element(f"obsm/{name}", "dense", width) for name, width in _shared_obsm(sources, obsm).items()]
     return tuple(elements)
 
 

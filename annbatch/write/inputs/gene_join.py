@@ -75,7 +75,7 @@ def join_genes(lists: GeneLists, paths: Sequence[str], join: How, var_names: Ite
         few = few_in_common(lists, paths)
         why = "" if few is None else f"; {few}"
         raise InputError(f"no genes are left: join={join!r} of {_some(paths)} has no gene in common{why}")
-    return _placed(pd.Index(names, dtype=object), lists)
+    return placed(pd.Index(names, dtype=object), lists)
 
 
 def fit_genes(lists: GeneLists, paths: Sequence[str], names: pd.Index[str]) -> GeneJoin:
@@ -86,7 +86,7 @@ def fit_genes(lists: GeneLists, paths: Sequence[str], names: pd.Index[str]) -> G
     InputError
         If an input has none of its genes.
     """
-    found = _placed(names, lists)
+    found = placed(names, lists)
     genes = list(lists.known)
     for number, numbers in enumerate(lists):
         if (found.placed[numbers] < 0).all():
@@ -121,7 +121,8 @@ def warn_of_lost_genes(genes: GeneJoin, paths: Sequence[str], *, strict: bool) -
     warnings.warn(f"genes are left out: {said}", UserWarning, stacklevel=3)
 
 
-def _placed(names: pd.Index[str], lists: GeneLists) -> GeneJoin:
+def placed(names: pd.Index[str], lists: GeneLists) -> GeneJoin:
+    """Place the inputs' genes among ``names``; those that are not there are left out."""
     known = pd.Index(list(lists.known), dtype=object)
     return GeneJoin(names, names.get_indexer(known).astype(np.int64), lists)
 

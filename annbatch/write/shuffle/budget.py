@@ -166,7 +166,7 @@ def _itemsize(source: Source, element: Element) -> int:
 
 def _info(source: Source, element: Element) -> MatrixInfo:
     if element.has_genes:
-        return source.matrices[element.source]
+        return source.matrices[element.key]
     info = source.obsm[element.key.removeprefix("obsm/")]
     assert info is not None
     return info

@@ -61,6 +61,8 @@ class Job:
     """Obs column whose categories stay together."""
     narrow: bool
     """Whether counts are stored in the smallest type that holds them."""
+    x_holds_counts: bool
+    """Whether X must hold counts."""
     allow_nonfinite: bool
     """Whether NaN and infinite values are stored as they are."""
     rows_per_store: int

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from annbatch.errors import InputError
 from annbatch.write.inputs.contents import Element
+from annbatch.write.inputs.main_matrix import check_counts
 from annbatch.write.inputs.matrix_rows import NOT_BY_ROWS, Matrix, cut_rows, matrix_of, read_dense, read_rows
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types, smallest_unsigned
 from annbatch.write.inputs.obs_table import NAMES
@@ -114,8 +115,8 @@ def write_run(job: Job, spec: RunSpec) -> Run:
         source = job.sources[spec.source]
         with source.origin.open() as root:
             for number, element in enumerate(job.elements):
-                where = f"{source.name}: {element.source}"
-                matrix = matrix_of(source.element(root, element.source), where)
+                where = f"{source.name}: {source.own_key(element.key)}"
+                matrix = matrix_of(source.element(root, element.key), where)
                 if matrix.format in NOT_BY_ROWS:
                     matrix = transposed(job.transposed_path(spec.source, number), matrix)
                 write = _write_sparse if element.kind == "csr" else _write_dense
@@ -161,7 +162,7 @@ def _write_sparse(
     for joined in read_rows(matrix, slice(spec.start, spec.stop), columns, job.n_vars, where, job.block_elements):
         block = joined.rows
         found = ValueScan.of(block.data)
-        _check_finite(job, spec, found, block.data, block.indptr, where, row)
+        _check_values(job, spec, element, found, block.data, block.indptr, where, row)
         scan = scan.merge(found)
         lengths.append(np.diff(block.indptr))
         values.append((block.data.astype(_run_type(element.key, found, job), copy=False), lengths[-1]))
@@ -191,7 +192,8 @@ def _write_dense(
         values = np.ascontiguousarray(block).reshape(-1)
         found = ValueScan.of(values)
         if element.has_genes:
-            _check_finite(job, spec, found, values, np.arange(len(block) + 1) * element.n_columns, where, start)
+            starts = np.arange(len(block) + 1) * element.n_columns
+            _check_values(job, spec, element, found, values, starts, where, start)
         scan = scan.merge(found)
         blocks.append(block.astype(_run_type(element.key, found, job), copy=False))
     stored = _run_type(element.key, scan, job)
@@ -234,19 +236,29 @@ def _save_ragged(
     save(path.with_suffix(".starts"), sorted_starts)
 
 
-def _check_finite(
-    job: Job, spec: RunSpec, scan: ValueScan, data: npt.NDArray[Any], indptr: Ints, where: str, first_row: int
+def _check_values(
+    job: Job,
+    spec: RunSpec,
+    element: Element,
+    scan: ValueScan,
+    data: npt.NDArray[Any],
+    indptr: Ints,
+    where: str,
+    first_row: int,
 ) -> None:
-    if job.allow_nonfinite or (np.isfinite(scan.low) and np.isfinite(scan.high)):
+    bad, rule = None, ""
+    if job.x_holds_counts and element.key == "X" and not scan.countable:
+        bad = check_counts(data)
+        rule = "must hold counts (x='counts'), got {} in row {}; x= takes the matrix that it names"
+    elif not job.allow_nonfinite and not (np.isfinite(scan.low) and np.isfinite(scan.high)):
+        bad = int(np.flatnonzero(~np.isfinite(data))[0])
+        rule = "must hold finite values, got {} in row {}; allow_nonfinite=True stores such values as they are"
+    if bad is None:
         return
-    bad = np.flatnonzero(~np.isfinite(data))[0]
     row = int(np.searchsorted(indptr, bad, side="right")) - 1 + first_row
     at = job.global_rows(spec)[0] + row - spec.start
     name = job.table.text(NAMES).read(at, at + 1)[0]
-    raise InputError(
-        f"{where} must hold finite values, got {data[bad]} in row {row} ({name!r}); "
-        f"allow_nonfinite=True stores such values as they are"
-    )
+    raise InputError(f"{where} {rule.format(data[bad], f'{row} ({name!r})')}")
 
 
 def _added(total: int | None, part: int | None) -> int | None:
