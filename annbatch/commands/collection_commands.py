@@ -125,7 +125,11 @@ _CODEC = partial(click.option, "--codec", type=click.Choice(get_args(Codec)))
     "--obs-column", "--obs-columns", "obs_columns", multiple=True, help="obs column to carry along; by default all."
 )
 @click.option("--dense", multiple=True, help="Write X or layers/NAME dense.")
-@click.option("--groupby", help="obs column whose categories stand together.")
+@click.option(
+    "--groupby",
+    multiple=True,
+    help="obs column whose categories stand together; of several, tuples of categories do.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a collection at OUTPUT once the new one is complete.")
 def create(
     adata_paths: Sequence[str],
@@ -296,7 +300,8 @@ def _show(collection: Collection, as_json: bool) -> None:
     for key, types in collection.types.items():
         _print(f"  {key}: stored as {types.stored}, was {types.original}")
     order = f"shuffled with seed {collection.seed}" if collection.shuffled else "in the order of the inputs"
-    grouped = f", grouped by {collection.grouped_by}" if collection.grouped_by else ""
+    by = collection.grouped_by or ()
+    grouped = f", grouped by {by if isinstance(by, str) else ' and '.join(by)}" if by else ""
     _print(f"  rows: {order}{grouped}")
     _print(f"  obs: {', '.join(collection.obs_columns)}")
     for entry in collection.inputs:

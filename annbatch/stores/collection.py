@@ -89,8 +89,9 @@ class Collection(Summary):
     """Seed of that shuffle; None if there was none or nobody knows."""
     software: str
     """Name and version of the program that wrote it."""
-    grouped_by: str | None = None
-    """Obs column whose categories stand together, in their order, over the whole collection; rows without one last."""
+    grouped_by: str | tuple[str, ...] | None = None
+    """Obs column whose categories stand together, in their order, over the whole collection; rows without one last. Of
+    several columns, tuples of categories do, in the order of the first column, then of the second, and so on."""
     inputs: tuple[InputEntry, ...] = ()
     """What it was made of, in order; empty where nobody knows."""
 
@@ -292,7 +293,7 @@ class Collection(Summary):
             shuffled=field(root, "shuffled", bool, where),
             seed=None if root.get("seed") is None else count(root, "seed", where),
             software=field(root, "software", str, where),
-            grouped_by=None if root.get("grouped_by") is None else field(root, "grouped_by", str, where),
+            grouped_by=_grouped_by(root, where),
             inputs=tuple(
                 input_entry(entry, f"{where}: inputs[{i}]")
                 # Absent from collections of before this was recorded.
@@ -356,6 +357,14 @@ def digest_names(names: Iterable[str]) -> str:
     for name in names:
         digest.update(str(name).encode() + b"\0")
     return digest.hexdigest()
+
+
+def _grouped_by(root: Mapping[str, Any], where: str) -> str | tuple[str, ...] | None:
+    """Read the column or columns by which rows are grouped."""
+    found = root.get("grouped_by")
+    if isinstance(found, list) and found and all(isinstance(name, str) for name in found):
+        return tuple(found)
+    return None if found is None else field(root, "grouped_by", str, where)
 
 
 def _open_preshuffled(folder: Folder) -> Collection:

@@ -108,7 +108,7 @@ def _build(
         shuffled=options.shuffle,
         seed=options.seed if options.shuffle else None,
         software=software(),
-        grouped_by=options.groupby,
+        grouped_by=options.groupby[0] if len(options.groupby) == 1 else options.groupby or None,
         inputs=input_entries(job, changed, specs, runs, options, inputs.skipped),
     )
     place.commit(collection if present is None else present.extended(collection))
@@ -150,7 +150,7 @@ def _plan(
     kept = Kept(elements, names, list(var.columns) if present is None else None, table.unjoined)
     changed = changes(sources, kept, options)
     warn_of_changes(sources, changed, kept, in_collection=present is not None, strict=options.strict)
-    if options.groupby is not None:
+    if options.groupby:
         table.groups(options.groupby, 0, 0)
     text_bytes = sum(table.text(name).path.stat().st_size for name in table.texts) / table.n_obs
     least, most = disk_bytes(sources, elements, n_vars, table.record.itemsize + text_bytes + 24)
@@ -209,7 +209,7 @@ def _spool(
             directory,
             names=options.obs_columns,
             strings=options.obs_as_strings,
-            required=[] if options.groupby is None else [options.groupby],
+            required=options.groupby,
             repeats=options.obs_names,
             schema=None if present is None else present.schema,
             others=others,

@@ -44,7 +44,7 @@ def create_anndata_collection(
     obs_columns: Sequence[str] | None = None,
     obs_as_strings: Sequence[str] = (),
     dense: Sequence[str] = (),
-    groupby: str | None = None,
+    groupby: str | Sequence[str] | None = None,
     obs_names: Repeats = "unique",
     strict: bool = False,
     load: Load | None = None,
@@ -118,7 +118,8 @@ def create_anndata_collection(
     dense
         Which of ``"X"`` and ``"layers/…"`` are written dense instead of CSR.
     groupby
-        obs column whose categories stand together, in their order, rows without one last; rows are shuffled within.
+        obs column whose categories stand together, in their order, rows without one last; rows are shuffled within. Of
+        several, tuples of categories stand together, in the order of the first column, then of the second, and so on.
     obs_names
         What becomes of names of cells that occur more than once: ``"unique"`` puts ``-1``, ``-2``, … behind them,
         ``"refuse"`` refuses them.
@@ -192,7 +193,7 @@ def create_anndata_collection(
         obs_columns=obs_columns,
         obs_as_strings=obs_as_strings,
         dense=dense,
-        groupby=groupby,
+        groupby=() if groupby is None else (groupby,) if isinstance(groupby, str) else tuple(groupby),
         obs_names=obs_names,
         strict=strict,
         rows_per_store=rows_per_store,
@@ -296,7 +297,7 @@ def append_to_collection(
         obs_columns=obs_columns,
         obs_as_strings=obs_as_strings,
         dense=(),
-        groupby=None,
+        groupby=(),
         obs_names=obs_names,
         strict=strict,
         rows_per_store=rows_per_store,
@@ -319,7 +320,7 @@ def reshuffle_collection(
     obsm: Sequence[str] | None = None,
     obs_columns: Sequence[str] | None = None,
     obs_as_strings: Sequence[str] = (),
-    groupby: str | None = None,
+    groupby: str | Sequence[str] | None = None,
     strict: bool = False,
     rows_per_store: int = 2**20,
     chunk_elements: int | None = None,

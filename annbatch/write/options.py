@@ -36,7 +36,8 @@ class Options:
     obs_columns: Sequence[str] | None
     obs_as_strings: Sequence[str]
     dense: Sequence[str]
-    groupby: str | None
+    groupby: tuple[str, ...]
+    """Names of obs columns, each once."""
     obs_names: Repeats
     strict: bool
     rows_per_store: int
@@ -55,6 +56,8 @@ class Options:
                 boolean(name, getattr(self, name))
             for name in ("obs_names", "repeated_genes"):
                 one_of(name, getattr(self, name), get_args(Repeats))
+            if len(set(self.groupby)) < len(self.groupby):
+                raise InputError(f"groupby must name each obs column once, got {list(self.groupby)}")
             one_of("codec", self.codec, get_args(Codec))
             _ = self.layout
         except InputError:

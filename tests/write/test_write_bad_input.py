@@ -125,7 +125,11 @@ CASES: dict[str, tuple[Make, dict[str, Any], str]] = {
     "a directory that is no zarr": (lambda d: [d], {}, "got a folder that is no store; it holds neither"),
     "a damaged file": (truncated, {}, "input0.h5ad: cannot be read as AnnData: OSError"),
     "X missing": (no_x, {}, "input0.h5ad: X is missing"),
-    "no cells": (lambda d: without_cells(d)[1:], {}, r"at least one input must have cells, got none in \['.*input1.h5ad"),
+    "no cells": (
+        lambda d: without_cells(d)[1:],
+        {},
+        r"at least one input must have cells, got none in \['.*input1.h5ad",
+    ),
     "no genes": (without_genes, {}, "input0.h5ad: var must have at least one row, got 0"),
     "no genes in common": (
         lambda d: written(d, adata(), adata(range(3, 6), range(7, 9))),

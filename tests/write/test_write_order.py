@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
-from annbatch import create_anndata_collection
+from annbatch import append_to_collection, create_anndata_collection, reshuffle_collection
 from annbatch.errors import InputError
 from annbatch.stores.collection import Collection
 from annbatch.write.shuffle.job import Job
@@ -77,9 +77,34 @@ def test_groups_stand_together_in_category_order(tmp_path: Path, paths: list[Pat
     assert all((np.diff(rows[found == group]) < 0).any() for group in set(found.tolist()))
 
 
+def test_tuples_of_categories_stand_together(tmp_path: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch):
+    by = ["cell_type", "donor", "src_path"]
+    small_budget(monkeypatch)
+    ordered = create_anndata_collection(paths, tmp_path / "ordered", shuffle=False, groupby=by, **CUT)
+    obs = pd.concat([ad.read_zarr(path).obs for path in ordered.store_paths])
+    rows = obs.index.str.removeprefix("cell").astype(int)
+    pd.testing.assert_frame_equal(obs, obs.iloc[np.argsort(rows)].sort_values(by, kind="stable", na_position="last"))
+    assert obs[by].isna().any().any()
+    mixed = reshuffle_collection(ordered.path, tmp_path / "mixed", groupby=by, **CUT)
+    again = pd.concat([ad.read_zarr(path).obs for path in mixed.store_paths])
+    assert again.index.tolist() != obs.index.tolist()
+    pd.testing.assert_frame_equal(again[by].reset_index(drop=True), obs[by].reset_index(drop=True))
+    for collection in (ordered, mixed):
+        assert Collection.open(collection.path).grouped_by == tuple(by)
+    assert append_to_collection(paths[0], mixed.path, **CUT).grouped_by is None
+    one = create_anndata_collection(paths, tmp_path / "one", groupby=by[:1], **CUT)
+    assert Collection.open(one.path).grouped_by == by[0]
+    same = create_anndata_collection(paths, tmp_path / "same", groupby=by[0], **CUT)
+    assert all_bytes(one.path) == all_bytes(same.path)
+
+
 def test_an_unknown_group_is_refused_before_any_column_is_read(tmp_path: Path, paths: list[Path], monkeypatch: Any):
     monkeypatch.setattr("annbatch.write.build.spool", lambda *_, **__: pytest.fail("columns were read"))
-    for options in ({"groupby": "gone"}, {"groupby": "cell_type", "obs_columns": ["donor"]}):
+    for options in (
+        {"groupby": "gone"},
+        {"groupby": ["cell_type", "gone"]},
+        {"groupby": "cell_type", "obs_columns": ["donor"]},
+    ):
         with pytest.raises(InputError, match="groupby must be an obs column, got"):
             create_anndata_collection(paths, tmp_path / "store", **options, **CUT)
     assert not (tmp_path / "store").exists()
@@ -87,9 +112,14 @@ def test_an_unknown_group_is_refused_before_any_column_is_read(tmp_path: Path, p
 
 @pytest.mark.parametrize(
     ("groupby", "message"),
-    [("gone", "groupby must be an obs column, got 'gone'"), ("n_counts", "groupby must be an obs column of strings")],
+    [
+        ("gone", "groupby must be an obs column, got 'gone'"),
+        ("n_counts", "groupby must be an obs column of strings"),
+        (["donor", "n_counts"], "groupby must be an obs column of strings or categories, got 'n_counts'"),
+        (["donor", "donor"], r"groupby must name each obs column once, got \['donor', 'donor'\]"),
+    ],
 )
-def test_groups_of_no_categories_are_refused(tmp_path: Path, paths: list[Path], groupby: str, message: str):
+def test_groups_of_no_categories_are_refused(tmp_path: Path, paths: list[Path], groupby: Any, message: str):
     with pytest.raises(InputError, match=message):
         create_anndata_collection(paths, tmp_path / "store", groupby=groupby, **CUT)
     assert not list(tmp_path.glob(".store*"))

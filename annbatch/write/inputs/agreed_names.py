@@ -80,8 +80,8 @@ class Chosen(Protocol):
         """Names of obs columns."""
 
     @property
-    def groupby(self) -> str | None:
-        """Name of an obs column."""
+    def groupby(self) -> Sequence[str]:
+        """Names of obs columns."""
 
 
 def in_written_names(chosen: Chosen, sources: Sequence[Source]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def in_written_names(chosen: Chosen, sources: Sequence[Source]) -> dict[str, Any
     return {
         "obs_columns": None if chosen.obs_columns is None else [columns.get(name, name) for name in chosen.obs_columns],
         "obs_as_strings": [columns.get(name, name) for name in chosen.obs_as_strings],
-        "groupby": None if chosen.groupby is None else columns.get(chosen.groupby, chosen.groupby),
+        "groupby": tuple(columns.get(name, name) for name in chosen.groupby),
         "layers": written(_LAYERS, chosen.layers),
         "obsm": written(_OBSM, chosen.obsm),
         "dense": written("", chosen.dense),

@@ -114,22 +114,32 @@ class ObsTable:
         """Give one of the texts."""
         return TextFile(self.directory / f"{name}.text")
 
-    def groups(self, name: str, start: int, stop: int) -> npt.NDArray[np.uint32]:
-        """Read to which category of column ``name`` cells belong, numbered in their order, missing ones last.
+    def groups(self, names: Sequence[str], start: int, stop: int) -> npt.NDArray[np.uint64]:
+        """Read to which group cells belong: (stop - start,).
+
+        A group is a tuple with a category of each of the columns ``names``. Groups are numbered by the category of the
+        first column, then of the second, and so on, each column's in their order, missing ones last.
 
         Raises
         ------
         InputError
-            If it has no categories.
+            If a column has no categories, or there are 2**64 tuples or more.
         """
-        column = next(column for column in self.columns if column.name == name)
-        if column.categories is None or column.dtype is None:
-            raise InputError(f"groupby must be an obs column of strings or categories, got {name!r}")
-        codes = load(self.directory / column.field, column.dtype, start, stop)
-        return np.where(codes < 0, len(column.categories), codes).astype(np.uint32)
+        found, n_groups = np.zeros(stop - start, np.uint64), 1
+        for name in names:
+            column = next(column for column in self.columns if column.name == name)
+            if column.categories is None or column.dtype is None:
+                raise InputError(f"groupby must be an obs column of strings or categories, got {name!r}")
+            n = len(column.categories) + 1
+            n_groups *= n
+            if n_groups >= 2**64:
+                raise InputError(f"groupby must be columns of fewer than 2**64 groups, got more with {name!r}")
+            codes = load(self.directory / column.field, column.dtype, start, stop)
+            found = found * np.uint64(n) + np.where(codes < 0, n - 1, codes).astype(np.uint64)
+        return found
 
 
-def check_groupby(name: str | None, names: Sequence[str] | None, sources: Sequence[Source]) -> None:
+def check_groupby(groupby: Sequence[str], names: Sequence[str] | None, sources: Sequence[Source]) -> None:
     """Refuse to group by what will be no column; ``names`` are those that are asked for, None for all.
 
     Raises
@@ -139,8 +149,9 @@ def check_groupby(name: str | None, names: Sequence[str] | None, sources: Sequen
     """
     known = chain.from_iterable(source.columns for source in sources) if names is None else names
     columns = list(dict.fromkeys([*known, SRC_PATH]))
-    if name is not None and name not in columns:
-        raise InputError(f"groupby must be an obs column, got {name!r}; there are {summary.short(columns)}")
+    for name in groupby:
+        if name not in columns:
+            raise InputError(f"groupby must be an obs column, got {name!r}; there are {summary.short(columns)}")
 
 
 def spool(

@@ -57,8 +57,8 @@ class Job:
     """The obs of all inputs."""
     seed: int | None
     """Seed of the shuffle; None to keep the rows in order."""
-    groupby: str | None
-    """Obs column whose categories stay together."""
+    groupby: tuple[str, ...]
+    """Obs columns whose categories stay together."""
     narrow: bool
     """Whether counts are stored in the smallest type that holds them."""
     x_holds_counts: bool

@@ -25,7 +25,7 @@ class SortedRuns:
 
     keys: Sequence[npt.NDArray[np.uint64]]
     """Per run: (n_rows,), ascending within a group."""
-    groups: Sequence[npt.NDArray[np.uint32]] | None
+    groups: Sequence[npt.NDArray[np.uint64]] | None
     """Per run: (n_rows,), ascending; None if there is one group."""
 
     @property
@@ -39,9 +39,9 @@ class SortedRuns:
         if not 0 <= place <= high.sum():
             raise ValueError(f"place must be in [0, {high.sum()}], got {place}")
         if self.groups is not None:
-            group = _last_with_few_before(self.groups, low, high, place, np.uint32)
+            group = _last_with_few_before(self.groups, low, high, place)
             low, high = _count(self.groups, low, high, group, "left"), _count(self.groups, low, high, group, "right")
-        key = _last_with_few_before(self.keys, low, high, place, np.uint64)
+        key = _last_with_few_before(self.keys, low, high, place)
         before = _count(self.keys, low, high, key, "left")
         # Rows of equal keys come in the order of the runs.
         ties = _count(self.keys, low, high, key, "right") - before
@@ -49,16 +49,16 @@ class SortedRuns:
         return before + taken
 
 
-def _last_with_few_before(arrays: Sequence[npt.NDArray[Any]], low: Ints, high: Ints, place: int, dtype: Any) -> Any:
+def _last_with_few_before(arrays: Sequence[npt.NDArray[np.uint64]], low: Ints, high: Ints, place: int) -> np.uint64:
     """Find the largest value that at most ``place`` elements come before."""
-    smallest, largest = 0, int(np.iinfo(dtype).max)
+    smallest, largest = 0, int(np.iinfo(np.uint64).max)
     while smallest < largest:
         middle = (smallest + largest + 1) // 2
-        if _count(arrays, low, high, dtype(middle), "left").sum() <= place:
+        if _count(arrays, low, high, np.uint64(middle), "left").sum() <= place:
             smallest = middle
         else:
             largest = middle - 1
-    return dtype(smallest)
+    return np.uint64(smallest)
 
 
 def _count(

@@ -67,7 +67,7 @@ class StorePlan:
     def of(cls, job: Job, runs: Sequence[Run], types: Mapping[str, ElementTypes], number: int) -> StorePlan:
         """Plan the ``number``-th store."""
         keys = _mapped(job, runs, "keys", np.dtype(np.uint64))
-        groups = None if job.groupby is None else _mapped(job, runs, "groups", np.dtype(np.uint32))
+        groups = _mapped(job, runs, "groups", np.dtype(np.uint64)) if job.groupby else None
         sorted_runs = SortedRuns(keys, groups)
         places = list(job.store_rows(number))
         cuts = {place: sorted_runs.cut(place) for place in places}
@@ -156,10 +156,10 @@ def _read_piece(plan: StorePlan, low: Ints, high: Ints, pool: Executor) -> RowPi
 def _places(job: Job, stretches: Sequence[tuple[Run, int, int]]) -> Ints:
     """Give, for each row of the stretches, its place in the piece."""
     keys = np.concatenate([load(run.path / "keys", np.dtype(np.uint64), a, b) for run, a, b in stretches])
-    if job.groupby is None:
+    if not job.groupby:
         order = np.argsort(keys, kind="stable")
     else:
-        groups = [load(run.path / "groups", np.dtype(np.uint32), a, b) for run, a, b in stretches]
+        groups = [load(run.path / "groups", np.dtype(np.uint64), a, b) for run, a, b in stretches]
         order = np.lexsort((keys, np.concatenate(groups)))
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))

@@ -140,7 +140,7 @@ def _order(job: Job, spec: RunSpec, building: Path) -> Ints:
     """Sort the rows by group and key, ties in their order; give (n,) local rows, and leave keys and groups on disk."""
     start, stop = job.global_rows(spec)
     keys = np.zeros(stop - start, np.uint64) if job.seed is None else row_keys(job.seed, start, stop)
-    if job.groupby is None:
+    if not job.groupby:
         order = np.argsort(keys, kind="stable")
     else:
         groups = job.table.groups(job.groupby, start, stop)
