@@ -18,6 +18,12 @@ from annbatch.progress import say
 _WITHOUT_OPTION = {"Pass load= to read other files": "Write it as .h5ad with anndata or scanpy first"}
 """What errors advise that no option does -> what to do instead."""
 
+_RESHUFFLE = {
+    "layers": "annbatch reshuffle, with --layers or --no-layers,",
+    "obsm": "annbatch reshuffle, with --obsm or --no-obsm,",
+}
+"""What `annbatch.write.inputs.append_target` calls by the library's function -> the command."""
+
 CODES: tuple[tuple[type[Exception], int], ...] = ((OutputError, 1), (InputError, 2), (StoreError, 3))
 """Exit codes."""
 
@@ -55,6 +61,7 @@ class Command(click.Command):
         """Say a message that names arguments of the library's function with the options that they are here."""
         for advice, instead in _WITHOUT_OPTION.items():
             message = message.replace(advice, instead)
+        message = re.sub(r"reshuffle_collection\((\w+)=\[…\]\)", lambda found: _RESHUFFLE[found[1]], message)
         parameters = {str(parameter.name): parameter for parameter in self.params}
         names = sorted(parameters, key=len, reverse=True)
         # Words like "layers" are no arguments unless a value or a rule stands behind them.

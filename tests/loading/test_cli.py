@@ -13,6 +13,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from click.testing import CliRunner, Result
@@ -310,6 +311,51 @@ def test_obsm_is_chosen(tmp_path: Path):
     done = run("create", tmp_path / "a.h5ad", tmp_path / "store", "--obsm", "umap", "--no-progress")
     assert done.exit_code == 0, done.output
     assert list(ad.read_zarr(tmp_path / "store" / "chunk_0.zarr").obsm) == ["umap"]
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_a_collection_is_reshuffled(tmp_path: Path):
+    data = named_adata(np.random.default_rng(0), range(6), range(4))
+    data.obs = pd.DataFrame({"kind": ["a", "b"] * 3, "donor": ["x", "x", "y"] * 2}, index=data.obs_names)
+    for name in ("pca", "umap"):
+        data.obsm[name] = np.ones((6, 2), "f4")
+    data.layers["half"], data.layers["double"] = data.X * 0.5, data.X * 2
+    more = data.copy()
+    more.obs_names = [f"more{i}" for i in range(6)]
+    data.write_h5ad(tmp_path / "a.h5ad")
+    more.write_h5ad(tmp_path / "b.h5ad")
+    store, output = tmp_path / "store", tmp_path / "mixed"
+    assert run("create", tmp_path / "a.h5ad", store, "--no-progress").exit_code == 0
+    del more.obsm["pca"]
+    more.write_h5ad(tmp_path / "c.h5ad")
+    refused = run("append", tmp_path / "c.h5ad", store, "--no-progress")
+    assert refused.exit_code == 2
+    assert "annbatch reshuffle, with --obsm or --no-obsm, writes the collection with fewer" in refused.stderr
+    refused = run("append", tmp_path / "b.h5ad", store, "--layer", "half", "--no-progress")
+    assert "--layer must be those of the collection, ['double', 'half'], got ['half']" in refused.stderr
+    chosen = ["--layer", "half", "--layers", "double", "--obsm", "pca", "--obsm", "umap"]
+    assert run("append", tmp_path / "b.h5ad", store, *chosen, "--no-progress").exit_code == 0
+    wanted = ad.concat([ad.read_h5ad(tmp_path / name) for name in ("a.h5ad", "b.h5ad")])
+    for options, layers, obsm, columns in (
+        ([], ["double", "half"], ["pca", "umap"], ["kind", "donor"]),
+        (["--layers", "half", "--no-obsm"], ["half"], [], ["kind", "donor"]),
+        (["--no-layers", "--obsm", "umap", "--obs-columns", "kind", "--groupby", "kind"], [], ["umap"], ["kind"]),
+    ):
+        by = ["--groupby", "donor", "--groupby", "kind"] if not options else []
+        done = run("reshuffle", store, output, *options, *by, "--overwrite", "--seed", 3, "--no-progress", "--json")
+        assert done.exit_code == 0, done.output
+        shown = json.loads(done.stdout)
+        assert (shown["seed"], shown["shuffled"]) == (3, True)
+        assert shown["grouped_by"] == (["donor", "kind"] if by else "kind" if not layers else None)
+        assert ("grouped by donor and kind" in run("info", output).stdout) == bool(by)
+        found = ad.read_zarr(output / "chunk_0.zarr")
+        assert (sorted(found.layers), sorted(found.obsm)) == (layers, obsm)
+        assert [name for name in found.obs if name != "src_path"] == columns
+        np.testing.assert_array_equal(found.X.toarray(), wanted[found.obs_names, found.var_names].X.toarray())
+    assert run("append", tmp_path / "c.h5ad", output, "--no-progress").exit_code == 0
+    wrong = run("reshuffle", store, output, "--no-obsm", "--obsm", "pca", "--overwrite", "--no-progress")
+    assert (wrong.exit_code, "--no-obsm excludes pca" in wrong.stderr) == (2, True)
+    assert run("reshuffle", tmp_path / "none", output, "--no-progress").exit_code == 3
 
 
 # --- words and names --------------------------------------------------------------------------------------------------

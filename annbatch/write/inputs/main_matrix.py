@@ -40,7 +40,8 @@ def checked_choice(x: MainMatrix) -> tuple[str, ...]:
     keys = (x,) if isinstance(x, str) else tuple(x)
     known = all(key in ("X", "raw/X") or str(key).startswith("layers/") for key in keys)
     if not keys or not (known or keys == (COUNTS,)):
-        raise InputError(f"x must be 'X', 'raw/X', 'layers/…', a list of these, or 'counts', got {x!r}")
+        got = x if isinstance(x, str) else list(x)
+        raise InputError(f"x must be 'X', 'raw/X', 'layers/…', a list of these, or 'counts', got {got!r}")
     return keys
 
 
