@@ -35,6 +35,7 @@ from annbatch.verify import verify_store
 from annbatch.write import append_to_collection, create_anndata_collection, reshuffle_collection
 from annbatch.write.array_layout import Codec
 from annbatch.write.inputs.matrix_rows import matrix_of
+from annbatch.write.inputs.merged_var_column import Merge
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -138,6 +139,11 @@ _CODEC = partial(click.option, "--codec", type=click.Choice(get_args(Codec)))
     type=click.Choice(["outer", "inner", "same"]),
     default="outer",
     help="Genes: all of them, those in all files, or refuse files whose genes differ.",
+)
+@click.option(
+    "--merge",
+    type=click.Choice(get_args(Merge)),
+    help="var columns as anndata.concat takes them; by default those in which no two files contradict each other.",
 )
 @click.option(
     "--genes",

@@ -147,7 +147,7 @@ def _plan(
         table = _spool(place, sources, options, resources, present, checkpoint)
     faults.raise_any()
     names = [column.name for column in table.columns]
-    kept = Kept(elements, names, list(var.columns) if present is None else None, table.unjoined)
+    kept = Kept(elements, names, list(var.columns) if present is None else None, table.unjoined, options.merge)
     changed = changes(sources, kept, options)
     warn_of_changes(sources, changed, kept, in_collection=present is not None, strict=options.strict)
     if options.groupby:

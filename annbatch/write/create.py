@@ -20,6 +20,7 @@ from annbatch.write.build import build
 from annbatch.write.inputs.append_target import AppendTarget
 from annbatch.write.inputs.gene_join import How
 from annbatch.write.inputs.main_matrix import MainMatrix, checked_choice
+from annbatch.write.inputs.merged_var_column import Merge
 from annbatch.write.inputs.opening import Inputs, Load, as_origins
 from annbatch.write.inputs.text_file import Repeats
 from annbatch.write.options import Options, Resources
@@ -35,6 +36,7 @@ def create_anndata_collection(
     shuffle: bool = True,
     seed: int = 0,
     join: How = "outer",
+    merge: Merge | None = None,
     var_names: Iterable[str] | None = None,
     var_key: str | None = None,
     repeated_genes: Repeats = "refuse",
@@ -71,10 +73,10 @@ def create_anndata_collection(
 
     Strings in obs become categoricals, whose categories are the union over all inputs, the same in every store. Every
     cell gets its source file as given, or the name of its input, in the obs column ``src_path``; a ``src_path`` that an
-    input already has is kept. A var column is kept if no two inputs contradict each other about a gene. raw (unless
-    ``x`` names it), uns, varm, obsp and varp are left out. A name that a store cannot hold, such as one with ``/``, is
-    replaced, with a warning; options take either name. What else is left out though nobody chose so, such as obsm
-    arrays of different widths, is warned of, or with ``strict`` refused.
+    input already has is kept. A var column is kept if no two inputs contradict each other about a gene, unless
+    ``merge`` says otherwise. raw (unless ``x`` names it), uns, varm, obsp and varp are left out. A name that a store
+    cannot hold, such as one with ``/``, is replaced, with a warning; options take either name. What else is left out
+    though nobody chose so, such as obsm arrays of different widths, is warned of, or with ``strict`` refused.
 
     Parameters
     ----------
@@ -93,6 +95,11 @@ def create_anndata_collection(
     join
         Genes: ``"outer"`` for all of them (zero where an input lacks one), ``"inner"`` for those that all inputs have,
         both in the order of first appearance; ``"same"`` refuses inputs that have not all the same genes.
+    merge
+        var columns: None for those in which no two inputs contradict each other about a gene, put together gene by
+        gene. Otherwise whole columns are taken as `anndata.concat` takes them: ``"same"`` for those that are the same
+        in all inputs, ``"unique"`` for those that are the same in all inputs that have them, ``"first"`` for that of
+        the first input that has it.
     var_names
         The genes to write instead, in this order. Each must be in at least one input.
     var_key
@@ -184,6 +191,7 @@ def create_anndata_collection(
         shuffle=shuffle,
         seed=operator.index(seed),
         join=join,
+        merge=merge,
         var_names=None if var_names is None else [str(name) for name in var_names],
         var_key=var_key,
         repeated_genes=repeated_genes,
@@ -288,6 +296,7 @@ def append_to_collection(
         shuffle=shuffle,
         seed=operator.index(seed),
         join="outer",
+        merge=None,
         var_names=None,
         var_key=var_key,
         repeated_genes=repeated_genes,

@@ -61,7 +61,7 @@ def describe_all(
     """
     faults = Faults()
     sources: list[Source] = []
-    genes, var_columns = GeneLists(place.emptied("genes")), VarColumns()
+    genes, var_columns = GeneLists(place.emptied("genes")), VarColumns(options.merge)
     skipped = SkippedInputs(place.emptied("genes-skipped"))
     unkeyed: list[str] = []
     columns, layers = options.obs_columns, options.layers

@@ -15,6 +15,7 @@ from annbatch.errors import InputError
 from annbatch.write.array_layout import ArrayLayout, Codec
 from annbatch.write.inputs.gene_join import How
 from annbatch.write.inputs.main_matrix import COUNTS
+from annbatch.write.inputs.merged_var_column import Merge
 from annbatch.write.inputs.text_file import Repeats
 from annbatch.write.shuffle.budget import parse_bytes
 
@@ -26,6 +27,7 @@ class Options:
     shuffle: bool
     seed: int
     join: How
+    merge: Merge | None
     var_names: Sequence[str] | None
     var_key: str | None
     repeated_genes: Repeats
@@ -58,6 +60,8 @@ class Options:
                 one_of(name, getattr(self, name), get_args(Repeats))
             if len(set(self.groupby)) < len(self.groupby):
                 raise InputError(f"groupby must name each obs column once, got {list(self.groupby)}")
+            if self.merge is not None:
+                one_of("merge", self.merge, get_args(Merge))
             one_of("codec", self.codec, get_args(Codec))
             _ = self.layout
         except InputError:

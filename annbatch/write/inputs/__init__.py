@@ -24,15 +24,16 @@ In the order in which an input is met:
 20. `skipped_inputs`: what becomes of inputs without cells.
 21. `column_join`: one column of all inputs together.
 22. `var_columns`: the var columns on which the inputs agree.
-23. `append_target`: what new cells must fit to join a collection that is there.
-24. `text_file`: many strings on disk, and which of them occur twice.
-25. `column_spill`: obs columns that come input by input and go out column by column.
-26. `value_names`: which strings stand for the values of a column.
-27. `obs_table`: obs tables of any length as rows that travel with their cells.
-28. `matrix_rows`: some rows of a matrix, whatever it is stored as.
-29. `transpose`: a matrix that is not stored by rows becomes one that is.
-30. `narrow_types`: the smallest type that holds the values exactly.
-31. `spill`: arrays on disk as their bytes, for a later step.
+23. `merged_var_column`: a var column of all inputs as `anndata.concat` makes it.
+24. `append_target`: what new cells must fit to join a collection that is there.
+25. `text_file`: many strings on disk, and which of them occur twice.
+26. `column_spill`: obs columns that come input by input and go out column by column.
+27. `value_names`: which strings stand for the values of a column.
+28. `obs_table`: obs tables of any length as rows that travel with their cells.
+29. `matrix_rows`: some rows of a matrix, whatever it is stored as.
+30. `transpose`: a matrix that is not stored by rows becomes one that is.
+31. `narrow_types`: the smallest type that holds the values exactly.
+32. `spill`: arrays on disk as their bytes, for a later step.
 
 Other rooms take `Origin`, `Source`, `Element`, `Matrix`, `GeneJoin` and `ObsTable`.
 """

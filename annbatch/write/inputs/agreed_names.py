@@ -113,6 +113,8 @@ class Kept:
     """var columns, as they are written; None if var is that of a collection."""
     unjoined: Mapping[str, str]
     """obs columns that cannot be joined, as they would be written, and why."""
+    merge: str | None = None
+    """Strategy by which var columns were chosen; None for the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ def _why(key: str, sources: Sequence[Source], kept: Kept, *, in_collection: bool
         (written,) = {name for source in sources for name, own in source.columns.items() if f"obs/{own}" == key}
         return f"cannot be joined ({kept.unjoined[written]})"
     if key.startswith("var/"):
-        return "differs between inputs"
+        return "differs between inputs" if kept.merge is None else f"is not taken by merge={kept.merge!r}"
     if lacking := [source for source in sources if key not in _keys(source)]:
         if lacking[0].x == key:
             return f"becomes X of {lacking[0].name}"

@@ -2,7 +2,8 @@
 
 `VarColumns.add` is told the var of one input after the other and keeps, of each column, one value for each gene: the
 first. It remembers for which genes another input gave another value. `VarColumns.joined` gives the columns in which no
-gene that is written has two.
+gene that is written has two. On request it does as `anndata.concat` instead
+(`annbatch.write.inputs.merged_var_column`).
 
 So memory grows with the number of different genes, not with that of inputs. Everything here is pure: no I/O.
 """
@@ -10,6 +11,7 @@ So memory grows with the number of different genes, not with that of inputs. Eve
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,22 +20,31 @@ import pandas as pd
 
 from annbatch.errors import InputError
 from annbatch.write.inputs.column_join import join_column
+from annbatch.write.inputs.merged_var_column import Merge, MergedVarColumn, padded
 
 Ints = npt.NDArray[np.int64]
 
 
 class VarColumns:
-    """The var columns of all inputs."""
+    """The var columns of all inputs.
 
-    def __init__(self) -> None:
-        self._columns: dict[str, _VarColumn] = {}
+    Parameters
+    ----------
+    merge
+        Strategy of `anndata.concat`; None to put columns together gene by gene.
+    """
+
+    def __init__(self, merge: Merge | None = None) -> None:
+        self._merge = merge
+        self._columns: dict[str, _VarColumn | MergedVarColumn] = {}
         self._n_inputs = 0
 
     def add(self, var: pd.DataFrame, genes: Ints) -> None:
         """Take the var of the next input, whose ``genes`` are (n_vars,) numbers."""
         for name in var.columns:
             if name not in self._columns:
-                self._columns[name] = _VarColumn(lacking=self._n_inputs > 0)
+                lacks, merge = self._n_inputs > 0, self._merge
+                self._columns[name] = _VarColumn(lacks) if merge is None else MergedVarColumn(merge, lacks)
         for name, column in self._columns.items():
             column.add(var.get(name), genes)
         self._n_inputs += 1
@@ -41,7 +52,12 @@ class VarColumns:
     def joined(self, names: pd.Index[Any], known: Mapping[str, int]) -> pd.DataFrame:
         """Give var, (n_vars, …), of the genes ``names``, whose numbers are those in ``known``."""
         numbers = np.fromiter((known[name] for name in names), np.int64, len(names))
-        found = {name: column.of(numbers) for name, column in self._columns.items() if column.agrees_on(numbers)}
+        found = {}
+        for name, column in self._columns.items():
+            if column.agrees_on(numbers):
+                # What is of no kind that is written is left out like what differs.
+                with suppress(InputError):
+                    found[name] = _identifiers_as_strings(column.of(numbers))
         return pd.DataFrame(found, index=names)
 
 
@@ -90,7 +106,7 @@ class _VarColumn:
 
     def agrees_on(self, numbers: Ints) -> bool:
         """Say whether no two inputs contradict each other about one of these genes."""
-        return self._is_one_kind and not _padded(self._disputed, numbers, False)[numbers].any()
+        return self._is_one_kind and not padded(self._disputed, numbers, False)[numbers].any()
 
     def of(self, numbers: Ints) -> Any:
         """Give the column of these genes: (n,)."""
@@ -98,7 +114,7 @@ class _VarColumn:
         # A row without a value makes room for missing ones in the type.
         lengths = [*map(len, parts), 1][: len(parts) + self._lacking]
         whole = _joined([*parts, None][: len(lengths)], lengths)
-        return _identifiers_as_strings(whole.reindex(_padded(self._row, numbers, -1)[numbers]))
+        return whole.reindex(padded(self._row, numbers, -1)[numbers])
 
     def _is_last(self, given: pd.Series[Any], genes: Ints) -> bool:
         if self._last is None:
@@ -109,8 +125,8 @@ class _VarColumn:
     def _take(self, given: pd.Series[Any], genes: Ints, present: npt.NDArray[np.bool_]) -> None:
         parts = [given] if self._values is None else [self._values, given]
         stacked, n_known = _joined(parts, list(map(len, parts))), sum(map(len, parts[:-1]))
-        self._row = _padded(self._row, genes, -1)
-        self._disputed = _padded(self._disputed, genes, False)
+        self._row = padded(self._row, genes, -1)
+        self._disputed = padded(self._disputed, genes, False)
         before = self._row[genes]
         again, new = np.flatnonzero(present & (before >= 0)), np.flatnonzero(present & (before < 0))
         left, right = stacked.iloc[before[again]], stacked.iloc[n_known + again]
@@ -121,12 +137,6 @@ class _VarColumn:
 
 def _joined(parts: list[Any], lengths: list[int]) -> pd.Series[Any]:
     return join_column(parts, lengths, "var column", [""] * len(parts))
-
-
-def _padded(array: npt.NDArray[Any], numbers: Ints, fill: Any) -> npt.NDArray[Any]:
-    """Give the array, long enough to be indexed with ``numbers``."""
-    missing = max(0, int(numbers.max(initial=-1)) + 1 - len(array))
-    return np.concatenate([array, np.full(missing, fill, array.dtype)]) if missing else array
 
 
 def _identifiers_as_strings(column: pd.Series[Any]) -> Any:
