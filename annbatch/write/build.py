@@ -153,8 +153,6 @@ def _plan(
     if options.groupby:
         table.groups(options.groupby, 0, 0)
     text_bytes = sum(table.text(name).path.stat().st_size for name in table.texts) / table.n_obs
-    least, most = disk_bytes(sources, elements, n_vars, table.record.itemsize + text_bytes + 24)
-    _state(place, least, most, resources)
     budget = Budget.of(
         resources.memory_bytes,
         resources.task_threads,
@@ -163,6 +161,8 @@ def _plan(
         text_bytes=text_bytes,
         n_texts=len(table.texts),
     )
+    cell_bytes = table.record.itemsize + text_bytes + 24
+    _state(place, *disk_bytes(sources, elements, n_vars, cell_bytes, budget.run_bytes), resources)
     job = Job(
         directory=place.temporary,
         output=place.stores,
@@ -235,7 +235,7 @@ def _specs(job: Job, resources: Resources, checkpoint: Callable[[], None]) -> li
     path = job.directory / "runs.json"
     if path.exists():
         return [RunSpec(*spec) for spec in json.loads(path.read_text(encoding="utf-8"))]
-    (job.directory / "transposed").mkdir(exist_ok=True)
+    (job.directory / "by_rows").mkdir(exist_ok=True)
     faults = Faults()
 
     def costs() -> Iterator[Ints]:

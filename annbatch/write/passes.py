@@ -22,9 +22,11 @@ import numpy as np
 
 from annbatch.stores.manifest import ElementTypes, StoreEntry, store_entry, write_whole
 from annbatch.write.inputs.matrix_rows import NOT_BY_ROWS, matrix_of
+from annbatch.write.inputs.rewritten_rows import rewrite
 from annbatch.write.inputs.transpose import transpose, transposed
 from annbatch.write.output.store_writer import StoreContents, write_store
 from annbatch.write.output.workplace import seal
+from annbatch.write.shuffle.budget import dense_row_bytes, matrix_info, reads_chunks_at_once
 from annbatch.write.shuffle.job import Ints, Job, RunSpec
 from annbatch.write.shuffle.run_reader import StorePlan, read_pieces
 from annbatch.write.shuffle.run_writer import Run, write_run
@@ -45,23 +47,32 @@ class Passes(Protocol):
 
 
 def row_costs(job: Job, source: int, checkpoint: Callable[[], None]) -> Ints:
-    """Turn what is stored by columns, and give the (n_obs + 1,) cumulated bytes that an input's rows take in pass 1."""
+    """Write by rows what cannot be read so where it is, and say what the rows of an input take in pass 1.
+
+    Gives (n_obs + 1,) cumulated bytes, which rise only where a row begins new chunks of dense matrices, so that runs
+    are cut there, as far as the rows of such chunks fit in a run.
+    """
     described = job.sources[source]
-    costs = np.arange(described.n_obs + 1) * (2 * job.table.record.itemsize + 64)
+    starts = np.arange(described.n_obs + 1)
+    costs, chunk_rows = starts * (2 * job.table.record.itemsize + 64), 1
     with described.origin.open() as root:
         for number, element in enumerate(job.elements):
             where = f"{described.name}: {described.own_key(element.key)}"
-            matrix = matrix_of(described.element(root, element.key), where)
+            matrix, info = matrix_of(described.element(root, element.key), where), matrix_info(described, element)
+            path = job.by_rows_path(source, number)
             if matrix.format in NOT_BY_ROWS:
-                path = job.transposed_path(source, number)
-                path.parent.mkdir(exist_ok=True)
                 transpose(path, matrix, where, job.run_bytes, job.block_elements, checkpoint)
                 matrix = transposed(path, matrix)
+            elif not reads_chunks_at_once(info, element, job.row_bytes, job.run_bytes):
+                rewrite(path, matrix, job.run_bytes, checkpoint)
+            elif info.format == "dense":
+                chunk_rows = max(chunk_rows, info.chunk_rows)
             if element.kind == "csr" and matrix.format == "csr":
                 costs += matrix.row_starts(where) * job.row_bytes[element.key]
             else:
-                costs += np.arange(described.n_obs + 1) * (element.n_columns * job.row_bytes[element.key])
-    return costs
+                costs += starts * dense_row_bytes(info, element, job.row_bytes)
+    chunked = costs[np.minimum(-(-starts // chunk_rows) * chunk_rows, described.n_obs)]
+    return chunked if np.diff(chunked).max() <= job.run_bytes else costs
 
 
 def finish_store(

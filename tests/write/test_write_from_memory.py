@@ -219,7 +219,7 @@ def test_a_build_that_goes_on_refuses_changed_layers(tmp_path: Path, monkeypatch
 
     adata = rich()
     with monkeypatch.context() as patch:
-        patch.setattr(build, "_types", interrupt)
+        patch.setattr(build, "types_of_elements", interrupt)
         with pytest.raises(KeyboardInterrupt):
             create_anndata_collection([adata], tmp_path / "o", **ONE)
     set_value(adata.layers["counts"])

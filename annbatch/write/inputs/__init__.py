@@ -32,8 +32,9 @@ In the order in which an input is met:
 28. `obs_table`: obs tables of any length as rows that travel with their cells.
 29. `matrix_rows`: some rows of a matrix, whatever it is stored as.
 30. `transpose`: a matrix that is not stored by rows becomes one that is.
-31. `narrow_types`: the smallest type that holds the values exactly.
-32. `spill`: arrays on disk as their bytes, for a later step.
+31. `rewritten_rows`: a dense matrix whose chunks hold parts of many rows becomes one stored by rows.
+32. `narrow_types`: the smallest type that holds the values exactly.
+33. `spill`: arrays on disk as their bytes, for a later step.
 
 Other rooms take `Origin`, `Source`, `Element`, `Matrix`, `GeneJoin` and `ObsTable`.
 """

@@ -41,6 +41,8 @@ class MatrixInfo:
     """Type of the values."""
     nnz: int
     """Stored elements; of a dense matrix, all."""
+    chunk_rows: int = 1
+    """Rows of a dense matrix that are decoded together, see `Matrix.chunk_shape`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,7 @@ def _check_length(found: int, n_obs: int, where: str) -> None:
 def _info(matrix: Matrix, key: str, shape: tuple[int, int], path: str) -> MatrixInfo:
     if matrix.shape != shape:
         raise InputError(f"{path}: {key} must have the shape of obs and var {shape}, got {matrix.shape}")
-    return MatrixInfo(matrix.format, matrix.shape, matrix.dtype, matrix.nnz)
+    return _info_of(matrix)
 
 
 def _obsm_info(element: Any, name: Any, n_obs: int) -> MatrixInfo | None:
@@ -214,7 +216,12 @@ def _obsm_info(element: Any, name: Any, n_obs: int) -> MatrixInfo | None:
         return None
     if found.format != "dense" or found.shape[0] != n_obs:
         return None
-    return MatrixInfo("dense", found.shape, found.dtype, found.nnz)
+    return _info_of(found)
+
+
+def _info_of(matrix: Matrix) -> MatrixInfo:
+    chunk_rows = matrix.chunk_shape[0] if matrix.format == "dense" else 1
+    return MatrixInfo(matrix.format, matrix.shape, matrix.dtype, matrix.nnz, chunk_rows)
 
 
 def select_elements(

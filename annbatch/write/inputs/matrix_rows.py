@@ -67,6 +67,14 @@ class Matrix:
         """Stored elements."""
         return self.shape[0] * self.shape[1] if self.format in DENSE else int(self.data.shape[0])
 
+    @property
+    def chunk_shape(self) -> tuple[int, int]:
+        """Rows and columns of what is decoded at once, if it is dense; one row where nothing has to be."""
+        if isinstance(self.data, ShardSlices):
+            return min(max(1, self.data.chunk_elements // max(1, self.shape[1])), self.shape[0]), self.shape[1]
+        rows, columns = getattr(self.data, "chunks", None) or (1, self.shape[1])
+        return min(rows, self.shape[0]), min(columns, self.shape[1])
+
     def row_starts(self, where: str) -> Ints:
         """Read ``indptr``: (n + 1,) int64.
 
@@ -117,6 +125,7 @@ class ShardSlices:
 
     def __init__(self, array: ShardedArray) -> None:
         self._array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.chunk_elements = array.chunk_elements
 
     def __getitem__(self, part: slice) -> npt.NDArray[Any]:
         start, stop, _ = part.indices(self.shape[0])
@@ -223,16 +232,17 @@ def read_rows(
         columns = columns.astype(np.int32)
     if matrix.format == "dense":
         step = max(1, block_elements // max(matrix.shape[1], 1))
-        for start in range(rows.start, rows.stop, step):
-            dense = np.asarray(matrix.data[start : min(start + step, rows.stop)])
-            whole = sp.csr_matrix(_native(dense, matrix.dtype))
-            yield _joined(whole.data, whole.indices, whole.indptr.astype(np.int64), columns, n_vars, where, start)
+        for first, last in row_blocks(matrix, rows, step):
+            block = np.asarray(matrix.data[first:last])
+            for start in range(first, last, step):
+                part = sp.csr_matrix(_native(block[start - first : start - first + step], matrix.dtype))
+                yield _joined(part.data, part.indices, part.indptr.astype(np.int64), columns, n_vars, where, start)
         return
     indptr = np.asarray(matrix.indptr[rows.start : rows.stop + 1]).astype(np.int64)
     for start, stop in cut_rows(indptr, slice(0, rows.stop - rows.start), block_elements):
-        part = slice(int(indptr[start]), int(indptr[stop]))
-        data = _native(np.asarray(matrix.data[part]), matrix.dtype)
-        indices = np.asarray(matrix.indices[part])
+        elements = slice(int(indptr[start]), int(indptr[stop]))
+        data = _native(np.asarray(matrix.data[elements]), matrix.dtype)
+        indices = np.asarray(matrix.indices[elements])
         yield _joined(
             data, indices, indptr[start : stop + 1] - indptr[start], columns, n_vars, where, rows.start + start
         )
@@ -250,6 +260,17 @@ def read_dense(matrix: Matrix, rows: slice, columns: Ints | None, n_vars: int, w
     out = np.zeros((len(found), n_vars), found.dtype)
     out[:, columns[columns >= 0]] = found[:, columns >= 0]
     return out
+
+
+def row_blocks(matrix: Matrix, rows: slice, n_rows: int) -> Iterator[tuple[int, int]]:
+    """Cut ``rows`` of a matrix into ranges of about ``n_rows``, each of whole chunks if it is dense. Pure."""
+    chunk_rows = matrix.chunk_shape[0] if matrix.format == "dense" else 1
+    n_rows = max(n_rows // chunk_rows, 1) * chunk_rows
+    start = rows.start
+    while start < rows.stop:
+        stop = min((start // n_rows + 1) * n_rows, rows.stop)
+        yield start, stop
+        start = stop
 
 
 def cut_rows(starts: Ints, rows: slice, limit: int) -> Iterator[tuple[int, int]]:

@@ -50,11 +50,13 @@ def load(path: Path, dtype: np.dtype[Any], start: int, stop: int, width: int = 1
 
 
 class RawSlices:
-    """Such a file, sliced like an array."""
+    """Such a file, sliced like an array of the shape (length,) or (length, width)."""
 
-    def __init__(self, path: Path, dtype: np.dtype[Any], length: int) -> None:
-        self._path, self.dtype, self.shape = path, dtype, (length,)
+    def __init__(self, path: Path, dtype: np.dtype[Any], length: int, width: int | None = None) -> None:
+        self._path, self.dtype = path, dtype
+        self.shape = (length,) if width is None else (length, width)
 
     def __getitem__(self, part: slice) -> npt.NDArray[Any]:
         start, stop, _ = part.indices(self.shape[0])
-        return load(self._path, self.dtype, start, stop)
+        width = int(np.prod(self.shape[1:], dtype=np.int64))
+        return load(self._path, self.dtype, start, stop, width).reshape(stop - start, *self.shape[1:])

@@ -3,7 +3,8 @@
 1. `parse_bytes` reads ``"2GB"``.
 2. `Budget.of` shares the memory out: in pass 1 between the tasks that run at a time, in pass 2 between the pieces of a
    store. What it cannot keep to is refused.
-3. `disk_bytes` says how much temporary space the runs take at least and at most; `check_disk` compares it with what is
+3. `reads_chunks_at_once` says whether the rows of a dense matrix's chunks fit in a run.
+4. `disk_bytes` says how much temporary space the runs take at least and at most; `check_disk` compares it with what is
    free.
 
 Everything here is pure but `check_disk`, which asks the filesystem.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,8 @@ _MIN_TASK_BYTES = 48 * 10**6
 _MIN_PIECE_BYTES = 8 * 10**6
 _ELEMENT_TEMPORARIES = 40
 """Bytes of temporary arrays for each element of the block that is being read."""
+_CHUNK_COPIES = 4
+"""Copies of the rows of a dense chunk that are in memory at a time: decoded, cast, and what is asked of each value."""
 _STRING_BYTES = 90
 """Bytes of a short string as a Python object in an array."""
 _PIECES = 2.3
@@ -117,15 +120,39 @@ def element_bytes(sources: Sequence[Source], elements: Sequence[Element], n_vars
     }
 
 
+def dense_row_bytes(info: MatrixInfo, element: Element, row_bytes: Mapping[str, int]) -> int:
+    """Give the bytes that a row of a dense matrix takes in pass 1; ``row_bytes`` is what `element_bytes` gives."""
+    copies = _CHUNK_COPIES if info.chunk_rows > 1 else 0
+    return element.n_columns * row_bytes[element.key] + copies * info.shape[1] * info.dtype.itemsize
+
+
+def reads_chunks_at_once(info: MatrixInfo, element: Element, row_bytes: Mapping[str, int], run_bytes: int) -> bool:
+    """Say whether the rows of a dense matrix's chunks fit in a run, beside those of all other elements.
+
+    Otherwise the matrix is written row by row before it is read.
+    """
+    nbytes = info.chunk_rows * dense_row_bytes(info, element, row_bytes)
+    return info.chunk_rows == 1 or nbytes * (len(row_bytes) + 1) <= run_bytes
+
+
 def disk_bytes(
-    sources: Sequence[Source], elements: Sequence[Element], n_vars: int, row_bytes: float
+    sources: Sequence[Source], elements: Sequence[Element], n_vars: int, cell_bytes: float, run_bytes: int
 ) -> tuple[int, int]:
-    """Give the least and the most bytes that the runs take on disk: if all values are small counts, and if none is."""
+    """Give the least and the most bytes that temporary files take: if all values are small counts, and if none is.
+
+    Parameters
+    ----------
+    cell_bytes
+        Of each cell beside its matrices.
+    run_bytes
+        Bytes that a run may take in memory.
+    """
+    row_bytes = element_bytes(sources, elements, n_vars)
     index = smallest_unsigned(max(n_vars - 1, 0)).itemsize
-    least = most = int(sum(source.n_obs for source in sources) * row_bytes)
+    least = most = int(sum(source.n_obs for source in sources) * cell_bytes)
     for source in sources:
         for element in elements:
-            info = _info(source, element)
+            info = matrix_info(source, element)
             width = info.dtype.itemsize
             stored = 0 if info.format in DENSE else info.nnz
             if element.kind == "csr":
@@ -140,6 +167,9 @@ def disk_bytes(
                 # The turned copy stays beside the runs, and its parts beside it for a while.
                 least += stored * (width + 4)
                 most += 2 * info.nnz * (width + 12)
+            if info.format == "dense" and not reads_chunks_at_once(info, element, row_bytes, run_bytes):
+                least += info.nnz * info.dtype.itemsize
+                most += info.nnz * info.dtype.itemsize
     return least, most
 
 
@@ -161,10 +191,11 @@ def check_disk(directory: Path, needed: tuple[int, int]) -> None:
 
 
 def _itemsize(source: Source, element: Element) -> int:
-    return max(2, _info(source, element).dtype.itemsize)
+    return max(2, matrix_info(source, element).dtype.itemsize)
 
 
-def _info(source: Source, element: Element) -> MatrixInfo:
+def matrix_info(source: Source, element: Element) -> MatrixInfo:
+    """Give what is known of the matrix of an input that becomes an element."""
     if element.has_genes:
         return source.matrices[element.key]
     info = source.obsm[element.key.removeprefix("obsm/")]

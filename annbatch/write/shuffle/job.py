@@ -106,9 +106,9 @@ class Job:
         """Give a run's directory."""
         return self.directory / "runs" / f"{spec.number:06d}"
 
-    def transposed_path(self, source: int, element: int) -> Path:
-        """Give the directory of a matrix that was stored by columns."""
-        return self.directory / "transposed" / f"{source}-{element}"
+    def by_rows_path(self, source: int, element: int) -> Path:
+        """Give the directory of a matrix that could not be read by rows where it is."""
+        return self.directory / "by_rows" / f"{source}-{element}"
 
     def store_rows(self, number: int) -> tuple[int, int]:
         """Give the rows, in their final order, of the ``number``-th store that is written."""

@@ -25,9 +25,18 @@ import numpy.typing as npt
 from annbatch.errors import InputError
 from annbatch.write.inputs.contents import Element
 from annbatch.write.inputs.main_matrix import check_counts
-from annbatch.write.inputs.matrix_rows import NOT_BY_ROWS, Matrix, cut_rows, matrix_of, read_dense, read_rows
+from annbatch.write.inputs.matrix_rows import (
+    NOT_BY_ROWS,
+    Matrix,
+    cut_rows,
+    matrix_of,
+    read_dense,
+    read_rows,
+    row_blocks,
+)
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types, smallest_unsigned
 from annbatch.write.inputs.obs_table import NAMES
+from annbatch.write.inputs.rewritten_rows import rewritten
 from annbatch.write.inputs.spill import save
 from annbatch.write.inputs.transpose import transposed
 from annbatch.write.shuffle.freed_memory import give_back
@@ -117,8 +126,11 @@ def write_run(job: Job, spec: RunSpec) -> Run:
             for number, element in enumerate(job.elements):
                 where = f"{source.name}: {source.own_key(element.key)}"
                 matrix = matrix_of(source.element(root, element.key), where)
+                by_rows = job.by_rows_path(spec.source, number)
                 if matrix.format in NOT_BY_ROWS:
-                    matrix = transposed(job.transposed_path(spec.source, number), matrix)
+                    matrix = transposed(by_rows, matrix)
+                elif by_rows.exists():
+                    matrix = rewritten(by_rows, matrix)
                 write = _write_sparse if element.kind == "csr" else _write_dense
                 entries[element.key] = write(job, spec, element, matrix, where, building / f"m{number}", order)
         _save_entry(building, Run(path, len(order), entries))
@@ -186,9 +198,8 @@ def _write_dense(
     step = max(1, job.block_elements // max(1, element.n_columns))
     scan = ValueScan.of(np.empty(0, matrix.dtype))
     blocks = []
-    for start in range(spec.start, spec.stop, step):
-        rows = slice(start, min(start + step, spec.stop))
-        block = read_dense(matrix, rows, columns, element.n_columns, where)
+    for start, stop in row_blocks(matrix, slice(spec.start, spec.stop), step):
+        block = read_dense(matrix, slice(start, stop), columns, element.n_columns, where)
         values = np.ascontiguousarray(block).reshape(-1)
         found = ValueScan.of(values)
         if element.has_genes:
