@@ -116,39 +116,59 @@ class GroupFrame:
 
     def index(self) -> npt.NDArray[Any]:
         """Read the index, (n_rows,) str objects."""
-        return as_text(range(self._n_rows()) if self._index is None else self._read(self._index))
+        return as_text(
+            range(self._n_rows()) if self._index is None else self._read(self._index, self._node(self._index))
+        )
 
     def column(self, name: str) -> Any:
         """Read a column, (n_rows,)."""
-        self.check(name)
-        return self._read(name)
+        node = self._node(name)
+        if _is_plain(node):
+            # As AnnData reads it, without looking up its encoding.
+            return node[()]
+        if self._encoding(name, node) == "categorical" and isinstance(node, h5py.Group):
+            categories = pd.Index(np.atleast_1d(ad.io.read_elem(node["categories"])))
+            return pd.Categorical.from_codes(node["codes"][()], categories, ordered=bool(attribute(node, "ordered")))
+        return self._read(name, node)
 
     def check(self, name: str) -> int:
         """Give the length of a column; raises StoreError if it cannot be one."""
+        node = self._node(name)
+        encoding, where = self._encoding(name, node), f"{self._where} column {name!r}"
+        return _length(node if is_array(node) else node["codes" if encoding == "categorical" else "values"], where)
+
+    def _node(self, name: str) -> Any:
         assert self._group is not None
-        where = f"{self._where} column {name!r}"
-        if name not in self._group:
-            raise StoreError(f"{where} is named in column-order, and is not there")
-        node: Any = self._group[name]
-        encoding = attribute(node, "encoding-type", "")
+        try:
+            return self._group[name]
+        except KeyError as e:
+            raise StoreError(f"{self._where} column {name!r} is named in column-order, and is not there") from e
+
+    def _encoding(self, name: str, node: Any) -> str:
+        encoding: str = attribute(node, "encoding-type", "")
         known = _COLUMN_ARRAYS if is_array(node) else _COLUMN_GROUPS
         if encoding not in known:
             kind = "an array" if is_array(node) else "a group"
-            raise StoreError(f"{where} is {kind} and must have an encoding of {sorted(known)}, got {encoding!r}")
-        if is_array(node):
-            return _length(node, where)
-        return _length(node["codes" if encoding == "categorical" else "values"], where)
+            raise StoreError(
+                f"{self._where} column {name!r} is {kind} and must have an encoding of {sorted(known)}, got {encoding!r}"
+            )
+        return encoding
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str, node: Any) -> Any:
         assert self._group is not None
-        node: Any = self._group[name]
+        dtype = _categories_of(self._group, name, node)
         _refuse_executable(node, f"{self._where}/{name}")
         values: Any = ad.io.read_elem(node)
-        categories = categories_of(self._group, name)
-        if categories is not None:
-            return pd.Categorical.from_codes(values, categories.categories, ordered=categories.ordered)
+        if dtype is not None:
+            return pd.Categorical.from_codes(values, dtype.categories, ordered=dtype.ordered)
         # AnnData reads an array of one fixed-length string as that string.
         return np.atleast_1d(values).astype(object) if isinstance(values, str) else values
+
+
+def _is_plain(node: Any) -> bool:
+    """Say whether a column is a dataset of numbers or booleans that mean nothing else."""
+    is_dataset = isinstance(node, h5py.Dataset) and node.ndim == 1 and node.dtype.kind in "biuf"
+    return is_dataset and "categories" not in node.attrs
 
 
 def categories_of(frame: Group, name: str) -> pd.CategoricalDtype | None:
@@ -159,7 +179,10 @@ def categories_of(frame: Group, name: str) -> pd.CategoricalDtype | None:
     StoreError
         If they are no array of the same store.
     """
-    node: Any = frame[name]
+    return _categories_of(frame, name, frame[name])
+
+
+def _categories_of(frame: Group, name: str, node: Any) -> pd.CategoricalDtype | None:
     if not is_array(node) or "categories" not in node.attrs:
         return None
     place: Any = attribute(node, "categories")

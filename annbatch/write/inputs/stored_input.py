@@ -62,6 +62,8 @@ class StoredInput:
     def var(self, raw: bool) -> pd.DataFrame:
         """Read var, or that of raw."""
         frame = self._frame("raw/var" if raw else "var", 1)
+        for name in frame.column_names:
+            frame.check(name)
         index = pd.Index(frame.index(), dtype=object, name=frame.index_name)
         return pd.DataFrame({name: frame.column(name) for name in frame.column_names}, index=index)
 
