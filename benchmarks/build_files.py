@@ -6,6 +6,7 @@ and of that what is more than a build from two files takes.
 
 - ``genes``: all files have the same genes; few cells, so that what is measured is what each file costs.
 - ``obs``: few genes, many obs columns; beside the time in which AnnData reads obs of all files.
+- ``types``: as ``genes``, but the counts are int32, float32 and float64 in turns; says in which type batches come, too.
 
 Usage: ``python benchmarks/build_files.py COMMAND [--files 2 80 300 1000] [--genes 36601] [--rounds 3] …``
 """
@@ -28,11 +29,12 @@ import annbatch
 
 files, output, limit = json.load(sys.stdin), *sys.argv[1:]
 began = time.perf_counter()
-annbatch.create_anndata_collection(files, output, memory_limit=limit, progress=False)
+collection = annbatch.create_anndata_collection(files, output, memory_limit=limit, progress=False)
 seconds = time.perf_counter() - began
 used = resource.getrusage(resource.RUSAGE_SELF)
 cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss * 1024
-print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_rss_bytes": peak}))
+dtype = str(collection.types["X"].original)
+print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_rss_bytes": peak, "dtype": dtype}))
 """
 
 READ = """
@@ -50,8 +52,8 @@ print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_rss_bytes": peak
 """
 
 
-def write_input(path: Path, n_obs: int, n_vars: int, n_columns: int) -> None:
-    """Write the file that all others are links to."""
+def write_input(path: Path, n_obs: int, n_vars: int, n_columns: int, dtype: str) -> None:
+    """Write a file that others are links to, of counts of a type."""
     import anndata as ad
     import pandas as pd
     import scipy.sparse as sp
@@ -62,7 +64,8 @@ def write_input(path: Path, n_obs: int, n_vars: int, n_columns: int) -> None:
     names = [f"ENSG{i:011}" for i in range(n_vars)]
     var = pd.DataFrame({"gene_symbols": [f"S{i}" for i in range(n_vars)], "n_cells": np.arange(n_vars)}, index=names)
     x = sp.random(n_obs, n_vars, 0.02, format="csr", dtype=np.float32, random_state=rng)
-    ad.AnnData(x, obs=obs, var=var).write_h5ad(path)
+    x.data = np.ceil(x.data * 9)
+    ad.AnnData(x.astype(dtype), obs=obs, var=var).write_h5ad(path)
 
 
 def measured(script: str, paths: list[str], *arguments: str) -> dict[str, Any]:
@@ -73,19 +76,20 @@ def measured(script: str, paths: list[str], *arguments: str) -> dict[str, Any]:
     return found
 
 
-def rounds_of(arguments: argparse.Namespace, n_obs: int, n_vars: int, n_columns: int, *, reading: bool) -> None:
+def rounds_of(
+    arguments: argparse.Namespace, n_obs: int, n_vars: int, n_columns: int, *, dtypes: tuple[str, ...], reading: bool
+) -> None:
     """Build from each number of files in turns, and print a row for each."""
     numbers = arguments.files
     tasks = [("build", n) for n in numbers] + ([("anndata reads obs", n) for n in numbers] if reading else [])
     found: dict[tuple[str, int], list[dict[str, Any]]] = {task: [] for task in tasks}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        first = Path(folder) / "file0.h5ad"
-        write_input(first, n_obs, n_vars, n_columns)
-        paths = [str(first)]
-        for i in range(1, max(numbers)):
-            link = Path(folder) / f"file{i}.h5ad"
-            link.hardlink_to(first)
-            paths.append(str(link))
+        paths = [f"{folder}/file{i}.h5ad" for i in range(max(numbers))]
+        for i, path in enumerate(paths):
+            if i < len(dtypes):
+                write_input(Path(path), n_obs, n_vars, n_columns, dtypes[i])
+            else:
+                Path(path).hardlink_to(paths[i % len(dtypes)])
         for number in range(arguments.rounds):
             for what, n in tasks:
                 if what == "build":
@@ -94,32 +98,36 @@ def rounds_of(arguments: argparse.Namespace, n_obs: int, n_vars: int, n_columns:
                     one = measured(READ, paths[:n])
                 found[what, n].append(one)
                 print(f"  {what}, {n} files: {one['cpu_seconds']:.1f} s", flush=True)
-    print(f"\n{'what':<18} {'files':>6} {'s':>7} {'CPU s':>7} {'±':>5} {'ms a file':>10} {'peak MB':>8} {'± MB':>5}")
+    head = f"{'what':<18} {'files':>6} {'s':>7} {'CPU s':>7} {'±':>5} {'ms a file':>10} {'peak MB':>8} {'± MB':>5}"
+    print(f"\n{head}  batches")
     for (what, n), ones in found.items():
         seconds, cpu, peak = (
             np.array([one[key] for one in ones]) for key in ("seconds", "cpu_seconds", "peak_rss_bytes")
         )
         print(
             f"{what:<18} {n:>6} {np.median(seconds):>7.1f} {np.median(cpu):>7.1f} {np.ptp(cpu) / 2:>5.1f} "
-            f"{np.median(cpu) / n * 1000:>10.0f} {np.median(peak) / 1e6:>8.0f} {np.ptp(peak) / 2e6:>5.0f}"
+            f"{np.median(cpu) / n * 1000:>10.0f} {np.median(peak) / 1e6:>8.0f} {np.ptp(peak) / 2e6:>5.0f}  "
+            f"{ones[0].get('dtype', '')}"
         )
 
 
 def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(description="Measure what many inputs cost.")
-    parser.add_argument("command", choices=("genes", "obs"))
+    parser.add_argument("command", choices=("genes", "obs", "types"))
     parser.add_argument("--files", type=int, nargs="+", default=[2, 80, 300, 1000], help="numbers of files")
-    parser.add_argument("--genes", type=int, default=36_601, help="genes of each file of `genes`")
+    parser.add_argument("--genes", type=int, default=36_601, help="genes of each file of `genes` and `types`")
     parser.add_argument("--columns", type=int, default=60, help="obs columns of each file of `obs`")
     parser.add_argument("--memory-limit", default="64MB", help="limit of the build")
     parser.add_argument("--rounds", type=int, default=3, help="builds for each number")
     parser.add_argument("--folder", type=Path, default=None, help="where the files go; the system's temporary one")
     arguments = parser.parse_args()
-    if arguments.command == "genes":
-        rounds_of(arguments, 5, arguments.genes, 0, reading=False)
+    one, several = ("float32",), ("int32", "float32", "float64")
+    if arguments.command == "obs":
+        rounds_of(arguments, 500, 50, arguments.columns, dtypes=one, reading=True)
     else:
-        rounds_of(arguments, 500, 50, arguments.columns, reading=True)
+        dtypes = several if arguments.command == "types" else one
+        rounds_of(arguments, 5, arguments.genes, 0, dtypes=dtypes, reading=False)
 
 
 if __name__ == "__main__":

@@ -116,9 +116,9 @@ class GroupFrame:
 
     def index(self) -> npt.NDArray[Any]:
         """Read the index, (n_rows,) str objects."""
-        return as_text(
-            range(self._n_rows()) if self._index is None else self._read(self._index, self._node(self._index))
-        )
+        if self._index is None:
+            return as_text(range(self._n_rows()))
+        return as_text(self._read(self._index, self._node(self._index)))
 
     def column(self, name: str) -> Any:
         """Read a column, (n_rows,)."""
@@ -149,9 +149,8 @@ class GroupFrame:
         known = _COLUMN_ARRAYS if is_array(node) else _COLUMN_GROUPS
         if encoding not in known:
             kind = "an array" if is_array(node) else "a group"
-            raise StoreError(
-                f"{self._where} column {name!r} is {kind} and must have an encoding of {sorted(known)}, got {encoding!r}"
-            )
+            where = f"{self._where} column {name!r}"
+            raise StoreError(f"{where} is {kind} and must have an encoding of {sorted(known)}, got {encoding!r}")
         return encoding
 
     def _read(self, name: str, node: Any) -> Any:
