@@ -17,6 +17,7 @@ import dying
 import fuzz_stores
 from annbatch import Collection, CorruptStoreError, InputError, Loader, StoreError, create_anndata_collection
 from annbatch.shards.array_metadata import describe
+from annbatch.sources import Sources
 from annbatch.stores import elements
 from datagen import named_adata
 from mutations import Base, mutate_values
@@ -126,7 +127,7 @@ def test_chunks_larger_than_any_number(tmp_path):
         metadata.write_text(json.dumps(fields | ({"chunks": [size]} if message is None else {"shape": [size]})))
         with pytest.raises(StoreError, match=message or "0.zarr X/data"):
             ds = Loader(batch_size=4)
-            ds._add([opened_store(tmp_path / "0.zarr", ())], (), [])
+            ds._use(Sources((opened_store(tmp_path / "0.zarr", ()),), ()))
             list(ds)
 
 

@@ -41,6 +41,7 @@ from annbatch.errors import AnnbatchError
 from annbatch.remote import request_pool
 from annbatch.shards.codecs import Workspace
 from annbatch.shards.local_array import ShardedArray
+from annbatch.sources import Sources
 from annbatch.stores import array_opening
 from annbatch.write.inputs.contents import describe
 from annbatch.write.inputs.matrix_rows import matrix_of, read_dense, read_rows
@@ -147,7 +148,7 @@ def read_store(folder: Path, rng: np.random.Generator) -> None:
     """Read the AnnData store of another program."""
     opened = opened_store(folder / "a.zarr", None, ("X", "layers/dense", "obsm/pca"))
     ds = Loader(batch_size=8, chunk_size=4, preload_nchunks=4, threads=1, prefetch=0, layers=["dense"], obsm=["pca"])
-    ds._add([opened], None, [])
+    ds._use(Sources((opened,)))
     batches_of(ds)
 
 
