@@ -37,13 +37,15 @@ def store(number: int) -> ad.AnnData:
         obs=obs,
         var=pd.DataFrame(index=["g0", "g1", "g2"]),
         layers={"raw": sp.csr_matrix(x), "dense": x},
-        obsm={"pca": rows[:, None] + np.array([0, 100], np.int16), "peaks": sp.csr_matrix(x[:, :2])},
+        obsm={"pca": (rows[:, None] + np.array([0, 100])).astype(np.int16), "peaks": sp.csr_matrix(x[:, :2])},
     )
 
 
-def stores(odd: int, change: Callable[[ad.AnnData], ad.AnnData | None]) -> list[ad.AnnData]:
+def stores(odd: int, change: Callable[[ad.AnnData], Any]) -> list[ad.AnnData]:
     found = [store(number) for number in range(N_STORES)]
-    found[odd] = change(found[odd]) or found[odd]
+    changed = change(found[odd])
+    if isinstance(changed, ad.AnnData):
+        found[odd] = changed
     return found
 
 
@@ -79,7 +81,7 @@ def fractions(matrix: Any) -> Any:
     return matrix.astype(np.float64) / 8
 
 
-JOINED: dict[str, tuple[Callable[[ad.AnnData], ad.AnnData | None], dict[str, str]]] = {
+JOINED: dict[str, tuple[Callable[[ad.AnnData], Any], dict[str, str]]] = {
     "wider X": (in_x(wide), {"X": "int32"}),
     "floating X": (in_x(fractions), {"X": "float64"}),
     "wider layer": (in_part("layers", "raw", wide), {"raw": "int32"}),
@@ -103,11 +105,11 @@ JOINED: dict[str, tuple[Callable[[ad.AnnData], ad.AnnData | None], dict[str, str
     ),
     "fewer categories": (in_part("obs", "kind", lambda kind: kind.cat.remove_unused_categories()), {}),
     "text": (in_part("obs", "kind", lambda kind: kind.astype(object)), {}),
-    "wider numbers": (in_part("obs", "n", lambda n: n.astype(np.int64) << 40), {}),
+    "wider numbers": (in_part("obs", "n", lambda n: n.astype(np.int64) * 2**40), {}),
     "numbers that can be missing": (in_part("obs", "n", lambda n: n.astype("Int16").where(n % 2 == 0)), {}),
     "booleans that can be missing": (in_part("obs", "passed", lambda b: b.astype("boolean").where(b)), {}),
 }
-TYPES = {"X": "uint8", "raw": "uint8", "dense": "uint8", "pca": "int64", "peaks": "uint8"}
+TYPES = {"X": "uint8", "raw": "uint8", "dense": "uint8", "pca": "int16", "peaks": "uint8"}
 
 
 @pytest.mark.parametrize("name", JOINED)
@@ -166,7 +168,7 @@ def test_categories_are_ordered_only_if_all_stores_say_the_same(dtypes: list[tup
     assert list(labels.cat.categories)[:3] == dtypes[0][0]
 
 
-REFUSED: dict[str, tuple[Callable[[ad.AnnData], ad.AnnData | None], str]] = {
+REFUSED: dict[str, tuple[Callable[[ad.AnnData], Any], str]] = {
     "permuted genes": (lambda adata: adata[:, [1, 0, 2]].copy(), "must have the same var names: var 0 is"),
     "the last gene": (
         lambda adata: setattr(adata, "var_names", ["g0", "g1", "x"]),
@@ -191,12 +193,8 @@ REFUSED: dict[str, tuple[Callable[[ad.AnnData], ad.AnnData | None], str]] = {
 @pytest.mark.parametrize("odd", range(N_STORES))
 def test_stores_that_do_not_fit_are_refused(name: str, odd: int):
     change, message = REFUSED[name]
-    adatas = [store(number) for number in range(N_STORES)]
-    changed = change(adatas[odd])
-    if isinstance(changed, ad.AnnData):
-        adatas[odd] = changed
-    with pytest.raises((InputError, ValueError), match=message) as error:
-        loader(adatas)
+    with pytest.raises(InputError, match=message) as error:
+        loader(stores(odd, change))
     # The stores that are named are one of either.
     assert f"adatas[{odd}]" in str(error.value)
 
@@ -213,12 +211,11 @@ def test_a_type_must_hold_what_every_store_has(element: str, odd: int):
         next(ds.batches(Emit(dtype=np.dtype(np.int16))))
     # float32 is always to be had, unless a value is too large: those of every store are looked at.
     assert sum(len(batch.index) for batch in ds.batches(Emit(dtype=np.dtype(np.float32)))) == N_ROWS * N_STORES
-    change = in_x(lambda x: x.astype(np.int32) + _one_large(x)) if element == "X" else None
-    if change is not None:
-        ds = loader(stores(odd, change))
-        with pytest.raises(InputError, match=r"X: .*must be below 2\*\*24 in size"):
-            list(ds.batches(Emit(dtype=np.dtype(np.float32))))
 
 
-def _one_large(x: sp.csr_matrix) -> sp.csr_matrix:
-    return sp.csr_matrix(([2**24 + 1], ([0], [0])), shape=x.shape, dtype=np.int32)
+@pytest.mark.parametrize("odd", range(N_STORES))
+def test_integers_of_every_store_are_looked_at(odd: int):
+    large = sp.csr_matrix(([2**24 + 1], ([0], [0])), shape=(N_ROWS, 3), dtype=np.int32)
+    ds = loader(stores(odd, in_x(lambda x: x.astype(np.int32) + large)))
+    with pytest.raises(InputError, match=r"must be below 2\*\*24 in size, got 16777[0-9]{3}"):
+        list(ds.batches(Emit(dtype=np.dtype(np.float32))))
