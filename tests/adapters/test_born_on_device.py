@@ -21,6 +21,7 @@ import host_device
 from adapter_truth import Truth
 from annbatch import InputError
 from annbatch import loader as core_module
+from epochs import each_batch
 from host_device import HostDevice, HostStream, bytes_at
 
 pytestmark = pytest.mark.skipif(host_device.COMPILER is None, reason="no C++ compiler")
@@ -234,7 +235,7 @@ def test_jax_narrow_types(
     from annbatch_jax import _loader as loader_module
 
     monkeypatch.setattr(loader_module, "lender", lambda number: HostLender(device, lambda: jax.numpy.zeros(1)))
-    for batch in JaxLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=dtype):
+    for batch in each_batch(JaxLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=dtype)):
         real = batch.index >= 0
         dense = densify(batch.data) if layout == "padded_csr" else batch.data
         assert dense.dtype == dtype

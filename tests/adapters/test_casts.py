@@ -17,6 +17,7 @@ import scipy.sparse as sp
 
 from annbatch import Loader
 from annbatch.errors import InputError
+from epochs import each_batch
 
 NARROW = 1 << 24
 """From here on float32 does not hold every integer."""
@@ -186,7 +187,7 @@ def test_obsm_sparse_or_dense(dtype: str, layout: str, framework: Framework, req
             obsm[f"sparse {name}"] = sp.csr_matrix(array)
     adata = ad.AnnData(X=ONES, obsm=obsm)
     ds = Loader(batch_size=3, shuffle=False, obsm=list(obsm), casting="unsafe").add_anndatas([adata])
-    for batch in framework.open(ds, layout, dtype=dtype):
+    for batch in each_batch(framework.open(ds, layout, dtype=dtype)):
         rows = np.asarray(framework.to_numpy(batch.index))
         real = rows >= 0
         for name, matrix in batch["obsm"].items():

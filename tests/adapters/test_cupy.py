@@ -18,6 +18,7 @@ from adapter_truth import N_VARS, STORE_ROWS, Truth  # noqa: E402
 from annbatch import Loader  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
 from annbatch_cupy import CupyLoader  # noqa: E402
+from epochs import each_batch  # noqa: E402
 
 MakeLoader = Callable[..., Loader]
 
@@ -90,7 +91,7 @@ def test_layers_obsm_and_dense_x(dense: bool, device: str) -> None:
     pca = np.arange(30).reshape(10, 3) / 8
     adata = ad.AnnData(X=x.toarray() if dense else x, layers={"doubled": sp.csr_matrix(2 * x)}, obsm={"pca": pca})
     with Loader(batch_size=4, layers=["doubled"], obsm=["pca"], device=device).add_anndatas([adata]) as ds:
-        for batch in CupyLoader(ds):
+        for batch in each_batch(CupyLoader(ds)):
             rows = cupy.asnumpy(batch["index"])
             assert isinstance(batch["data"], cupy.ndarray if dense else csr_matrix)
             data = batch["data"] if dense else batch["data"].toarray()
@@ -133,7 +134,7 @@ def test_what_was_made_on_the_device_is_wrapped(layout: Any, make_loader: MakeLo
             made.append([part.data.ptr for part in parts])
             return super()._hand_over(batch)
 
-    for batch in Seen(make_loader(device="cuda"), layout=layout):
+    for batch in each_batch(Seen(make_loader(device="cuda"), layout=layout)):
         parts = parts_of(batch)[1:] if layout == "csr" else [batch.data]
         assert [part.data.ptr for part in parts] == made.pop()
         dense = batch.data.toarray() if layout == "csr" else batch.data

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader  # noqa: E402
 from annbatch import InputError, Loader, Partition  # noqa: E402
 from annbatch.samplers import Stratified  # noqa: E402
 from annbatch_torch import TorchLoader  # noqa: E402
+from epochs import each_batch  # noqa: E402
 from stores import named_stores  # noqa: E402
 
 pytestmark = [
@@ -129,7 +130,7 @@ def test_an_epoch_left_early_is_followed_by_a_whole_one(stores: Any) -> None:
 def test_classes_go_to_workers(stores: Any) -> None:
     ds = torch_loader(stores, sampler=Stratified("stage", {"early": 1, "late": 7}))
     codes = stores[2]["stage"].cat.codes.to_numpy()
-    for batch in DataLoader(ds, batch_size=None, num_workers=2, multiprocessing_context="fork"):
+    for batch in each_batch(DataLoader(ds, batch_size=None, num_workers=2, multiprocessing_context="fork")):
         assert np.bincount(codes[batch["index"]], minlength=3).tolist() == [1, 0, 7]
 
 

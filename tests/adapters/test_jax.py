@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from epochs import each_batch
 from stores import named_stores
 
 jax = pytest.importorskip("jax")
@@ -103,7 +104,7 @@ def test_the_mask_needs_no_index(make_loader: MakeLoader) -> None:
 def test_cpu_arrays_are_the_cores_memory(layout: Layout, make_loader: MakeLoader) -> None:
     ds = JaxLoader(make_loader(), layout=layout)
     handed = recorded(ds)
-    for batch in ds:
+    for batch in each_batch(ds):
         core = handed.pop(0).data
         pairs = [(batch.data, core)]
         if layout == "padded_csr":
@@ -195,7 +196,7 @@ def test_product_and_gradients_are_those_of_dense(canonical: bool, make_loader: 
         return jnp.square(product / 1e4).sum()
 
     # One capacity for all: the shapes do not matter here, and each costs several compilations.
-    for batch in JaxLoader(make_loader(), nse=Capacity(fixed=1024), canonical=canonical):
+    for batch in each_batch(JaxLoader(make_loader(), nse=Capacity(fixed=1024), canonical=canonical)):
         assert batch.data.canonical is canonical
         dense = densify(batch.data)
         np.testing.assert_allclose(jax.jit(matmul)(batch.data, weight), dense @ weight, rtol=1e-5, atol=1e-2)
@@ -284,7 +285,7 @@ def test_densify_sums_what_stands_twice() -> None:
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.int32, jnp.uint16], ids=lambda dtype: dtype.__name__)
 @pytest.mark.parametrize("layout", ["padded_csr", "dense"])
 def test_dtypes(dtype: Any, layout: Layout, make_loader: MakeLoader, truth: Truth) -> None:
-    for batch in JaxLoader(make_loader(casting="unsafe"), layout=layout, dtype=dtype):
+    for batch in each_batch(JaxLoader(make_loader(casting="unsafe"), layout=layout, dtype=dtype)):
         data = densify(batch.data) if layout == "padded_csr" else batch.data
         assert data.dtype == dtype
         real = batch.index >= 0
@@ -319,7 +320,7 @@ def test_on_a_gpu_nothing_is_committed_to_the_cpu(make_loader: MakeLoader, truth
     if jax.default_backend() != "gpu":
         pytest.skip("this JAX sees no GPU")
     ds = JaxLoader(make_loader())
-    for batch in ds:
+    for batch in each_batch(ds):
         check(batch, truth, ds.categories)
         assert not batch.mask.committed
         assert densify(batch.data).devices() == {jax.devices()[0]}

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 from annbatch import Loader
+from epochs import each_batch
 
 X = sp.csr_matrix((np.arange(60).reshape(10, 6) % 7).astype(np.float32))
 PCA = np.arange(30).reshape(10, 3) / 8
@@ -26,7 +27,7 @@ def test_torch(x: Any, layout: Any) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
     from annbatch_torch import TorchLoader
 
-    for batch in TorchLoader(make_loader(x), layout=layout):
+    for batch in each_batch(TorchLoader(make_loader(x), layout=layout)):
         rows = batch["index"].numpy()
         np.testing.assert_array_equal(batch["data"].to_dense().numpy(), X[rows].toarray())
         np.testing.assert_array_equal(batch["layers"]["doubled"].to_dense().numpy(), 2 * X[rows].toarray())
@@ -43,7 +44,7 @@ def test_jax(x: Any, layout: Any) -> None:
     def dense(matrix: Any) -> np.ndarray:
         return np.asarray(densify(matrix) if isinstance(matrix, PaddedCSR) else matrix)
 
-    for batch in JaxLoader(make_loader(x), layout=layout):
+    for batch in each_batch(JaxLoader(make_loader(x), layout=layout)):
         real = np.asarray(batch["mask"])
         rows = batch["index"][real]
         np.testing.assert_array_equal(dense(batch["data"])[real], X[rows].toarray())

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from conftest import MakeLoader
 
 from adapter_truth import Truth
+from epochs import each_batch
 
 pytestmark = pytest.mark.gpu
 
@@ -59,7 +60,7 @@ def test_torch_gets_the_memory(layout: Any, torch: Any, make_disk_loader: MakeLo
             made.append(addresses_of(batch.data))
             return super()._hand_over(batch)
 
-    for batch in Seen(make_disk_loader(device="cuda"), layout=layout):
+    for batch in each_batch(Seen(make_disk_loader(device="cuda"), layout=layout)):
         assert [part.data_ptr() for part in parts_of(batch)] == made.pop()
         assert batch.data.device == batch.index.device == torch.device("cuda", 0)
         assert batch.codes["cell_type"].dtype == torch.int64
@@ -116,7 +117,9 @@ def test_torch_types(dtype: str, layout: Any, torch: Any, make_disk_loader: Make
     from annbatch_torch import TorchLoader
 
     wanted = getattr(torch, dtype)
-    for batch in TorchLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=wanted):
+    for batch in each_batch(
+        TorchLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=wanted)
+    ):
         expected = torch.from_numpy(disk_truth.x[batch.index.cpu().numpy()].toarray()).to(wanted)
         values = parts_of(batch)[0]
         assert values.dtype == wanted
@@ -163,7 +166,7 @@ def test_jax_gets_the_memory(
             made.append(addresses_of(batch.data))
             return super()._hand_over(batch)
 
-    for batch in Seen(make_disk_loader(device="cuda"), layout=layout, prefetch_to_device=n_ahead):
+    for batch in each_batch(Seen(make_disk_loader(device="cuda"), layout=layout, prefetch_to_device=n_ahead)):
         assert [part.unsafe_buffer_pointer() for part in jax_parts(batch)] == made.pop()
         assert {device.platform for part in jax_parts(batch) for device in part.devices()} == {"gpu"}
         real = batch.index >= 0
@@ -212,7 +215,7 @@ def test_jax_reads_late(layout: Any, jax: Any, make_disk_loader: MakeLoader, dis
 def test_jax_types(dtype: str, layout: Any, jax: Any, make_disk_loader: MakeLoader, disk_truth: Truth) -> None:
     from annbatch_jax import JaxLoader, densify
 
-    for batch in JaxLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=dtype):
+    for batch in each_batch(JaxLoader(make_disk_loader(device="cuda", casting="unsafe"), layout=layout, dtype=dtype)):
         dense = np.asarray(densify(batch.data) if layout == "padded_csr" else batch.data)
         assert dense.dtype == dtype
         real = batch.index >= 0

@@ -19,6 +19,7 @@ from annbatch import Loader  # noqa: E402
 from annbatch.batch import Batch  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
 from annbatch_torch import TorchLoader  # noqa: E402
+from epochs import each_batch  # noqa: E402
 
 Layout = Literal["csr", "dense"]
 MakeLoader = Callable[..., Loader]
@@ -58,7 +59,7 @@ def test_types_and_keys(make_loader: MakeLoader, truth: Truth) -> None:
 
 
 def test_a_batch_reads_like_a_mapping_also_after_it_was_moved(make_loader: MakeLoader) -> None:
-    for batch in TorchLoader(make_loader()):
+    for batch in each_batch(TorchLoader(make_loader())):
         moved = batch.to("cpu")
         assert list(moved) == list(moved.keys()) == ["data", "labels", "index"]
         assert "labels" in moved
@@ -95,14 +96,14 @@ def test_index_can_be_left_out(make_loader: MakeLoader) -> None:
 
 def test_cpu_tensors_are_the_cores_memory(make_loader: MakeLoader) -> None:
     recorded = Recorded(make_loader())
-    for batch in TorchLoader(recorded):
+    for batch in each_batch(TorchLoader(recorded)):
         assert recorded.last is not None
         core = recorded.last.data
         assert batch.data.values().data_ptr() == core.data.ctypes.data
         assert batch.data.col_indices().data_ptr() == core.indices.ctypes.data
         assert batch.data.crow_indices().data_ptr() == core.indptr.ctypes.data
         assert batch.index.data_ptr() == recorded.last.index.ctypes.data
-    for batch in TorchLoader(recorded, layout="dense"):
+    for batch in each_batch(TorchLoader(recorded, layout="dense")):
         assert recorded.last is not None
         assert batch.data.data_ptr() == recorded.last.data.ctypes.data
 
@@ -113,7 +114,7 @@ def test_cpu_tensors_are_the_cores_memory(make_loader: MakeLoader) -> None:
 @pytest.mark.parametrize("layout", ["csr", "dense"])
 def test_dtypes(dtype: Any, layout: Layout, make_loader: MakeLoader, truth: Truth) -> None:
     ds = TorchLoader(make_loader(casting="unsafe"), layout=layout, dtype=dtype)
-    for batch in ds:
+    for batch in each_batch(ds):
         values = batch.data.values() if layout == "csr" else batch.data
         expected = torch.from_numpy(truth.x[batch.index.numpy()].toarray()).to(dtype)
         assert values.dtype == dtype

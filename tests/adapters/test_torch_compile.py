@@ -15,6 +15,7 @@ from torch._dynamo.testing import CompileCounterWithBackend  # noqa: E402
 
 from adapter_truth import N_VARS, Truth  # noqa: E402
 from annbatch_torch import TorchLoader, csr_parts, densify  # noqa: E402
+from epochs import each_batch  # noqa: E402
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method")
@@ -33,7 +34,7 @@ def test_a_compiled_step(backend: str, make_loader: MakeLoader, truth: Truth) ->
 
     weight = torch.randn(N_VARS, 3, requires_grad=True)
     for _ in range(2):
-        for batch in TorchLoader(make_loader()):
+        for batch in each_batch(TorchLoader(make_loader())):
             weight.grad = None
             scores = step(*csr_parts(batch["data"]), weight)
             scores.sum().backward()

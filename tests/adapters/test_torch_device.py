@@ -29,6 +29,7 @@ from annbatch_torch import TorchLoader, densify  # noqa: E402
 from annbatch_torch import _loader as loader_module  # noqa: E402
 from annbatch_torch._device import Copies, page_locked  # noqa: E402
 from contracts import check_lasting  # noqa: E402
+from epochs import each_batch  # noqa: E402
 
 Layout = Literal["csr", "dense"]
 
@@ -161,7 +162,7 @@ def test_memory_of_another_kind_is_not_mixed(make_loader: MakeLoader) -> None:
     list(TorchLoader(core))
     ds = TorchLoader(core)
     ds._emit = replace(ds._emit, allocate=allocate)
-    for batch in ds:
+    for batch in each_batch(ds):
         address = batch.data.values().data_ptr()
         assert any(0 <= address - memory.ctypes.data < len(memory) for memory in taken)
 
@@ -249,7 +250,7 @@ def test_host_memory_is_page_locked(make_loader: MakeLoader, monkeypatch: pytest
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.int32], ids=str)
 @pytest.mark.parametrize("layout", ["csr", "dense"])
 def test_dtypes_on_a_gpu(dtype: Any, layout: Layout, make_loader: MakeLoader, truth: Truth) -> None:
-    for batch in TorchLoader(make_loader(casting="unsafe"), device="cuda", layout=layout, dtype=dtype):
+    for batch in each_batch(TorchLoader(make_loader(casting="unsafe"), device="cuda", layout=layout, dtype=dtype)):
         expected = torch.from_numpy(truth.x[batch.index.cpu().numpy()].toarray()).to(dtype)
         values = batch.data.values() if layout == "csr" else batch.data
         assert values.dtype == dtype
@@ -270,6 +271,6 @@ def test_workers_refuse_a_gpu(make_loader: MakeLoader) -> None:
 @pytest.mark.usefixtures("cuda")
 def test_batches_can_be_moved(make_loader: MakeLoader, truth: Truth) -> None:
     ds = TorchLoader(make_loader())
-    for batch in ds:
+    for batch in each_batch(ds):
         check_on_host(batch.pin_memory().to("cuda", non_blocking=True), truth, ds.categories)
         assert batch.data.shape[1] == N_VARS

@@ -24,6 +24,7 @@ from annbatch import loader as loader_module
 from annbatch.batches import on_host as assemble_module
 from annbatch.stores import array_opening as opening_module
 from datagen import awkward_obs, named_matrix
+from epochs import each_batch
 from live_threads import background_threads
 from stores import FORMS, named_stores, opened, write_store
 
@@ -117,6 +118,7 @@ def test_every_store_form_gives_the_same_batches(stores_folder, direct, monkeypa
         found = [
             (b.data.data.tobytes(), b.data.indices.tobytes(), b.data.indptr.tobytes(), b.index.tobytes()) for b in ds
         ]
+        assert len(found) == len(ds)
         reference = reference or found
         assert found == reference, form
     expected = {"v3 sharded", "v3 one chunk", "v3 plain chunks", "v3 uncompressed", "v3 gzip"}
@@ -133,7 +135,7 @@ def test_the_path_taken_is_said_once(stores_folder, caplog):
     ]
     caplog.clear()
     with caplog.at_level("INFO", "annbatch"):
-        list(Loader(batch_size=8).add_anndatas(stores_folder["v3 sharded"][0]))
+        assert list(Loader(batch_size=8).add_anndatas(stores_folder["v3 sharded"][0]))
     assert not caplog.records
 
 
@@ -247,7 +249,7 @@ def test_batches_have_the_documented_shape(sharded):
 
 def test_buffers_are_aligned_and_one_batch_is_one_slab(sharded):
     adatas, _, _ = sharded
-    for batch in Loader(batch_size=8, chunk_size=5, preload_nchunks=3).add_anndatas(adatas):
+    for batch in each_batch(Loader(batch_size=8, chunk_size=5, preload_nchunks=3).add_anndatas(adatas)):
         for part in (batch.data.data, batch.data.indices, batch.data.indptr):
             assert part.ctypes.data % 64 == 0
 
@@ -256,7 +258,7 @@ def test_padding_is_zeros_behind_the_last_row(sharded):
     adatas, x, _ = sharded
     ds = Loader(batch_size=12, chunk_size=5, preload_nchunks=3).add_anndatas(adatas)
     for _ in range(3):
-        for batch in ds.batches(Emit(nse=Capacity(fixed=700), pad_rows=True)):
+        for batch in each_batch(ds.batches(Emit(nse=Capacity(fixed=700), pad_rows=True)), len(ds)):
             csr = batch.data
             assert csr.data.shape == csr.indices.shape == (700,)
             assert csr.indptr.shape == (13,)
@@ -309,6 +311,7 @@ class TestEpochs:
             self.orders(Loader(batch_size=8, chunk_size=2, preload_nchunks=4, **options).add_anndatas(adatas))
             for options in ({}, {"threads": 1}, {"threads": 5, "prefetch": 4}, {"prefetch": 0})
         ]
+        assert orders[0]
         assert all(order == orders[0] for order in orders)
 
     def test_one_live_iterator(self, sharded):
@@ -328,7 +331,7 @@ class TestEpochs:
     def test_an_exhausted_iterator_stays_exhausted(self, sharded):
         adatas, _, _ = sharded
         it = iter(Loader(batch_size=50).add_anndatas(adatas))
-        list(it)
+        assert list(it)
         with pytest.raises(StopIteration):
             next(it)
 
@@ -340,7 +343,7 @@ def test_batches_of_a_window_have_one_index_type(tmp_path, monkeypatch):
     sizes = sorted(batch.data.nnz for batch in plain)
     assert sizes[0] < sizes[-1]
     monkeypatch.setattr(assemble_module, "_MAX_INT32", sizes[len(sizes) // 2])
-    for batch in Loader(batch_size=7, chunk_size=4, preload_nchunks=30, threads=1).add_anndatas(adatas):
+    for batch in each_batch(Loader(batch_size=7, chunk_size=4, preload_nchunks=30, threads=1).add_anndatas(adatas)):
         assert batch.data.indices.dtype == batch.data.indptr.dtype == np.int64
         np.testing.assert_array_equal(batch.data.to_scipy().toarray(), x[batch.index].toarray())
 
@@ -349,9 +352,7 @@ class TestThreads:
     def test_leaving_early_leaves_none(self, sharded):
         adatas, _, _ = sharded
         ds = Loader(batch_size=4, chunk_size=2, preload_nchunks=2, prefetch=3).add_anndatas(adatas)
-        for batch in ds:
-            del batch
-            break
+        next(iter(ds))
         gc.collect()
         assert not background_threads()
 
@@ -408,7 +409,7 @@ def test_zarr_configuration_is_left_alone(stores_folder, monkeypatch):
         assert {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"} in set_to
         n_set = len(set_to)
         assert zarr.config.get("codec_pipeline.path") == theirs
-        for _ in ds:
+        for _ in each_batch(ds):
             assert zarr.config.get("codec_pipeline.path") == theirs
         assert len(set_to) == n_set
 

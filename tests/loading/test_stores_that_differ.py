@@ -15,6 +15,7 @@ import pytest
 import scipy.sparse as sp
 
 from annbatch import Emit, InputError, Loader
+from epochs import each_batch
 
 N_ROWS, N_STORES = 4, 3
 KINDS = ["b", "a", "c"]
@@ -50,7 +51,8 @@ def stores(odd: int, change: Callable[[ad.AnnData], Any]) -> list[ad.AnnData]:
 
 
 def loader(adatas: list[ad.AnnData], **options: Any) -> Loader:
-    ds = Loader(batch_size=5, chunk_size=2, preload_nchunks=5, threads=1, layers=["raw", "dense"], obsm=["pca", "peaks"], **options)
+    elements = {"layers": ["raw", "dense"], "obsm": ["pca", "peaks"]}
+    ds = Loader(batch_size=5, chunk_size=2, preload_nchunks=5, threads=1, **elements, **options)
     return ds.add_anndatas(adatas)
 
 
@@ -130,7 +132,7 @@ def test_stores_that_differ_are_joined(name: str, odd: int):
     }
     ds = loader(adatas)
     seen = 0
-    for batch in ds:
+    for batch in each_batch(ds):
         rows = batch.index
         seen += len(rows)
         found = {"X": batch.data, **(batch.layers or {}), **(batch.obsm or {})}
@@ -184,7 +186,10 @@ REFUSED: dict[str, tuple[Callable[[ad.AnnData], Any], str]] = {
     "sparse array": (in_part("obsm", "pca", sp.csr_matrix), "obsm/pca must be of one kind and width"),
     "no layer": (lambda adata: adata.layers.pop("raw"), "raw"),
     "no array": (lambda adata: adata.obsm.pop("pca"), "pca"),
-    "numbers for categories": (in_part("obs", "kind", lambda kind: np.arange(len(kind))), "'kind'.* must be of one kind"),
+    "numbers for categories": (
+        in_part("obs", "kind", lambda kind: np.arange(len(kind))),
+        "'kind'.* must be of one kind",
+    ),
     "text for numbers": (in_part("obs", "n", lambda n: n.astype(str)), "'n'.* must be of one kind"),
 }
 

@@ -123,7 +123,10 @@ for _path in ("X", "layers/raw"):
     }
 MATRICES |= {
     "fewer rows in a dense layer": (lambda root: shorten(root, "layers/dense"), "layers/dense: must have the shape"),
-    "fewer obs names": (lambda root: shorten(root, "obs/_index"), f"obs: must have the {N} rows of the manifest, got 7"),
+    "fewer obs names": (
+        lambda root: shorten(root, "obs/_index"),
+        f"obs: must have the {N} rows of the manifest, got 7",
+    ),
 }
 
 

@@ -30,12 +30,12 @@ def stop_before(folder: Path, number: int | None, names: list[str]) -> None:
         if event == "open":
             path, _, flags = arguments
             if isinstance(flags, int) and flags & _WRITES and str(path).startswith(inside):
-                step(f"open {os.path.basename(path)}")
+                step(f"open {Path(path).name}")
         elif event in _CHANGES:
             path = os.fspath(arguments[0])
             # What is removed as a tree is named within its directory.
-            if str(path).startswith(inside) or not os.path.isabs(path):
-                step(f"{event.removeprefix('os.')} {os.path.basename(path)}")
+            if str(path).startswith(inside) or not str(path).startswith(os.sep):
+                step(f"{event.removeprefix('os.')} {Path(path).name}")
 
     def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any) -> Any:

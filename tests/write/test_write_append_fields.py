@@ -22,7 +22,7 @@ STAGES = ["late", "early", "mid"]
 CUT: dict[str, Any] = {"rows_per_store": 4, "progress": False}
 
 
-def cells(first: int, dtype: str = "f4", scale: int = 1, stages: list[str] = STAGES, ordered: bool = True) -> ad.AnnData:
+def cells(first: int, scale: int = 1, stages: list[str] = STAGES, ordered: bool = True) -> ad.AnnData:
     rows = np.arange(first, first + 6)
     obs = pd.DataFrame(
         {
@@ -31,7 +31,7 @@ def cells(first: int, dtype: str = "f4", scale: int = 1, stages: list[str] = STA
         },
         index=[f"cell{row}" for row in rows],
     )
-    x = sp.csr_matrix((np.outer(rows, [1, 0, 2]) * scale).astype(dtype))
+    x = sp.csr_matrix((np.outer(rows, [1, 0, 2]) * scale).astype(np.float32))
     return ad.AnnData(x, obs, pd.DataFrame(index=["g0", "g1", "g2"]))
 
 

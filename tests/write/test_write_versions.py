@@ -28,6 +28,7 @@ from annbatch.stores.collection import Collection
 from annbatch.stores.label_columns import columns_of_group, merge_columns
 from annbatch.write.inputs.matrix_rows import matrix_of, read_dense
 from annbatch.write.inputs.opening import as_origins
+from epochs import each_batch
 
 pytestmark = pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning")
 
@@ -132,7 +133,7 @@ def test_files_of_all_versions_make_one_collection(tmp_path: Path, files: Path):
         appended = append_to_collection(paths[:-3], tmp_path / "store", **OPTIONS)
     assert_right(appended)
     with Loader(batch_size=16).use_collection(tmp_path / "store", labels=["cell_type"]) as ds:
-        for batch in ds:
+        for batch in each_batch(ds):
             assert len(batch["labels"]) == len(batch["index"])
 
 
