@@ -15,6 +15,7 @@ import shutil
 import signal
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,24 +95,8 @@ def run(folder: Path, number: int | None, log: Path, work: Callable[..., None], 
 
 def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in a process that may fork: one without threads, that has imported all that is needed."""
-    here, there = _context.Pipe(duplex=False)
-    process = _context.Process(target=report, args=(there, function, *arguments))
-    process.start()
-    there.close()
-    found, error = here.recv()
-    process.join()
-    if error is not None:
-        pytest.fail(error)
-    return found
-
-
-def report(connection: Any, function: Callable[..., Any], *arguments: Any) -> None:
-    found, error = None, None
-    try:
-        found = function(*arguments)
-    except Exception:
-        error = traceback.format_exc()
-    connection.send((found, error))
+    with ProcessPoolExecutor(1, mp_context=_context) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def content(path: Path) -> dict[str, bytes]:
