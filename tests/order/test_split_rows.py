@@ -66,6 +66,26 @@ def test_given_rows(owners: list[int], ordered: bool, masks: bool, data: st.Data
     assert {name: rows_of(part) for name, part in found.items()} == expected
 
 
+def test_parts_are_sets_unless_their_order_counts():
+    assert rows_of(split({"a": [9, 3, 7]}, ROWS, N, 0, None)["a"]) == [3, 7, 9]
+
+
+def test_rows_behind_the_last_one_are_refused():
+    for row in (38, 39):
+        with pytest.raises(InputError, match=f"must hold rows of this loader, got {row}"):
+            split({"a": [3, row]}, ROWS[:-1], N, 0, None)
+
+
+def test_the_same_seed_gives_the_same_parts_in_every_version():
+    """What these rows are may not change: who goes on with a run would train on other cells."""
+    parts = split({"train": 0.5, "test": 0.2, "rest": None}, np.arange(20), 20, 7, None)
+    assert {name: rows_of(part) for name, part in parts.items()} == {
+        "train": [1, 3, 4, 6, 10, 12, 13, 16, 18, 19],
+        "test": [2, 5, 15, 17],
+        "rest": [0, 7, 8, 9, 11, 14],
+    }
+
+
 def test_a_mask_follows_the_order_of_the_table_and_names_none():
     order = np.arange(len(ROWS))[::-1]
     mask = np.isin(np.arange(N), ROWS[:5])
@@ -125,6 +145,7 @@ def test_fractions_are_dealt_in_runs(fractions: dict[str, float | None], n: int)
         ({"a": 0.5, "b": [3]}, None, "all fractions or all rows"),
         ({"a": [3, 5], "b": [7, 5]}, None, "'a' and 'b' share row 5"),
         ({"a": [3], "b": [5], "c": [5]}, None, "'b' and 'c' share row 5"),
+        ({"a": [5, 9], "b": [3, 5, 9]}, None, "'a' and 'b' share row 5"),
         ({"a": [3, 4]}, None, "part 'a' must hold rows of this loader, got 4"),
         ({"a": [1]}, None, "part 'a' must hold rows of this loader, got 1"),
         ({"a": ["a", "b"], "b": ["c", "b"]}, BY, "'a' and 'b' share row"),
