@@ -4,6 +4,7 @@
 #   make lint    ruff, mypy --strict, and the floors of the rooms (import-linter)
 #   make docs    the documentation, in docs/_build/html
 #   make bench   the benchmarks (ARGS is passed on)
+#   make mutants which small faults the tests do not notice; takes hours (ARGS="order/ plan/" for some modules)
 #   make test-gpu, make bench-gpu    the tests and the benchmark that need a GPU, whose driver is of CUDA 13
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: demo test test-gpu lint format docs bench bench-gpu clean
+.PHONY: demo test test-gpu lint format docs bench bench-gpu mutants clean
 .SECONDARY:
 
 demo: $(VENV)/.installed-demo
@@ -39,6 +40,10 @@ docs: $(VENV)/.installed-docs
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
+mutants: $(VENV)/.installed-mutants
+	$(BIN)/python tests/mutants/run.py $(ARGS)
+	$(BIN)/python tests/mutants/table.py
+
 test-gpu: $(VENV)/.installed-gpu
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
@@ -46,7 +51,7 @@ bench-gpu: $(VENV)/.installed-gpu
 	$(BIN)/python benchmarks/bench_gpu.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .mutants dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 
 # Dependency groups need pip 25.1.
 $(BIN)/pip:
