@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,57 +22,67 @@ SUPPORT = Path(__file__).parents[1] / "support"
 PATIENCE_S = 120
 
 
-def start(framework: str, world: int, stores: Path, out: Path, stop_after: int | None) -> list[subprocess.Popen[str]]:
-    port = str(free_port())
+def start(framework: str, world: int, stores: Path, out: Path, stop_after: int | None) -> subprocess.Popen[str]:
     # No proxy stands between processes of one machine; JAX asks for its coordinator by HTTP.
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    return [
-        subprocess.Popen(
-            [
-                *(sys.executable, str(SUPPORT / "train_rank.py"), framework, str(rank), str(world), port),
-                *(str(stores), str(out)),
-                *(() if stop_after is None else (str(stop_after),)),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"},
-        )
-        for rank in range(world)
-    ]
+    arguments = [framework, str(world), str(free_port()), str(stores), str(out)]
+    return subprocess.Popen(
+        [
+            *(sys.executable, str(SUPPORT / "train_rank.py"), *arguments),
+            *(() if stop_after is None else (str(stop_after),)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path), "JAX_PLATFORMS": "cpu"},
+        # Ranks that hang end with what forked them.
+        start_new_session=True,
+    )
+
+
+def end(ranks: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(ranks.pid, signal.SIGKILL)
+    ranks.communicate()
 
 
 def lines_of(out: Path, rank: int) -> list[list[int]]:
     return [json.loads(line) for line in out.with_suffix(f".rank{rank}").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("world", [pytest.param(2, marks=pytest.mark.slow), 3])
-@pytest.mark.parametrize("framework", ["torch", "jax"])
+@pytest.mark.parametrize(
+    ("framework", "world"),
+    # That JAX's processes are its ranks, `test_jax_sharding` shows, too.
+    [("torch", 3), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("torch", 2), ("jax", 2), ("jax", 3)))],
+)
 def test_ranks_that_were_killed_go_on_where_they_stood(framework: str, world: int, tmp_path: Path) -> None:
     """Two ranks are killed behind their second batch; as many others, or three, take the rest of the epoch."""
     pytest.importorskip(framework)
     named_stores(tmp_path / "stores", "v3 sharded")
     out = tmp_path / "run"
     ranks = start(framework, 2, tmp_path / "stores", out, 2)
+    assert ranks.stdout is not None
     try:
-        for rank in ranks:
-            assert rank.stdout is not None
-            line = rank.stdout.readline()
-            assert line == "waiting\n", rank.communicate(timeout=PATIENCE_S)
+        for _ in range(2):
+            pid, _, what = ranks.stdout.readline().partition(" ")
+            assert what == "waits\n", ranks.communicate(timeout=PATIENCE_S)
+            os.kill(int(pid), signal.SIGKILL)
+        ranks.communicate(timeout=PATIENCE_S)
+        assert ranks.returncode == 2, "both were killed"
     finally:
-        for rank in ranks:
-            rank.send_signal(signal.SIGKILL)
-            rank.communicate()
+        end(ranks)
     before = [lines_of(out, rank) for rank in range(2)]
     assert [len(batches) for batches in before] == [2, 2]
 
     moved = tmp_path / "moved"
     moved.with_suffix(".state").write_text(out.with_suffix(".state").read_text())
     ranks = start(framework, world, tmp_path / "stores", moved, None)
-    for rank in ranks:
-        output, errors = rank.communicate(timeout=PATIENCE_S)
-        assert rank.returncode == 0, errors
-        assert output == "done 1\n"
+    try:
+        output, errors = ranks.communicate(timeout=PATIENCE_S)
+    finally:
+        end(ranks)
+    assert ranks.returncode == 0, errors
+    assert sorted(output.splitlines()) == [f"{rank} done, epoch 1 next" for rank in range(world)]
     after = [lines_of(moved, rank) for rank in range(world)]
     assert len({len(batches) for batches in after}) == 1
 

@@ -39,7 +39,7 @@ def check(found: Any) -> None:
 
 
 def test_damage_on_disk(collection, wanted):
-    check(on_disk(collection, wanted, np.random.default_rng(0), 1, every=7))
+    check(on_disk(collection, wanted, np.random.default_rng(0), 1, every=21))
 
 
 # An interrupt that falls into a finaliser is told on standard error, as Python does, and goes no further. One that
@@ -52,8 +52,8 @@ def test_interrupts(collection, wanted):
 
 def test_what_happens_to_the_process(collection, wanted):
     check(forked(collection, wanted, 1))
-    check(in_a_kernel_thread(collection, wanted, 1))
-    check(few_descriptors(collection, wanted, every=10))
+    check(in_a_kernel_thread(collection, wanted, 1, every=9))
+    check(few_descriptors(collection, wanted, every=20))
 
 
 @pytest.mark.slow

@@ -327,11 +327,11 @@ class Injected(Exception):
     """Stands for anything that may go wrong in a thread that decodes."""
 
 
-def in_a_kernel_thread(place: Any, wanted: Batches, times: int) -> Iterator[tuple[str, str, str]]:
+def in_a_kernel_thread(place: Any, wanted: Batches, times: int, every: int = 3) -> Iterator[tuple[str, str, str]]:
     """Let the n-th call of a kernel fail."""
     real = scatter.scatter_chunks
     for _ in range(times):
-        for n in range(1, 30, 3):
+        for n in range(1, 30, every):
             calls = iter(range(1, 10**6))
 
             def failing(*arguments: Any, n: int = n, calls: Iterator[int] = calls) -> Any:

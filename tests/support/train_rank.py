@@ -1,16 +1,21 @@
 """One rank of a training run in a process of its own; `test_distributed` starts, kills and restarts it.
 
-Usage: train_rank.py FRAMEWORK RANK WORLD PORT STORES OUT [BATCHES]
+Usage: train_rank.py FRAMEWORK WORLD PORT STORES OUT [BATCHES]
+
+The ranks are forked once the framework has been imported; each says its number, and that of its process, on a line.
 
 Row numbers of every batch go to ``OUT.rank{RANK}`` as they come, a line each; after each batch rank 0 puts the state in
-``OUT.state``, whole or not at all. With BATCHES the rank then waits to be killed.
+``OUT.state``, whole or not at all. With BATCHES each rank then waits to be killed.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -81,12 +86,34 @@ def main(framework: str, rank: int, world: int, port: str, stores: Path, out: Pa
             temporary.rename(state_file)
         barrier()
         if n == stop_after:
-            print("waiting", flush=True)
+            print(f"{os.getpid()} waits", flush=True)
             time.sleep(600)
     leave()
-    print(f"done {ds.state_dict()['epoch']}", flush=True)
+    print(f"{rank} done, epoch {ds.state_dict()['epoch']} next", flush=True)
+
+
+def fork_ranks(framework: str, world: int, *arguments: Any) -> int:
+    """Run all ranks in forked processes, and give how many failed."""
+    importlib.import_module(f"annbatch_{framework}")
+    ranks = []
+    for rank in range(world):
+        if pid := os.fork():
+            ranks.append(pid)
+            continue
+        code = 1
+        try:
+            main(framework, rank, world, *arguments)
+            code = 0
+        except Exception:
+            traceback.print_exc()
+            raise
+        finally:
+            # Not through what the parent has registered for its end.
+            sys.stdout.flush()
+            os._exit(code)
+    return sum(os.waitpid(pid, 0)[1] != 0 for pid in ranks)
 
 
 if __name__ == "__main__":
-    framework, rank, world, port, stores, out, *rest = sys.argv[1:]
-    main(framework, int(rank), int(world), port, Path(stores), Path(out), int(rest[0]) if rest else None)
+    framework, world, port, stores, out, *rest = sys.argv[1:]
+    sys.exit(fork_ranks(framework, int(world), port, Path(stores), Path(out), int(rest[0]) if rest else None))
