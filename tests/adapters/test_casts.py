@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from annbatch import Loader
 from annbatch.errors import InputError
 from epochs import each_batch
+from pairs import in_pairs
 
 NARROW = 1 << 24
 """From here on float32 does not hold every integer."""
@@ -88,10 +89,7 @@ def cells(values: list[Any], dtype: Any, **more: Any) -> ad.AnnData:
     return ad.AnnData(X=sp.csr_matrix(np.array([values], dtype)), **more)
 
 
-@pytest.mark.parametrize("element", ["X", "layers/other"])
-@pytest.mark.parametrize("is_sparse", [True, False], ids=["sparse", "dense"])
-@pytest.mark.parametrize(
-    ("framework_name", "values", "stored", "dtype", "needs"),
+CASTS = in_pairs(
     [
         ("torch", [300, 1.7, -3], "f4", "uint8", "unsafe"),
         ("torch", [300, 1.7, -3], "f4", "int32", "unsafe"),
@@ -106,16 +104,22 @@ def cells(values: list[Any], dtype: Any, **more: Any) -> ad.AnnData:
         ("jax", [70000.0], "f4", "float16", "same_kind"),
         ("jax", [257.0], "f4", "bfloat16", "same_kind"),
         ("jax", [257], "u2", "int32", "safe"),
-        pytest.param("cupy", [300, 1.7, -3], "f4", "bool", "unsafe", marks=pytest.mark.gpu),
+        pytest.param(("cupy", [300, 1.7, -3], "f4", "bool", "unsafe"), marks=pytest.mark.gpu),
     ],
+    ["sparse", "dense"],
+    ["X", "layers/other"],
 )
+
+
+@pytest.mark.parametrize(("cast", "form", "element"), CASTS, ids=str)
 def test_adapters_ask_for_casts_as_the_core_does(
-    framework_name: str, values: list[Any], stored: str, dtype: str, needs: str, is_sparse: bool, element: str
+    cast: tuple[str, list[Any], str, str, str], form: str, element: str
 ) -> None:
+    framework_name, values, stored, dtype, needs = cast
     framework = FRAMEWORKS[framework_name]()
     adata = cells(values if element == "X" else [0] * len(values), stored if element == "X" else "u1")
     adata.layers["other"] = sp.csr_matrix(np.array([values], stored))
-    if not is_sparse:
+    if form == "dense":
         adata.X, adata.layers["other"] = adata.X.toarray(), adata.layers["other"].toarray()
     for casting in ("safe", "same_kind", "unsafe"):
         ds = loader(adata, casting=casting, layers=["other"])
@@ -128,9 +132,16 @@ def test_adapters_ask_for_casts_as_the_core_does(
             assert str(getattr(data, "data" if hasattr(data, "canonical") else "real", data).dtype).endswith(dtype)
 
 
-@pytest.mark.parametrize("stored", ["i4", "i8", "u4", "u8"])
-@pytest.mark.parametrize("layout", ["sparse", "dense"])
-@pytest.mark.parametrize("kind", ["sparse", "dense", "genes", "layer"])
+@pytest.mark.parametrize(
+    ("framework", "kind", "layout", "stored"),
+    in_pairs(
+        ["torch", "jax", pytest.param("cupy", marks=pytest.mark.gpu)],
+        ["sparse", "dense", "genes", "layer"],
+        ["sparse", "dense"],
+        ["i4", "i8", "u4", "u8"],
+    ),
+    indirect=["framework"],
+)
 def test_float32_holds_integers_or_refuses_them(kind: str, layout: str, stored: str, framework: Framework) -> None:
     def opened(values: list[int], **options: Any) -> Any:
         x = np.array([[0, 1, 0], [0, *values], [3, 0, 0]], stored)

@@ -208,20 +208,13 @@ class TestAccelerate:
 
     def test_ranks(self, tmp_path: Path) -> None:
         script = Path(__file__).parents[1] / "support/accelerate_rank.py"
-        port = str(free_port())
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, str(script)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=os.environ
-                | {"PYTHONPATH": os.pathsep.join(sys.path), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-                | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-            )
-            for rank in range(2)
-        ]
-        for rank in ranks:
-            output, errors = rank.communicate(timeout=200)
-            assert rank.returncode == 0, errors
-            assert output == "right\n"
+        ranks = subprocess.run(
+            [sys.executable, str(script)],
+            capture_output=True,
+            text=True,
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(sys.path), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
+            timeout=250,
+        )
+        assert ranks.returncode == 0, ranks.stderr
+        assert ranks.stdout == "right\n" * 2

@@ -64,11 +64,12 @@ def in_turn(stores: Any, n_workers: int, epoch: int) -> list[list[int]]:
     ("method", "persistent", "n_workers"),
     [
         (None, False, 0),
-        ("fork", False, 2),
         ("fork", True, 4),
         ("fork", False, 4),
         ("spawn", True, 2),
-        ("forkserver", True, 2),
+        # Two workers that are forked, `test_client_matrix` has, too.
+        pytest.param("fork", False, 2, marks=pytest.mark.slow),
+        pytest.param("forkserver", True, 2, marks=pytest.mark.slow),
         # Interpreters that start anew for each epoch take long, and so do many of them.
         *(
             pytest.param(method, persistent, n_workers, marks=pytest.mark.slow)
@@ -155,7 +156,9 @@ def test_workers_that_cannot_hear_of_a_state_say_so(stores: Any) -> None:
         list(workers)
 
 
-@pytest.mark.parametrize("n_workers", [0, 1, 2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "n_workers", [pytest.param(0, marks=pytest.mark.slow), 1, 2, pytest.param(5, marks=pytest.mark.slow)]
+)
 def test_stateful_data_loader_resumes_exactly(stores: Any, n_workers: int) -> None:
     """Also behind the last batch, which is one of a worker that still reads when another one is done."""
     stateful = pytest.importorskip("torchdata.stateful_dataloader")

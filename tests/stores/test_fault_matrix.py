@@ -39,7 +39,7 @@ def check(found: Any) -> None:
 
 
 def test_damage_on_disk(collection, wanted):
-    check(on_disk(collection, wanted, np.random.default_rng(0), 1, every=21))
+    check(on_disk(collection, wanted, np.random.default_rng(0), 1, few=True))
 
 
 # An interrupt that falls into a finaliser is told on standard error, as Python does, and goes no further. One that

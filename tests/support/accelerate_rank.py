@@ -1,10 +1,12 @@
-"""One of two ranks of Hugging Face accelerate, in a process of its own; `test_client_matrix` starts both.
+"""Two ranks of Hugging Face accelerate, in processes that are forked; `test_client_matrix` starts them.
 
 Whoever could be given half of an epoch is refused on each rank; the ways that are named instead give every row once.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from annbatch import InputError, Loader, Partition
 from annbatch_torch import TorchLoader
+from forked_ranks import fork_ranks
 
 N_ROWS = 112
 
@@ -54,6 +57,11 @@ def check_refused(accelerator: Accelerator, data: Any) -> None:
         next(iter(accelerator.prepare(data)))
 
 
+def start_rank(rank: int) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    main()
+
+
 def main() -> None:
     accelerator = Accelerator(cpu=True)
     epochs = []
@@ -85,4 +93,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main()
+    ranks = fork_ranks(2, start_rank)
+    sys.exit(sum(os.waitpid(pid, 0)[1] != 0 for pid in ranks))

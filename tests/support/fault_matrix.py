@@ -145,13 +145,20 @@ FILES = ("X/data/c/1", "X/indices/c/0", "X/indptr/c/0", "obs/cell_type/codes/c/0
 
 
 def on_disk(
-    collection: Path, wanted: Batches, rng: np.random.Generator, times: int, every: int = 1
+    collection: Path, wanted: Batches, rng: np.random.Generator, times: int, few: bool = False
 ) -> Iterator[tuple[str, str, str]]:
-    """Damage each file in each way at each moment, or every so many of them; gives kind, moment and outcome."""
+    """Damage each file in each way at each moment; gives kind, moment and outcome.
+
+    With ``few`` each file, each way and each moment is there, but not with each of the others.
+    """
     kinds = list(damages(collection / "chunk_1.zarr" / FILES[0], rng))
     faults = [(name, kind, moment) for name in FILES for kind in kinds for moment in MOMENTS] * times
+    if few:
+        faults = [
+            (FILES[i % len(FILES)], kind, MOMENTS[(i + i // len(FILES)) % len(MOMENTS)]) for i, kind in enumerate(kinds)
+        ]
     with tempfile.TemporaryDirectory() as folder:
-        for name, kind, moment in faults[::every]:
+        for name, kind, moment in faults:
             copy = Path(shutil.copytree(collection, Path(folder, "cells")))
             damage = damages(copy / "chunk_1.zarr" / name, rng)[kind]
 

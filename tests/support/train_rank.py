@@ -15,7 +15,6 @@ import json
 import os
 import sys
 import time
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ import anndata as ad
 import zarr
 
 from annbatch import Loader
+from forked_ranks import fork_ranks
 
 
 def opened(folder: Path) -> list[ad.AnnData]:
@@ -92,28 +92,9 @@ def main(framework: str, rank: int, world: int, port: str, stores: Path, out: Pa
     print(f"{rank} done, epoch {ds.state_dict()['epoch']} next", flush=True)
 
 
-def fork_ranks(framework: str, world: int, *arguments: Any) -> int:
-    """Run all ranks in forked processes, and give how many failed."""
-    importlib.import_module(f"annbatch_{framework}")
-    ranks = []
-    for rank in range(world):
-        if pid := os.fork():
-            ranks.append(pid)
-            continue
-        code = 1
-        try:
-            main(framework, rank, world, *arguments)
-            code = 0
-        except Exception:
-            traceback.print_exc()
-            raise
-        finally:
-            # Not through what the parent has registered for its end.
-            sys.stdout.flush()
-            os._exit(code)
-    return sum(os.waitpid(pid, 0)[1] != 0 for pid in ranks)
-
-
 if __name__ == "__main__":
     framework, world, port, stores, out, *rest = sys.argv[1:]
-    sys.exit(fork_ranks(framework, int(world), port, Path(stores), Path(out), int(rest[0]) if rest else None))
+    importlib.import_module(f"annbatch_{framework}")
+    shared = port, Path(stores), Path(out), int(rest[0]) if rest else None
+    ranks = fork_ranks(int(world), lambda rank: main(framework, rank, int(world), *shared))
+    sys.exit(sum(os.waitpid(pid, 0)[1] != 0 for pid in ranks))

@@ -1,7 +1,8 @@
 """What is left when a build is killed, and does the next one bring it to its end?
 
 Children are killed with SIGKILL, which nothing can catch, at moments drawn at random over the time that a build takes.
-They are forked from a server that has imported everything but started no threads.
+They are forked from a server that has imported everything but started no threads. `test_write_steps.py` stops a commit
+at each of its steps.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def test_killed_builds_leave_nothing_or_all_and_go_on(tmp_path: Path, inputs: li
     survive(n_kills, create_anndata_collection, inputs, tmp_path / "out" / "store", {}, all_bytes(reference.path))
 
 
-@pytest.mark.parametrize("n_kills", [2, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_kills", [60])
 def test_killed_appends_leave_the_old_or_the_new(tmp_path: Path, inputs: list[Path], n_kills: int):
     old = create_anndata_collection(inputs[:1], tmp_path / "reference", **CUT)
     before = all_bytes(old.path)
@@ -145,7 +147,8 @@ def test_killed_appends_leave_the_old_or_the_new(tmp_path: Path, inputs: list[Pa
     survive(n_kills, append_to_collection, inputs[1:], path, before, after)
 
 
-@pytest.mark.parametrize("n_kills", [2, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_kills", [60])
 def test_killed_replacements_leave_the_old_or_the_new(tmp_path: Path, inputs: list[Path], n_kills: int):
     before = all_bytes(create_anndata_collection(inputs[:1], tmp_path / "old", **CUT).path)
     after = all_bytes(create_anndata_collection(inputs, tmp_path / "new", **CUT).path)

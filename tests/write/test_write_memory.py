@@ -92,7 +92,7 @@ def test_equal_genes_take_no_memory_for_each_input(tmp_path: Path):
     assert peaks[1] - peaks[0] < 40_000
 
 
-@pytest.mark.parametrize("options", ["{}", "{'threads': 4}", "{'narrow': False}"])
+@pytest.mark.parametrize("options", ["{}", "{'threads': 4}", pytest.param("{'narrow': False}", marks=pytest.mark.slow)])
 def test_peak_memory_keeps_to_the_limit(tmp_path: Path, large: Path, options: str):
     assert large.stat().st_size > 10 * LIMIT_MB * 1e6 * 0.98
     small = write_adata(named_adata(np.random.default_rng(0), range(300), range(90)), tmp_path / "small", "h5ad")

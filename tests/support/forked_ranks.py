@@ -1,0 +1,29 @@
+"""How do all ranks of a run share the import of their framework? They are forked once it is there."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+
+def fork_ranks(world: int, run: Callable[[int], None]) -> list[int]:
+    """Let each rank, by its number, run in a forked process; give the processes' numbers."""
+    ranks = []
+    for rank in range(world):
+        if pid := os.fork():
+            ranks.append(pid)
+            continue
+        code = 1
+        try:
+            run(rank)
+            code = 0
+        except Exception:
+            traceback.print_exc()
+            raise
+        finally:
+            # Not through what the parent has registered for its end.
+            sys.stdout.flush()
+            os._exit(code)
+    return ranks
