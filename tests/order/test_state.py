@@ -136,6 +136,7 @@ def test_a_worker_goes_on_only_as_the_same_worker(partition: Partition):
 
 def test_how_a_position_moves():
     position = Position(2)
+    assert not position.begun
     position.begin(WHOLE)
     assert (position.parts, position.begun, position.worker) == (((1, 0),), True, None)
     for _ in range(3):
@@ -150,6 +151,9 @@ def test_how_a_position_moves():
     position.begin(Partition(0, 3))
     position.begin(Partition(0, 2))
     assert position.parts == ((1, 3), (2, 2))
+    position.begin(Partition(3, 4))
+    position.advance()
+    assert position.parts == ((1, 3), (2, 2), (4, 1))
     position.end()
     assert position == Position(3, (), begun=False)
 
