@@ -79,7 +79,8 @@ def test_ctrl_c_at_the_start(tmp_path: Path, inputs: list[Path]):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted\n")
 
 
-@pytest.mark.parametrize("module", ["annbatch", "annbatch.cli"])
+# `python -m annbatch` is what the other tests here run.
+@pytest.mark.parametrize("module", [pytest.param("annbatch", marks=pytest.mark.slow), "annbatch.cli"])
 def test_modules_are_the_command(module: str):
     command = [sys.executable, "-m", module, "info", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
