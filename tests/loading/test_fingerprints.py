@@ -90,7 +90,12 @@ ARGUMENTS: dict[type, dict[str, tuple[Any, Any]]] = {
         "quotas": ({"a": 1, "b": 3}, {"a": 3, "b": 1}),
         "n_batches": (4, 5),
     },
-    samplers.Grouped: {"by": ("kind", "plate")},
+    samplers.Grouped: {
+        "by": ("kind", "other"),
+        "weights": ({"a": 1, "b": 2}, {"a": 1, "b": 3}),
+        "n_rows": (8, 4),
+        "replace": (False, True),
+    },
     samplers.MatchedPairs: {"by": ("kind", "other"), "control": ("a", "b"), "within": (["plate"], ["well"])},
 }
 """Each argument of each sampler, and another value of it."""

@@ -95,7 +95,8 @@ def mutate(path: str, tests: list[str], copy: Path) -> dict[str, Any]:
         f"[cosmic-ray]\nmodule-path = {json.dumps(path)}\ntimeout = {limit_s:.0f}\nexcluded-modules = []\n"
         f'test-command = {quoted}\n[cosmic-ray.distributor]\nname = "local"\n'
     )
-    session = SESSIONS / f"{path.replace('/', '.')}-{hashlib.sha256(source.encode()).hexdigest()[:12]}.sqlite"
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    session = SESSIONS / f"{path.replace('/', '.')}-{digest}.sqlite"
     if not session.exists():
         new = session.with_suffix(".new")
         subprocess.run([*cosmic_ray("init"), str(config), str(new)], cwd=copy, env=environment, check=True)
@@ -104,7 +105,7 @@ def mutate(path: str, tests: list[str], copy: Path) -> dict[str, Any]:
     forget_survivors(session)
     subprocess.run([*cosmic_ray("exec"), str(config), str(session)], cwd=copy, env=environment, check=True)
     return result_of(session) | {
-        "seconds": round(time.monotonic() - began),
+        "source": digest,
         "date": date.today().isoformat(),
         "python": platform.python_version(),
     }

@@ -23,11 +23,11 @@ def reason(survivor: dict[str, Any], known: list[dict[str, str]]) -> str | None:
 
 
 def table(modules: dict[str, Any], results: dict[str, Any], reasons: dict[str, list[dict[str, str]]]) -> str:
-    lines = ["| module | mutants | killed | survivors explained | survivors left | run |", "| --- " * 6 + "|"]
+    lines = ["| module | mutants | killed | explained | left | run | source |", "| --- " * 7 + "|"]
     named: list[str] = []
     for path in modules:
         if path not in results:
-            lines.append(f"| `{path}` | | | | | not yet |")
+            lines.append(f"| `{path}` | | | | | not yet | |")
             continue
         found = results[path]
         whys = [reason(survivor, reasons.get(path, [])) for survivor in found["survivors"]]
@@ -35,7 +35,7 @@ def table(modules: dict[str, Any], results: dict[str, Any], reasons: dict[str, l
         share = 100 * found["killed"] / max(1, found["mutants"])
         lines.append(
             f"| `{path}` | {found['mutants']} | {found['killed']} ({share:.0f} %) | {n_explained} "
-            f"| {len(whys) - n_explained} | {found['date']}, Python {found['python']} |"
+            f"| {len(whys) - n_explained} | {found['date']}, Python {found['python']} | `{found['source']}` |"
         )
         for survivor, why in zip(found["survivors"], whys, strict=True):
             change = f"`{survivor['was']}` → `{survivor['is']}`".replace("|", "\\|")

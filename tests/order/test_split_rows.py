@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annbatch.errors import InputError
+from annbatch.order import splits
 from annbatch.order.row_selection import Runs
 from annbatch.order.row_table import Classes
-from annbatch.order.splits import describe, run_rows, split
+from annbatch.order.splits import Divisible, describe, run_rows
 
 N = 40
 ROWS = np.arange(3, N, 2)
@@ -21,6 +22,12 @@ ROWS = np.arange(3, N, 2)
 CATEGORIES = ["a", "b", "c", "d"]
 CODES = np.array([-1 if i % 7 == 6 else i % 4 for i in range(len(ROWS))], np.int8)
 BY = Classes("kind", CODES, pd.Index(CATEGORIES))
+
+
+def split(
+    parts: Any, rows: np.ndarray, n: int, seed: int, by: Any = None, order: Any = None, *, ordered: bool = False
+) -> dict[str, Runs]:
+    return splits.split(parts, Divisible(rows, n, order, ordered, by), seed)
 
 
 def rows_of(runs: Runs) -> list[int]:
@@ -172,15 +179,15 @@ def test_fractions_that_sum_to_one_but_for_rounding():
 
 
 def test_descriptions_tell_parts_apart():
-    assert describe({"a": 0.5, "b": None, "c": [1, 2]}, "a", None, 7) == {
+    assert describe({"a": 0.5, "b": None, "c": [1, 2]}, "a", Divisible(ROWS, N), 7) == {
         "part": "a",
         "parts": {"a": 0.5, "b": None, "c": "rows"},
         "by": None,
         "seed": 7,
     }
-    assert describe({"a": np.float32(0.5), "b": ["x", 3]}, "b", "kind", 0) == {
+    assert describe({"a": None, "b": ["x", 3]}, "b", Divisible(ROWS, N, by=BY), 0) == {
         "part": "b",
-        "parts": {"a": ["0.5"], "b": ["x", "3"]},
+        "parts": {"a": None, "b": ["x", "3"]},
         "by": "kind",
         "seed": 0,
     }

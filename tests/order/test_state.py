@@ -135,8 +135,8 @@ def test_a_worker_goes_on_only_as_the_same_worker(partition: Partition):
 
 
 def test_how_a_position_moves():
+    assert Position() == Position(0, (), begun=False, worker=None, n_had=0)
     position = Position(2)
-    assert not position.begun
     position.begin(WHOLE)
     assert (position.parts, position.begun, position.worker) == (((1, 0),), True, None)
     for _ in range(3):

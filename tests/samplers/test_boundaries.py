@@ -18,11 +18,12 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annbatch import Loader, dataset
+from annbatch import Loader
 from annbatch.order.schedule import Schedule, Settings
-from annbatch.order.splits import split
+from annbatch.order.splits import Divisible, split
 from annbatch.samplers import ClassBalanced, Classes, Grouped, MatchedPairs, Stratified, Weighted, weighted
 from annbatch.samplers.weighted import Draws, quantized
+from annbatch.stores import obs_rows
 from orders import epoch_batches, row_counts
 
 SIZES = [127, 128, 129, 255, 256, 257, 32767, 32768, 32769, 65536, 65537]
@@ -47,14 +48,14 @@ def test_many_classes(n_classes: int, monkeypatch: pytest.MonkeyPatch):
     codes[7::7] = -1
     n, last = len(codes), n_classes - 1
     # Codes are read in pieces, of which the last is not full.
-    monkeypatch.setattr(dataset, "_ROWS_AT_ONCE", n // 2 - 1)
+    monkeypatch.setattr(obs_rows, "ROWS_AT_ONCE", n // 2 - 1)
     ds = Loader(batch_size=2, threads=1).add_anndatas([stored(part, n_classes) for part in (codes[:-20], codes[-20:])])
-    classes = dataset.Dataset.classes(ds._opened(), "kind")
+    classes = ds._opened().classes("kind")
     np.testing.assert_array_equal(classes.codes, codes)
     np.testing.assert_array_equal(classes.counts(), np.bincount(codes[codes >= 0], minlength=n_classes))
 
     parts = {"last": [f"k{last}"], "first": ["k0"], "rest": None}
-    found = split(parts, np.arange(n), n, 0, classes)
+    found = split(parts, Divisible(np.arange(n), n, by=classes), 0)
     for name, wanted in [("last", codes == last), ("first", codes == 0), ("rest", (codes != last) & (codes != 0))]:
         np.testing.assert_array_equal(found[name].find(np.arange(len(found[name]))), np.flatnonzero(wanted))
 
@@ -100,10 +101,10 @@ def test_pairs_of_many_perturbations_in_many_contexts(n_classes: int):
 def test_many_parts():
     """A split by donors has as many parts as there are donors."""
     parts: dict[str, Any] = {f"p{i}": [2 * i, 2 * i + 1] for i in range(300)}
-    found = split(parts | {"rest": None}, np.arange(602), 602, 0, None)
+    found = split(parts | {"rest": None}, Divisible(np.arange(602), 602), 0)
     assert [part.find(np.arange(2)).tolist() for part in found.values()] == [[2 * i, 2 * i + 1] for i in range(301)]
     with pytest.raises(ValueError, match="'p299' and 'again' share row 599"):
-        split(parts | {"again": [600, 599]}, np.arange(602), 602, 0, None)
+        split(parts | {"again": [600, 599]}, Divisible(np.arange(602), 602), 0)
 
 
 # --- missing values ---------------------------------------------------------------------------------------------------
