@@ -48,6 +48,7 @@ def test_torch_moves_every_tensor(layout: Any) -> None:
     # A field that is added is to be moved, too, or to be named here.
     assert {field.name for field in fields(Fields)} - {"data", "index", "layers", "obsm", "codes"} == {
         "make_labels",
+        "names",
         "n_padding",
     }
     for batch in each_batch(TorchLoader(core(), layout=layout)):

@@ -111,7 +111,8 @@ def test_many_parts():
 
 KIND = np.array([-1, 0, 1, 0, 1, 2, 0, 1, 2, 0, 1, 2] * 4, np.int8)
 PLATE = np.array([0, -1, 0, 1, 1, 0, 0, 0, 1, 1, 1, 0] * 4, np.int8)
-DONOR = np.array([0, 0, -1, 0, 0, 0, 0, 0, 0, 0, 0, 0] * 4, np.int8)
+# Missing beside either plate.
+DONOR = np.array([0, 0, -1, 0, 0, 0, 0, 0, -1, 0, 0, 0] * 4, np.int8)
 LABELS = {"kind": ["a", "b", "c"], "plate": ["p", "q"], "donor": ["d"]}
 
 
