@@ -28,6 +28,7 @@ from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
 from annbatch.stores.cell_names import CellNames
 from annbatch.stores.class_columns import as_classes, check_kind, classes_of_integers
 from annbatch.stores.common_type import common_type, float32_holds
+from annbatch.stores.gene_selection import Genes
 from annbatch.stores.label_columns import Column, merge_columns, unshared_columns
 from annbatch.stores.obs_access import Obs
 from annbatch.stores.obs_rows import all_rows, open_columns, open_names, read_columns, read_obs
@@ -47,6 +48,8 @@ class Dataset:
     """Per element: type of the values that are handed over unless somebody asks for another."""
     selection: Selection | None
     """Which columns of X and layers are wanted; None means all."""
+    var: pd.DataFrame
+    """(n_vars, …) var of the first store, of the columns selected."""
     collections: tuple[str, ...]
     """What tells the collections among the sources from others."""
     class_columns: tuple[str, ...] = ()
@@ -64,7 +67,7 @@ class Dataset:
         stores: Sequence[Store],
         dtype: np.dtype[Any] | None,
         casting: Casting,
-        var_names: tuple[str, ...] | None,
+        genes: Genes,
         collections: Iterable[str] = (),
     ) -> Dataset:
         """Check that the stores agree.
@@ -72,7 +75,7 @@ class Dataset:
         Raises
         ------
         InputError
-            If they do not, have no rows, lack a gene of ``var_names``, or hold values that ``dtype`` may not hold.
+            If they do not, have no rows, lack one of the ``genes``, or hold values that ``dtype`` may not hold.
         """
         first = stores[0]
         for store in stores[1:]:
@@ -88,8 +91,10 @@ class Dataset:
             matrices = [store.matrices[element] for store in stores]
             dtypes[element] = cast_to or common_type((m.dtype, float32_holds(stored_type(m))) for m in matrices)
         columns = merge_columns([(store.name, store.columns) for store in stores])
-        selection = None if var_names is None else Selection.of(_positions(var_names, first), first.shape[1])
-        return cls(tuple(stores), columns, dtypes, selection, tuple(collections))
+        found = genes.find(first.var, first.name)
+        selection = None if found is None else Selection.of(found[0], first.shape[1])
+        var = first.var if found is None else found[1]
+        return cls(tuple(stores), columns, dtypes, selection, var, tuple(collections))
 
     @property
     def n_obs(self) -> int:
@@ -132,12 +137,6 @@ class Dataset:
     def store_rows(self) -> tuple[int, ...]:
         """Rows in each store."""
         return tuple(store.shape[0] for store in self.stores)
-
-    @property
-    def var(self) -> pd.DataFrame:
-        """(n_vars, …) var of the first store, of the columns selected."""
-        var = self.stores[0].var
-        return var if self.selection is None else var.iloc[self.selection.columns]
 
     def classes(self, by: str | Sequence[str]) -> Classes:
         """Read an obs column as classes of all rows, or several as one class of tuples.
@@ -285,18 +284,3 @@ def _check_element(element: str, stores: Sequence[Store]) -> None:
                 f"{first.shape[1]} columns in {stores[0].name} and a {type(matrix).__name__} of {matrix.shape[1]} in "
                 f"{store.name}"
             )
-
-
-def _positions(names: tuple[str, ...], store: Store) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Say at which columns of a store genes stand."""
-    if not store.var.index.is_unique:
-        twice = store.var.index[store.var.index.duplicated()][0]
-        raise InputError(
-            f"{store.name}: var names must be unique to select genes by name, got more than one {twice!r}; "
-            f"adata.var_names_make_unique() makes them so"
-        )
-    positions = store.var.index.get_indexer(pd.Index(names))
-    missing = [name for name, position in zip(names, positions, strict=True) if position < 0]
-    if missing:
-        raise InputError(f"var_names must be genes of the stores, got {missing[0]!r} ({len(missing)} are not)")
-    return positions.astype(np.int64)

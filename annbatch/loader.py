@@ -45,6 +45,7 @@ from annbatch.order.state import Position, load, save
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.sources import Opening, Sources
+from annbatch.stores.gene_selection import Absent, Genes, VarNames
 from annbatch.stores.label_columns import warn_of
 from annbatch.summary import Summary
 
@@ -98,7 +99,13 @@ class Loader(Summary):
         lose values. Adapters' default, float32, is allowed in any case: it rounds wider floats, and an integer that it
         does not hold is an error unless ``casting`` is ``"same_kind"`` or ``"unsafe"``.
     var_names
-        Yield only these genes, in this order; None means all.
+        Which genes X and layers have: names, in the order in which they shall come; a boolean mask of all genes; or a
+        function that is given var and returns such a mask, like ``lambda var: var["highly_variable"]``. None means all.
+    var_key
+        The column of var in which ``var_names`` are looked up, like ``"gene_ids"``; None means var's index.
+    absent
+        What becomes of ``var_names`` that are in no store: ``"error"`` refuses them, ``"zero"`` gives them zeros in all
+        rows. `var` then has a boolean column ``"absent"``. That none of them is in a store is an error in any case.
     layers, obsm
         Which layers, and which elements of obsm, batches carry beside ``data``.
     names
@@ -159,7 +166,9 @@ class Loader(Summary):
         rows: npt.ArrayLike | None = None,
         dtype: npt.DTypeLike | None = None,
         casting: Casting = "safe",
-        var_names: Sequence[str] | None = None,
+        var_names: VarNames | None = None,
+        var_key: str | None = None,
+        absent: Absent = "error",
         layers: Sequence[str] = (),
         obsm: Sequence[str] = (),
         names: bool = False,
@@ -190,7 +199,7 @@ class Loader(Summary):
             raise TypeError(f"dtype must be boolean, integer or floating, got {self.dtype}")
         one_of("casting", casting, get_args(Casting))
         self.casting: Casting = casting
-        self.var_names = None if var_names is None else distinct_names("var_names", var_names)
+        self._genes = Genes.of(var_names, var_key, absent)
         self.layers = distinct_names("layers", layers)
         self.obsm = distinct_names("obsm", obsm)
         self.classes = distinct_names("classes", classes)
@@ -657,8 +666,12 @@ class Loader(Summary):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
+        genes, dataset = self._genes, self._dataset
+        if dataset is not None and dataset.selection is not None:
+            genes = genes.resolved(dataset.selection.columns, dataset.stores[0].shape[1])
         sources = self._sources.for_others()
-        return self.__dict__ | {"_live": None, "_slabs": SlabPool(), "_staging": None, "_sources": sources}
+        own = {"_live": None, "_slabs": SlabPool(), "_staging": None, "_sources": sources, "_genes": genes}
+        return self.__dict__ | own
 
     def _stop(self) -> None:
         live = self._live() if self._live is not None else None
@@ -671,7 +684,7 @@ class Loader(Summary):
 
     def _use(self, sources: Sources) -> None:
         before = self._dataset
-        dataset = Dataset.of(sources.stores, self.dtype, self.casting, self.var_names, sources.digests)
+        dataset = Dataset.of(sources.stores, self.dtype, self.casting, self._genes, sources.digests)
         dataset = dataset.with_obs(self.classes, names=self.names)
         dataset.check_columns(self.sampler.columns, "columns of the sampler")
         if self._decode == "gpu" and (why := dataset.undecodable()):

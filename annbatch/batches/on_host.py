@@ -319,7 +319,10 @@ class DensePart:
         assert self._selection is not None
         n_rows, columns = len(arrays[b]), self._selection.columns
         (out,) = self._slabs.arrays((n_rows * len(columns), self._dtype))
-        return np.take(arrays[b], columns, axis=1, out=out.reshape(n_rows, len(columns)))
+        out = out.reshape(n_rows, len(columns))
+        np.take(arrays[b], np.maximum(columns, 0), axis=1, out=out)
+        out[:, columns < 0] = 0
+        return out
 
 
 def _checked(check: Check | None, finish: Callable[[int], Any], is_heavy: bool) -> tuple[Callable[[int], Any], bool]:

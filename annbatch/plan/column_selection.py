@@ -26,7 +26,7 @@ class Selection:
     """Which columns are wanted, in which order."""
 
     columns: Ints
-    """(n_selected,) column numbers in the store, each once."""
+    """(n_selected,) column numbers in the store, each once; -1 for one that the store lacks, which is all zeros."""
     lookup: NDArray[np.int32]
     """(n_columns,) column of the store -> wanted column, -1 where it is not wanted."""
     in_order: bool
@@ -36,8 +36,9 @@ class Selection:
     def of(cls, columns: Ints, n_columns: int) -> Selection:
         """Describe wanted columns out of ``n_columns``."""
         lookup = np.full(n_columns, -1, np.int32)
-        lookup[columns] = np.arange(len(columns))
-        return cls(columns, lookup, bool((np.diff(columns) > 0).all()))
+        places = np.flatnonzero(columns >= 0)
+        lookup[columns[places]] = places
+        return cls(columns, lookup, bool((np.diff(columns[places]) > 0).all()))
 
 
 @Kernel

@@ -16,10 +16,11 @@ In the order in which a collection is opened:
 12. `class_columns`: how integers and others become classes.
 13. `cell_names`: the names of cells, the index of obs.
 14. `obs_rows`: columns and names of all rows or some, as a table.
-15. `common_type`: which type the values of several stores have together.
-16. `array_opening`: how an array is opened: by the kernels, or by zarr.
-17. `elements`: how the elements of an array get to their places in the batches.
-18. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
+15. `gene_selection`: which genes a loader yields.
+16. `common_type`: which type the values of several stores have together.
+17. `array_opening`: how an array is opened: by the kernels, or by zarr.
+18. `elements`: how the elements of an array get to their places in the batches.
+19. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
 Other rooms take `Collection`, `open_stores` and `open_anndata`, and read through `Store`, `Elements` and `ArraySlices`.
 """

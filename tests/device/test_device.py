@@ -157,10 +157,10 @@ def test_every_emit(device, collection, emit, decode):
 @pytest.mark.parametrize("layout", ["csr", "dense"])
 @pytest.mark.parametrize("decode", ["cpu", "gpu"])
 def test_chosen_genes(device, collection, layout, decode):
-    genes = ["g7", "g3", "g39", "g0"]
+    genes = ["g7", "g3", "no", "g39", "g0"]
     both(
         device, lambda ds: ds.use_collection(collection.path), Emit(layout=layout), **SMALL, var_names=genes,
-        decode=decode,
+        absent="zero", decode=decode,
     )  # fmt: skip
 
 
