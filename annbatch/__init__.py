@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from annbatch.loader import Loader
     from annbatch.order.consumers import Partition
     from annbatch.stores.collection import Collection
+    from annbatch.transform import Binarize, LogNormalize
     from annbatch.write import append_to_collection, create_anndata_collection, reshuffle_collection
 
 __version__ = version("annbatch-dlpack")
@@ -31,6 +32,7 @@ __all__ = [
     "CSR",
     "AnnbatchError",
     "Batch",
+    "Binarize",
     "Capacity",
     "Collection",
     "CorruptStoreError",
@@ -39,6 +41,7 @@ __all__ = [
     "InputError",
     "InputErrors",
     "Loader",
+    "LogNormalize",
     "MissingInputError",
     "OutputError",
     "OutputExistsError",
@@ -66,6 +69,7 @@ _HOMES = {
     "annbatch.loader": ("Loader",),
     "annbatch.order.consumers": ("Partition",),
     "annbatch.stores.collection": ("Collection",),
+    "annbatch.transform": ("Binarize", "LogNormalize"),
     "annbatch.write": ("append_to_collection", "create_anndata_collection", "reshuffle_collection"),
 }
 """Where the public names come from; each is imported when it is first asked for, so that `annbatch --help` is quick."""

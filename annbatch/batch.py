@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import numpy as np
 
@@ -136,6 +136,10 @@ class CSR(Summary):
         """Number of stored elements, without padding."""
         return int(self.indptr[..., -1].sum())
 
+    def replace(self, **changes: Any) -> CSR:
+        """Give the matrix with other ``data``, ``indices``, ``indptr`` or ``shape``."""
+        return replace(self, **changes)
+
     def to_scipy(self) -> sp.csr_matrix:
         """Give a `scipy.sparse.csr_matrix` on the same memory, without the padding; not for parts, nor on a device."""
         import scipy.sparse as sp
@@ -211,6 +215,29 @@ class Batch(Fields, Mapping[str, Any]):
     Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``names``, ``layers`` and ``obsm``
     where asked for. With ``Loader(device="cuda")`` the arrays of ``data``, ``layers`` and ``obsm`` are CuPy's.
     """
+
+    def replace(self, **changes: Any) -> Self:
+        """Give the batch with other ``data``, ``layers`` or ``obsm``: what a transform returns.
+
+        Parameters
+        ----------
+        **changes
+            New values of ``data``, ``layers`` and ``obsm``; all rows stay where they are.
+
+        Raises
+        ------
+        TypeError
+            If something else is to be changed.
+
+        Examples
+        --------
+        >>> def scaled(batch):  # doctest: +SKIP
+        ...     x = batch.data
+        ...     return batch.replace(data=x.replace(data=x.data * 2))
+        """
+        if others := [name for name in changes if name not in ("data", "layers", "obsm")]:
+            raise TypeError(f"replace takes data, layers and obsm, got {', '.join(others)}")
+        return replace(self, **changes)
 
     def to(self, *args: Any, **options: Any) -> NoReturn:
         """Refuse: trainers move batches of torch tensors to a device so, and this is none.

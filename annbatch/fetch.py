@@ -41,6 +41,7 @@ from annbatch.stores.anndata_store import SparseMatrix, Store
 from annbatch.stores.cell_names import CellNames, Names, names_in_order
 from annbatch.stores.elements import TASK_BYTES, Elements, RemoteElements, Task, Work
 from annbatch.stores.label_columns import Column
+from annbatch.transform import LogNormalize, Transforms
 
 REQUEST_BYTES = 1 << 28
 """Decoded size of the windows that are requested ahead from remote stores, unless that would be few or many windows."""
@@ -107,6 +108,8 @@ class Fetcher:
         Where windows lie on a device; None if batches stay on the host.
     decodes_on_device
         Whether the device decodes the chunks of sparse matrices.
+    transforms
+        What becomes of each batch.
 
     Raises
     ------
@@ -130,6 +133,7 @@ class Fetcher:
         cell_names: Sequence[CellNames] | None = None,
         staging: WindowMemoryPool | None = None,
         decodes_on_device: bool = False,
+        transforms: Transforms,
     ) -> None:
         self._labels = LabelReader(columns)
         self._return_index = return_index
@@ -145,7 +149,8 @@ class Fetcher:
             is_obsm = element.startswith("obsm/")
             chosen, form = (None, replace(emit, bfloat16=False)) if is_obsm else (selection, emit)
             check = partial(check_exact, name=element) if wanted.is_exact else None
-            arguments = form, wanted.dtype, batch_size, chosen, self._slabs, check
+            kernel = transforms.kernels.get(element)
+            arguments = form, wanted.dtype, batch_size, chosen, self._slabs, check, kernel
             if wanted.is_sparse:
                 names = [f"{store.name} {element}" for store in stores]
                 part = SparsePart(matrices, names, *arguments)
@@ -159,7 +164,11 @@ class Fetcher:
                 raise InputError(
                     f"bfloat16 needs a loader on a device, and sparse matrices: {element} is not made there"
                 )
+            is_made_here = not isinstance(self._parts[element], OnDevicePart)
+            if is_made_here and wanted.dtype == np.float16 and isinstance(kernel, LogNormalize):
+                raise InputError(f"{element}: dtype must be float32 or float64 with LogNormalize, got float16")
         self._hand_over = None if staging is None else HandOver(staging)
+        self._transforms = transforms
         self.is_remote = any(isinstance(array, RemoteElements) for array in _arrays(stores))
         nbytes = sum(array.size * array.dtype.itemsize for array in _arrays(stores))
         self._batch_nbytes = nbytes / max(1, int(self._first_rows[-1])) * batch_size
@@ -238,14 +247,17 @@ class Fetcher:
             if self._cell_names is not None:
                 names = np.split(names_in_order(plan, begun.names), plan.cuts[1:-1])
         matrices = {element: self._finished(filling, n_batches) for element, filling in fillings.items()}
-        return [
+        batches = [
             self._batch({element: of_batches[b] for element, of_batches in matrices.items()}, labels[b], names[b])
             for b in range(n_batches)
         ]
+        if not self._transforms.functions or self._hand_over is not None:
+            return batches
+        return run(self._pool, [partial(self._transforms, batch) for batch in batches])
 
     def hand_over(self, batch: Batch) -> Batch:
         """Make a batch that was read what it shall be, in the thread of whoever asked for it."""
-        return batch if self._hand_over is None else self._hand_over(batch)
+        return batch if self._hand_over is None else self._transforms(self._hand_over(batch))
 
     def _finished(self, filling: Filling, n_batches: int) -> list[Any]:
         if not filling.heavy:
@@ -297,7 +309,7 @@ def shared_out(work: Work, n_threads: int, n_bytes: int) -> list[Task]:
 
 
 @contextmanager
-def running(pool: Executor, tasks: Iterable[Task]) -> Iterator[list[Future[Any]]]:
+def running(pool: Executor, tasks: Iterable[Callable[[], Any]]) -> Iterator[list[Future[Any]]]:
     """Run tasks on the pool beside the block; leave it when none of them runs any more, or raise the first error."""
     futures = [pool.submit(task) for task in tasks]
     try:
@@ -313,7 +325,7 @@ def running(pool: Executor, tasks: Iterable[Task]) -> Iterator[list[Future[Any]]
         future.result()
 
 
-def run(pool: Executor, tasks: Iterable[Task]) -> list[Any]:
+def run(pool: Executor, tasks: Iterable[Callable[[], Any]]) -> list[Any]:
     """Run tasks on the pool; gives their results."""
     with running(pool, tasks) as futures:
         pass

@@ -48,6 +48,7 @@ from annbatch.sources import Opening, Sources
 from annbatch.stores.gene_selection import Absent, Genes, VarNames
 from annbatch.stores.label_columns import warn_of
 from annbatch.summary import Summary
+from annbatch.transform import Transform, Transforms
 
 Decode = Literal["auto", "cpu", "gpu"]
 
@@ -106,6 +107,10 @@ class Loader(Summary):
     absent
         What becomes of ``var_names`` that are in no store: ``"error"`` refuses them, ``"zero"`` gives them zeros in all
         rows. `var` then has a boolean column ``"absent"``. That none of them is in a store is an error in any case.
+    transform
+        What becomes of each batch: `LogNormalize`, `Binarize`, a function that is given a `Batch` and returns one
+        (``batch.replace(data=…)``), or a list of these, the functions last. Functions are called by the threads that
+        read ahead, for several batches at a time; with a ``device``, where a batch is asked for.
     layers, obsm
         Which layers, and which elements of obsm, batches carry beside ``data``.
     names
@@ -169,6 +174,7 @@ class Loader(Summary):
         var_names: VarNames | None = None,
         var_key: str | None = None,
         absent: Absent = "error",
+        transform: Transform | Sequence[Transform] | None = None,
         layers: Sequence[str] = (),
         obsm: Sequence[str] = (),
         names: bool = False,
@@ -204,6 +210,7 @@ class Loader(Summary):
         self.obsm = distinct_names("obsm", obsm)
         self.classes = distinct_names("classes", classes)
         self.names = boolean("names", names)
+        self._transforms = Transforms.of(transform, self.layers, self.dtype)
         self.threads = None if threads is None else integer("threads", threads, 1)
         self.prefetch = integer("prefetch", prefetch, 0)
         if partition is not None and not isinstance(partition, Partition):
@@ -479,6 +486,11 @@ class Loader(Summary):
         return self._opened().var
 
     @property
+    def has_function(self) -> bool:
+        """Whether ``transform`` has a function of the user's, which may change the type of values."""
+        return bool(self._transforms.functions)
+
+    @property
     def decode(self) -> Decode:
         """Where chunks are decoded: ``"cpu"`` or ``"gpu"``; before there are stores, as it was asked for."""
         if self.device == "cpu":
@@ -606,7 +618,7 @@ class Loader(Summary):
             dataset.stores,
             dataset.carried,
             emit,
-            emitted(dataset.stores, dataset.dtypes, emit, self.casting),
+            self.emitted(emit),
             self.batch_size,
             dataset.selection,
             self.threads or available_cores(),
@@ -616,6 +628,7 @@ class Loader(Summary):
             cell_names=dataset.names,
             staging=self._staging,
             decodes_on_device=self.decode == "gpu",
+            transforms=self._transforms,
         )
         self._stop()
         self._position = position
@@ -632,7 +645,7 @@ class Loader(Summary):
         """
         if self._dataset is None:
             return {}
-        return emitted(self._dataset.stores, self._dataset.dtypes, emit, self.casting)
+        return emitted(self._dataset.stores, self._dataset.dtypes, emit, self.casting, self._transforms.kernels)
 
     def close(self) -> None:
         """Stop the iterator at work, if any, and its threads, and free memory. The loader can be iterated again."""

@@ -3,7 +3,7 @@
 In the order in which a window is made:
 
 1. `casts`: the type of the values. `on_host`: sparse and dense matrices in host memory; `exact` looks at integers that
-   come as float32.
+   come as float32, `value_kernels` normalises or binarises values.
 2. `on_device`: the same in the memory of a device, copied there in narrow types and widened.
 3. `decoded_on_device`: the same, where the device also decodes.
 4. `label_rows`: the labels of a window's rows; `label_kernels` gathers them in one call.

@@ -17,6 +17,7 @@ import numpy as np
 from annbatch.batch import Emit
 from annbatch.errors import InputError
 from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
+from annbatch.transform import LogNormalize, ValueKernel
 
 Casting = Literal["safe", "same_kind", "unsafe"]
 
@@ -52,12 +53,16 @@ def check_casts(element: str, stores: Sequence[Store], dtype: np.dtype[Any] | st
 
 
 def emitted(
-    stores: Sequence[Store], dtypes: Mapping[str, np.dtype[Any]], emit: Emit, casting: Casting
+    stores: Sequence[Store],
+    dtypes: Mapping[str, np.dtype[Any]],
+    emit: Emit,
+    casting: Casting,
+    kernels: Mapping[str, ValueKernel],
 ) -> dict[str, Emitted]:
     """Say in which type each element comes in the batches that ``emit`` asks for.
 
     Elements of obsm keep integers and booleans as they are; floats are float32, or float64 where ``emit`` asks for
-    that.
+    that. What `LogNormalize` changes comes as float32, or float64 where that is stored or asked for.
 
     Parameters
     ----------
@@ -69,20 +74,26 @@ def emitted(
         What batches shall look like.
     casting
         Which casts are allowed, in NumPy's terms.
+    kernels
+        Per element: what is done with its values.
 
     Raises
     ------
     InputError
-        If they do not allow the type that ``emit`` asks for.
+        If they do not allow the type that ``emit`` asks for, or it does not hold what a kernel gives.
     """
     found = {}
     for element, own in dtypes.items():
-        dtype, is_exact = own, False
-        if emit.dtype is not None and element.startswith("obsm/"):
+        dtype, is_exact, asked = own, False, emit.dtype
+        if isinstance(kernels.get(element), LogNormalize):
+            asked = asked or np.dtype(np.float64 if own == np.float64 else np.float32)
+            if asked.kind != "f":
+                raise InputError(f"{element}: dtype must be floating with LogNormalize, got {asked}")
+        if asked is not None and element.startswith("obsm/"):
             if own.kind == "f":
-                dtype = np.dtype(np.float64 if emit.dtype == np.float64 else np.float32)
-        elif emit.dtype is not None:
-            dtype = emit.dtype
+                dtype = np.dtype(np.float64 if asked == np.float64 else np.float32)
+        elif asked is not None:
+            dtype = asked
             if emit.narrowed is None and dtype == np.float32:
                 stored = [stored_type(store.matrices[element]) for store in stores]
                 is_exact = any(one.kind in "iu" and not _can_cast(one, dtype, casting) for one in stored)

@@ -28,8 +28,11 @@ from annbatch.plan.window import WindowPlan, address
 from annbatch.shards.decode_kernels import native_types
 from annbatch.shards.shard_index import Located
 from annbatch.stores.elements import Work
+from annbatch.transform import LogNormalize, ValueKernel
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
+_ROWS_OF_BLOCK = 32
+"""Rows that a block of threads sums up, each by one of them: few, so that all of a device has something to do."""
 
 _C_TYPES = {
     "u1": "unsigned char",
@@ -55,6 +58,20 @@ def value_macros(
         return None if name is None else (("VALUE", name), ("OUT", "unsigned short"), extra)
     types = native_types(stored, wanted)
     return None if types is None else (("VALUE", _C_TYPES[types[0].str[1:]]), ("OUT", _C_TYPES[types[1].str[1:]]))
+
+
+def changed_macros(
+    stored: np.dtype[Any], wanted: np.dtype[Any], kernel: ValueKernel, *, bfloat16: bool = False
+) -> tuple[tuple[str, str], ...] | None:
+    """Do what `value_macros` does for a kernel that computes with the values: types are then never those of copies."""
+    given, plain = _c_type(stored), _c_type(wanted)
+    name = "LOG_NORMALIZE" if isinstance(kernel, LogNormalize) else "BINARIZE"
+    if bfloat16 or wanted == np.float16:
+        macros = value_macros(stored, wanted, bfloat16=bfloat16)
+        return None if macros is None else (*macros, (name, "1"))
+    if given is None or plain is None or (stored.kind == "f" and wanted.kind != "f"):
+        return None
+    return ("VALUE", given), ("OUT", plain), (name, "1")
 
 
 def _c_type(dtype: np.dtype[Any]) -> str | None:
@@ -127,7 +144,7 @@ class OnDevicePart(SparsePart):
     def __init__(self, *arguments: Any, staging: WindowMemoryPool) -> None:
         super().__init__(*arguments)
         self._pool = staging
-        macros = value_macros(self._stored_dtype, self._dtype, bfloat16=self._emit.bfloat16)
+        macros = _value_macros(self)
         assert macros is not None
         self._macros = *macros, ("INDEX", _C_TYPES[self._stored_index_dtype.str[1:]])
         self._lookup = NO_LOOKUP if self._selection is None else self._selection.lookup
@@ -143,7 +160,7 @@ class OnDevicePart(SparsePart):
             and len(kinds) == 1
             and kinds == {part._stored_dtype.kind.replace("u", "i")}
             and part._stored_index_dtype.kind in "iu"
-            and value_macros(part._stored_dtype, part._dtype, bfloat16=part._emit.bfloat16) is not None
+            and _value_macros(part) is not None
         )
 
     def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
@@ -229,9 +246,9 @@ class OnDevicePart(SparsePart):
         stream.zero(to_data + nnz * self._dtype.itemsize, (nse - nnz) * self._dtype.itemsize)
         stream.zero(to_indices + nnz * index_dtype.itemsize, (nse - nnz) * index_dtype.itemsize)
         kernel = Kernel("scatter_csr", (*self._macros, ("INDEX_OUT", _C_TYPES[index_dtype.str[1:]])))
-        stream.launch(
-            kernel, n_all, (*_rows_of(window, b, first, n_rows), n_all, to_data, to_indices, to_indptr)
-        )  # fmt: skip
+        rows = _rows_of(window, b, first, n_rows)
+        totals = self._totals(window, b, first, n_rows, stream)
+        stream.launch(kernel, n_all, (*rows, n_all, to_data, to_indices, to_indptr, *totals.arguments))
         window.staging.used_on(stream)
         return CSR(data, indices, indptr, (n_all, self._n_columns))
 
@@ -242,9 +259,23 @@ class OnDevicePart(SparsePart):
         to = self._pool.device.address(out)
         stream.zero(to, n_all * self._n_columns * dtype.itemsize)
         arguments = *_rows_of(window, b, first, n_rows), window.unordered + first, window.lookup
-        stream.launch(Kernel("scatter_dense", self._macros), n_rows, (*arguments, self._n_stored, self._n_columns, to))
+        arguments = *arguments, self._n_stored, self._n_columns, to
+        totals = self._totals(window, b, first, n_rows, stream)
+        stream.launch(Kernel("scatter_dense", self._macros), n_rows, (*arguments, *totals.arguments))
         window.staging.used_on(stream)
         return out
+
+    def _totals(self, window: DeviceWindow, b: int, first: int, n_rows: int, stream: Stream) -> _Totals:
+        """Queue summing up the rows of a batch, where values are normalised by that."""
+        if not isinstance(self._kernel, LogNormalize):
+            return _Totals()
+        totals = stream.array((max(1, n_rows),), np.dtype(np.float64))
+        at = self._pool.device.address(totals)
+        tables = window.value_rows + 8 * first, window.starts + 8 * (first + b)
+        kernel = Kernel("sum_rows", self._macros)
+        stream.launch(kernel, -(-n_rows // _ROWS_OF_BLOCK), (*window.values.arguments, *tables, n_rows, at))
+        target = int(np.float64(self._kernel.target_sum).view(np.int64))
+        return _Totals(totals, (at, target))
 
     def _check_rows(self, window: DeviceWindow, rows: RowPlan, wrong: int) -> None:
         """Queue a look at the column numbers of all rows."""
@@ -254,6 +285,24 @@ class OnDevicePart(SparsePart):
             tables = window.index_rows + 8 * first, window.starts + 8 * (first + b), stop - first
             arguments = *window.indices.arguments, *tables, self._n_stored, window.unordered + first, wrong, first
             self._pool.device.copying.launch(kernel, stop - first, arguments)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Totals:
+    """What kernels take of the sums of a batch's rows."""
+
+    memory: Any = None
+    """Holds them until the kernel that takes them is queued."""
+    arguments: tuple[int, int] = (0, 0)
+    """Their address, and the bits of the sum that they are scaled to."""
+
+
+def _value_macros(part: SparsePart) -> tuple[tuple[str, str], ...] | None:
+    """Give the types, and what is done with values, as kernels shall see them; None if a device cannot do it."""
+    types, bfloat16 = (part._stored_dtype, part._dtype), part._emit.bfloat16
+    if part._kernel is None:
+        return value_macros(*types, bfloat16=bfloat16)
+    return changed_macros(*types, part._kernel, bfloat16=bfloat16)
 
 
 def _rows_of(window: DeviceWindow, b: int, first: int, n_rows: int) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annbatch.batch import CSR, Emit
+from annbatch.batches.value_kernels import apply, totals_of
 from annbatch.buffers import SlabPool, aligned
 from annbatch.errors import CorruptStoreError, InputError
 from annbatch.plan.chunk_pieces import cut
@@ -32,6 +33,7 @@ from annbatch.remote.request_pool import Requests
 from annbatch.shards.shard_index import Located
 from annbatch.stores.anndata_store import DenseMatrix, SparseMatrix
 from annbatch.stores.elements import Elements, RemoteElements, Work, plan_work, request_chunks
+from annbatch.transform import ValueKernel
 
 Indptrs = Sequence[Callable[[], Found]]
 """What waits for the ``indptr`` of each store of a window."""
@@ -67,9 +69,11 @@ class SparsePart:
         selection: Selection | None,
         slabs: SlabPool,
         check: Check | None = None,
+        kernel: ValueKernel | None = None,
     ) -> None:
         self._matrices = matrices
         self._check_values = check
+        self._kernel = kernel
         self._names = names
         self._emit = emit
         self._dtype = dtype
@@ -141,18 +145,24 @@ class SparsePart:
             targets = [part for matrix in filled for part in self._parts_of(matrix)]
             rows.write_indptrs([part.indptr for part in targets])
             work = self._work(plan, rows, targets, located)
-            return Filling(work, *_checked(self._check_values, filled.__getitem__, False), _size(filled))
+            finish, is_heavy = _checked(self._check_values, filled.__getitem__, False)
+            if self._kernel is not None:
+                return Filling(work, lambda b: self._changed(finish(b)), True, _size(filled))
+            return Filling(work, finish, is_heavy, _size(filled))
         scratch = [self._scratch(rows.indptr(part)) for part in range(n_batches * n)]
         work = self._work(plan, rows, scratch, located)
         if self._emit.layout == "dense":
             dense_bytes = aligned(self._dense_bytes()) * n_batches
             stored, _ = _checked(self._check_values, scratch.__getitem__, True)
             return Filling(work, lambda b: self._densify(stored(b)), True, _size(scratch) + dense_bytes)
+        # Before values are changed, and all of them: totals are those of whole rows.
+        early, late = (self._check_values, None) if self._kernel is not None else (None, self._check_values)
+        stored, _ = _checked(early, scratch.__getitem__, True)
 
         def select(b: int) -> CSR:
-            return self._select(scratch[b * n : (b + 1) * n], most[b], index_dtype)
+            return self._select([stored(part) for part in range(b * n, (b + 1) * n)], most[b], index_dtype)
 
-        return Filling(work, *_checked(self._check_values, select, True), _size(scratch))
+        return Filling(work, *_checked(late, select, True), _size(scratch))
 
     def _arrays(self, plan: WindowPlan) -> list[list[Elements]]:
         stores = [self._matrices[reading.store] for reading in plan.readings]
@@ -234,17 +244,26 @@ class SparsePart:
     def _select(self, scratch: Sequence[CSR], most: int | None, index_dtype: np.dtype[Any] | None) -> CSR:
         selection = self._selection
         assert selection is not None
+        totals = [totals_of(self._kernel, part, self._dtype) for part in scratch]
         indptrs = [
             select_columns(part.data, part.indices, part.indptr, selection.lookup, selection.in_order)
             for part in scratch
         ]
         elements = [int(indptr[-1]) for indptr in indptrs]
         matrix = self._allocate(scratch[0].shape[0], elements, most, index_dtype)
-        for part, kept, indptr, nnz in zip(self._parts_of(matrix), scratch, indptrs, elements, strict=True):
+        for part, kept, indptr, nnz, sums in zip(
+            self._parts_of(matrix), scratch, indptrs, elements, totals, strict=True
+        ):
             part.data[:nnz] = kept.data[:nnz]
             part.indices[:nnz] = kept.indices[:nnz]
             part.indptr[: len(indptr)] = indptr
             part.indptr[len(indptr) :] = nnz
+            apply(self._kernel, part, sums)
+        return matrix
+
+    def _changed(self, matrix: CSR) -> CSR:
+        for part in self._parts_of(matrix):
+            apply(self._kernel, part)
         return matrix
 
     def _dense_bytes(self) -> int:
@@ -256,6 +275,7 @@ class SparsePart:
         out = out.reshape(n_rows, self._n_columns)
         lookup = NO_LOOKUP if self._selection is None else self._selection.lookup
         fill_dense(scratch.data, scratch.indices, scratch.indptr, lookup, out)
+        apply(self._kernel, out, totals_of(self._kernel, scratch, self._dtype))
         return out
 
 
@@ -271,9 +291,11 @@ class DensePart:
         selection: Selection | None,
         slabs: SlabPool,
         check: Check | None = None,
+        kernel: ValueKernel | None = None,
     ) -> None:
         self._matrices = matrices
         self._check_values = check
+        self._kernel = kernel
         self._pad_rows = emit.pad_rows
         self._dtype = dtype
         self._batch_size = batch_size
@@ -299,10 +321,18 @@ class DensePart:
         values = self._values(plan)
         (pieces,) = cut(rows, *_extents([values], [arrays]))
         work = plan_work(values, pieces, self._dtype, None, arrays, located)
-        finish: Callable[[int], Any] = arrays.__getitem__
-        if self._selection is not None:
-            finish = partial(self._select, arrays)
-        finish, is_heavy = _checked(self._check_values, finish, self._selection is not None)
+        if self._kernel is None:
+            finish: Callable[[int], Any] = arrays.__getitem__
+            if self._selection is not None:
+                finish = partial(self._select, arrays)
+            finish, is_heavy = _checked(self._check_values, finish, self._selection is not None)
+        else:
+            whole, is_heavy = _checked(self._check_values, arrays.__getitem__, True)
+
+            def finish(b: int) -> NDArray[Any]:
+                apply(self._kernel, whole(b))
+                return arrays[b] if self._selection is None else self._select(arrays, b)
+
         return Filling(work, finish, is_heavy, sum(array.nbytes for array in arrays))
 
     def _values(self, plan: WindowPlan) -> list[Elements]:

@@ -33,7 +33,7 @@ from annbatch.errors import DeviceMemoryError
 
 SOURCE = Path(__file__).parents[2] / "annbatch" / "device" / "kernels.cu"
 COMPILER = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
-N_ARGUMENTS = {"check_rows": 11, "scatter_csr": 16, "scatter_dense": 17}
+N_ARGUMENTS = {"check_rows": 11, "sum_rows": 8, "scatter_csr": 18, "scatter_dense": 19}
 
 _HEAD = """
 #include <utility>
@@ -47,7 +47,7 @@ static void call(void (*kernel)(A...), const i64* a, std::index_sequence<I...>) 
 """
 FOLDER = Path(tempfile.gettempdir()) / f"annbatch-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
-_NAMES = ("VALUE", "OUT", "INDEX", "INDEX_OUT", "HALF", "BFLOAT16", *N_ARGUMENTS)
+_NAMES = ("VALUE", "OUT", "INDEX", "INDEX_OUT", "HALF", "BFLOAT16", "LOG_NORMALIZE", "BINARIZE", *N_ARGUMENTS)
 
 
 def compiled(kernels: Sequence[Kernel]) -> dict[Kernel, Callable[[int, Sequence[int]], None]]:
