@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import pickle
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -16,6 +17,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import zarr
@@ -26,6 +28,7 @@ import host_device
 from annbatch import (
     CSR,
     Batch,
+    Binarize,
     Capacity,
     Collection,
     CorruptStoreError,
@@ -33,6 +36,7 @@ from annbatch import (
     Emit,
     InputError,
     Loader,
+    LogNormalize,
     Partition,
     create_anndata_collection,
 )
@@ -162,6 +166,46 @@ def test_chosen_genes(device, collection, layout, decode):
         device, lambda ds: ds.use_collection(collection.path), Emit(layout=layout), **SMALL, var_names=genes,
         absent="zero", decode=decode,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["csr", "dense"])
+@pytest.mark.parametrize("decode", ["cpu", "gpu"])
+def test_values_that_kernels_change(device, collection, layout, decode):
+    options: dict[str, Any] = SMALL | {"layers": ["twice"], "decode": decode}
+    if layout == "dense":
+        options |= {"var_names": ["g7", "g3", "no", "g39", "g0"], "absent": "zero"}
+    for transform in (LogNormalize(100, ["X", "layers/twice"]), [Binarize(["layers/twice"]), LogNormalize()]):
+        _, found = both(
+            device, lambda ds: ds.use_collection(collection.path), Emit(layout=layout), transform=transform, **options
+        )
+        made = found[0].data.data if layout == "csr" else found[0].data
+        assert 0 < made.max() < 10
+
+
+@pytest.mark.parametrize("layout", ["csr", "dense"])
+def test_columns_that_occur_twice_are_summed_up_before_the_logarithm(device, tmp_path, layout):
+    x = sp.csr_matrix(
+        (np.array([1, 5, 2, 4, 9, 1], "f4"), np.array([2, 0, 2, 1, 0, 3]), np.array([0, 4, 4, 6])), (3, 4)
+    )
+    adatas = [opened(write_store(tmp_path / "a.zarr", x, pd.DataFrame(index=["a", "b", "c"])))]
+    both(device, lambda ds: ds.add_anndatas(adatas), Emit(layout=layout), batch_size=3, transform=LogNormalize())
+
+
+def test_functions_get_what_was_made_on_the_device(device, collection):
+    main = threading.current_thread()
+
+    def scaled(batch: Batch) -> Batch:
+        assert threading.current_thread() is main
+        device.synchronize()
+        return batch.replace(data=batch.data.replace(data=batch.data.data * 2))
+
+    ds = Loader(**SMALL, device="cuda").use_collection(collection.path, labels=[])
+    batches = list(ds)
+    device.synchronize()
+    expected = [batch.data.data * 2 for batch in batches]
+    found = list(Loader(**SMALL, device="cuda", transform=scaled).use_collection(collection.path, labels=[]))
+    for one, truth in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.data.data, truth)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)

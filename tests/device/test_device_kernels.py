@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,12 @@ import pytest
 import scipy.sparse as sp
 
 import host_device
-from annbatch.batches.on_device import _C_TYPES, OnDeviceArray, value_macros
+from annbatch import CSR, Binarize, LogNormalize
+from annbatch.batches.on_device import _C_TYPES, OnDeviceArray, changed_macros, value_macros
+from annbatch.batches.value_kernels import apply, totals_of
 from annbatch.device.cuda import Kernel
+from annbatch.plan.column_selection import NO_LOOKUP, fill_dense
+from annbatch.transform import ValueKernel
 from edge_values import TYPES, edge_values
 from host_device import HostDevice, compiled
 
@@ -46,6 +51,21 @@ def dense_kernel(stored, wanted, index, *, bfloat16: bool = False) -> Kernel:
 
 
 U2, I4, F4 = map(np.dtype, ("u2", "i4", "f4"))
+CHANGES = [LogNormalize(100), Binarize()]
+CHANGED = [
+    (stored, wanted, change)
+    for change in CHANGES
+    for stored, wanted in [("u2", "f4"), ("f8", "f8"), ("f4", "f4"), ("u4", "f2"), ("f4", "bfloat16"), ("i8", "i4")]
+    if wanted != "i4" or isinstance(change, Binarize)
+]
+
+
+def changed_kernels(stored: str, wanted: str, change: ValueKernel) -> list[Kernel]:
+    """Kernels that sum up rows, and that scatter changed values into CSR and dense matrices."""
+    plain = "f4" if wanted == "bfloat16" else wanted
+    values = changed_macros(np.dtype(stored), np.dtype(plain), change, bfloat16=wanted == "bfloat16")
+    csr, dense = (*values, *index_macros(U2, I4)), (*values, *index_macros(U2))
+    return [Kernel("sum_rows", dense), Kernel("scatter_csr", csr), Kernel("scatter_dense", dense)]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +76,7 @@ def kernels():
     wanted += [dense_kernel(U2, F4, index) for index in INDEX_TYPES]
     wanted += [dense_kernel(stored, F4, U2, bfloat16=True) for stored in BFLOAT16]
     wanted += [Kernel("check_rows", index_macros(index)) for index in INDEX_TYPES]
+    wanted += [kernel for case in CHANGED for kernel in changed_kernels(*case)]
     return compiled(list(dict.fromkeys(wanted)))
 
 
@@ -88,7 +109,7 @@ def rows_of(seed: int, values: np.ndarray, index: np.dtype) -> tuple[sp.csr_matr
     return x, rng.permutation(len(lengths))
 
 
-def run_csr(kernels, kernel, x, order, values, index_out, wanted, form, n_all):
+def run_csr(kernels, kernel, x, order, values, index_out, wanted, form, n_all, totals=(0, 0)):
     value_memory, of_values = laid_out(values, form)
     index_memory, of_indices = laid_out(x.indices, form)
     lengths = np.diff(x.indptr)[order]
@@ -99,7 +120,7 @@ def run_csr(kernels, kernel, x, order, values, index_out, wanted, form, n_all):
     indptr = np.full(n_all + 2, 77, index_out)
     tables = begins.ctypes.data, begins.ctypes.data, starts.ctypes.data
     outs = out.ctypes.data, out_indices.ctypes.data, indptr.ctypes.data
-    kernels[kernel](n_all, [*of_values, *of_indices, *tables, len(order), n_all, *outs])
+    kernels[kernel](n_all, [*of_values, *of_indices, *tables, len(order), n_all, *outs, *totals])
     assert (out[-1], out_indices[-1], indptr[-1]) == (1, 99, 77)
     assert indptr[: n_all + 1].tolist() == [*starts, *[starts[-1]] * (n_all - len(order))]
     picked = x[order]
@@ -128,7 +149,7 @@ def test_csr_column_numbers(kernels, stored, wanted, form):
     np.testing.assert_array_equal(found, values[places])
 
 
-def run_dense(kernels, kernel, x, order, values, wanted, form, lookup=None, unordered=None):
+def run_dense(kernels, kernel, x, order, values, wanted, form, lookup=None, unordered=None, totals=(0, 0)):
     value_memory, of_values = laid_out(values, form)
     index_memory, of_indices = laid_out(x.indices, form)
     starts = np.cumsum(np.r_[0, np.diff(x.indptr)[order]])
@@ -138,7 +159,7 @@ def run_dense(kernels, kernel, x, order, values, wanted, form, lookup=None, unor
     marks = np.zeros(len(order), np.uint8) if unordered is None else unordered
     tables = begins.ctypes.data, begins.ctypes.data, starts.ctypes.data
     place = 0 if lookup is None else lookup.ctypes.data
-    ends = len(order), marks.ctypes.data, place, N_COLUMNS, n_columns, out.ctypes.data
+    ends = len(order), marks.ctypes.data, place, N_COLUMNS, n_columns, out.ctypes.data, *totals
     kernels[kernel](len(order), [*of_values, *of_indices, *tables, *ends])
     assert not out[-1].any()
     return out[:-1]
@@ -219,7 +240,7 @@ def test_halves_of_all_sizes(kernels):
     of_indices = OnDeviceArray(columns.ctypes.data, values.size).arguments
     tables = begins.ctypes.data, begins.ctypes.data, starts.ctypes.data
     outs = out.ctypes.data, indices.ctypes.data, indptr.ctypes.data
-    kernels[csr_kernel(F4, np.dtype("f2"), U2, I4)](1, [*of_values, *of_indices, *tables, 1, 1, *outs])
+    kernels[csr_kernel(F4, np.dtype("f2"), U2, I4)](1, [*of_values, *of_indices, *tables, 1, 1, *outs, 0, 0])
     with np.errstate(all="ignore"):
         assert out.view(np.uint16).tolist() == values.astype(np.float16).view(np.uint16).tolist()
 
@@ -252,6 +273,51 @@ def test_columns_that_are_none_are_found_and_never_written(kernels, index):
             if 0 <= column < N_COLUMNS:
                 truth[i, column] += values[indptr[i] + k]
     np.testing.assert_array_equal(found, truth)
+
+
+@pytest.mark.parametrize("form", ["whole", "chunks", "shuffled"])
+@pytest.mark.parametrize(("stored", "wanted", "change"), CHANGED, ids=str)
+def test_changed_values_are_those_of_the_cpu(kernels, stored, wanted, change, form):
+    """Bit for bit, also where columns occur twice, and narrowed at last where that is asked for."""
+    rng = np.random.default_rng(8)
+    values = rng.integers(0, 300, 90).astype(stored)
+    values = values / 7 if values.dtype.kind == "f" else values
+    x, order = rows_of(9, values, U2)
+    plain = F4 if wanted in ("f2", "bfloat16") else np.dtype(wanted)
+    on_cpu = CSR(values.astype(plain), x.indices.astype(I4), x.indptr.astype(np.int64), x.shape)
+    totals = totals_of(change, on_cpu, plain)[order] if isinstance(change, LogNormalize) else np.empty(0)
+
+    def narrowed(found: np.ndarray) -> np.ndarray:
+        return bfloat16(found) if wanted == "bfloat16" else found.astype(wanted)
+
+    sum_rows, scatter_csr, scatter_dense = changed_kernels(stored, wanted, change)
+    arguments, out_type = (0, 0), np.dtype(np.uint16) if wanted == "bfloat16" else np.dtype(wanted)
+    if isinstance(change, LogNormalize):
+        memory, of_values = laid_out(values, form)
+        starts, begins = np.cumsum(np.r_[0, np.diff(x.indptr)[order]]), x.indptr[:-1][order].astype(np.int64)
+        sums = np.full(len(order) + 1, -1.0)
+        tables = begins.ctypes.data, starts.ctypes.data, len(order), sums.ctypes.data
+        kernels[sum_rows](2, [*of_values, *tables])
+        assert sums.tolist() == [*totals, -1]
+        arguments = sums.ctypes.data, int(np.float64(change.target_sum).view(np.int64))
+    if out_type != np.uint16:
+        found, places = run_csr(
+            kernels, scatter_csr, x, order, values, I4, out_type, form, len(order), totals=arguments
+        )
+        truth = apply(change, replace(on_cpu, data=on_cpu.data.copy())).data[places]
+        assert found.tobytes() == narrowed(truth).tobytes()
+    # All columns of a row fall onto few, so that some occur several times and none ascend.
+    x.indices %= 5
+    unordered = (np.diff(x.indptr)[order] > 1).astype(np.uint8)
+    found = run_dense(kernels, scatter_dense, x, order, values, out_type, form, unordered=unordered, totals=arguments)
+    expected = np.zeros((len(order), N_COLUMNS), plain)
+    picked = np.array(x.indptr[:-1][order]), np.array(x.indptr[1:][order])
+    for row, (begin, end) in enumerate(zip(*picked, strict=True)):
+        fill_dense(
+            values[begin:end], x.indices[begin:end], np.array([0, end - begin]), NO_LOOKUP, expected[row : row + 1]
+        )
+    expected = apply(change, expected, totals) if len(totals) else apply(change, expected)
+    assert found.tobytes() == narrowed(expected).tobytes()
 
 
 @pytest.mark.parametrize("form", ["whole", "chunks", "shuffled"])
@@ -296,11 +362,12 @@ NVCC_KERNELS = [
     csr_kernel(U2, F4, U2, I4),
     pytest.param(dense_kernel(F4, np.dtype("f2"), I4), marks=pytest.mark.slow),
     pytest.param(dense_kernel(U2, F4, U2, bfloat16=True), marks=pytest.mark.slow),
+    *(pytest.param(kernel, marks=pytest.mark.slow) for kernel in changed_kernels("u2", "f4", CHANGES[0])),
 ]
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
-@pytest.mark.parametrize("kernel", NVCC_KERNELS, ids=["csr", "half", "bfloat16"])
+@pytest.mark.parametrize("kernel", NVCC_KERNELS, ids=["csr", "half", "bfloat16", "sums", "log csr", "log dense"])
 def test_nvcc_compiles_them(tmp_path: Path, kernel: Kernel):
     macros = [f"-D{name}={value}" for name, value in kernel.macros]
     command = ["nvcc", "-cubin", "-arch=sm_90", "-std=c++17", *macros, str(host_device.SOURCE)]
