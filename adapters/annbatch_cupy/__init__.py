@@ -114,6 +114,8 @@ class CupyLoader(Adapter):
 def _matrix(data: CSR | Array) -> Any:
     if not isinstance(data, CSR):
         return cupy.asarray(data)
+    if data.data.dtype.name not in _DTYPES:
+        raise InputError(f"a transform must give a CSR of {', '.join(_DTYPES)} to cupyx, got {data.data.dtype}")
     # Not from its parts at once: that constructor reads indptr back, and so waits for all that is queued on the stream.
     matrix = csr_matrix(data.shape, dtype=data.data.dtype)
     matrix.data, matrix.indices, matrix.indptr = map(cupy.asarray, (data.data, data.indices, data.indptr))

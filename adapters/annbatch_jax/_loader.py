@@ -121,7 +121,8 @@ class JaxLoader(Adapter):
         emitted = np.dtype(np.float32) if self.dtype in (jnp.float16, jnp.bfloat16) else self.dtype
         if born_on != "cpu" and layout == "dense" and self.dtype == jnp.float16:
             emitted = self.dtype
-        is_bfloat16 = born_on != "cpu" and layout == "dense" and self.dtype == jnp.bfloat16
+        # A function of the user's could not compute with the bits.
+        is_bfloat16 = born_on != "cpu" and layout == "dense" and self.dtype == jnp.bfloat16 and not ds.has_function
         narrowed: Any = self.dtype.name if self.dtype in (jnp.float16, jnp.bfloat16) else None
         emit = Emit(dtype=emitted, narrowed=narrowed, layout="dense", bfloat16=is_bfloat16, pad_rows=True)
         if layout == "padded_csr":
@@ -203,8 +204,8 @@ class JaxLoader(Adapter):
         mask = np.arange(n_rows) < n_rows - batch.n_padding
         handed = self._put(
             {
-                "data": self._tree(batch.data, self._canonical),
-                "layers": converted(batch.layers, partial(self._tree, canonical=self._canonical)),
+                "data": self._matrix(batch.data),
+                "layers": converted(batch.layers, self._matrix),
                 "obsm": None if batch.obsm is None else {name: self._obsm(name, m) for name, m in batch.obsm.items()},
                 "codes": {name: held(codes, f"obs[{name!r}]") for name, codes in batch.codes.items()},
                 "mask": mask,
@@ -222,9 +223,22 @@ class JaxLoader(Adapter):
         return jax.device_put(tree) if by is None else by.put(tree)
 
     def _narrowed(self, matrix: Any) -> Any:
-        if isinstance(matrix, PaddedCSR):
-            return replace(matrix, data=matrix.data.astype(self.dtype))
-        return _from_bits(matrix) if self._emit.bfloat16 else matrix.astype(self.dtype)
+        if self._emit.bfloat16 and not isinstance(matrix, PaddedCSR):
+            return _from_bits(matrix)
+        values = matrix.data if isinstance(matrix, PaddedCSR) else matrix
+        # Integers are a transform's: numbers of tokens, say.
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            return matrix
+        values = values.astype(self.dtype)
+        return replace(matrix, data=values) if isinstance(matrix, PaddedCSR) else values
+
+    def _matrix(self, data: CSR | Array) -> Any:
+        """Give the tree of a matrix; a transform may have given values another type."""
+        values = data.data if isinstance(data, CSR) else data
+        if values.dtype.kind == "f" and self._emit.dtype is not None and self._emit.dtype.kind == "f":
+            values = values.astype(self._emit.dtype, copy=False)
+        values = held(values, "data")
+        return self._tree(replace(data, data=values) if isinstance(data, CSR) else values, self._canonical)
 
     def _obsm(self, name: str, data: CSR | Array) -> Any:
         if isinstance(data, CSR):

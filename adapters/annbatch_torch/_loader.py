@@ -175,7 +175,8 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         )
         if self._is_born_there and layout == "dense" and dtype == torch.float16:
             emit = replace(emit, dtype=np.dtype(np.float16))
-        if self._is_born_there and layout == "dense" and dtype == torch.bfloat16:
+        # A function of the user's could not compute with the bits.
+        if self._is_born_there and layout == "dense" and dtype == torch.bfloat16 and not ds.has_function:
             emit = replace(emit, bfloat16=True)
         super().__init__(ds, emit)
         self.dtype = dtype
@@ -261,20 +262,27 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             self._copies.keep(batch, event_behind_copies(self.device))
         return handed
 
-    def _matrix(self, data: CSR | Array) -> torch.Tensor:
-        if not isinstance(data, CSR):
-            tensor = self._tensor(data)
-            return tensor.view(torch.bfloat16) if self._emit.bfloat16 else tensor.to(self.dtype)
-        return self._sparse(data, self._tensor(data.data).to(self.dtype))
+    def _matrix(self, data: CSR | Array, name: str = "data") -> torch.Tensor:
+        if self._emit.bfloat16 and not isinstance(data, CSR):
+            return self._tensor(data).view(torch.bfloat16)
+        values = self._values(name, data)
+        # Integers where floats were asked for are a transform's: numbers of tokens, say.
+        if values.is_floating_point() and self.dtype.is_floating_point:
+            values = values.to(self.dtype)
+        return self._sparse(data, values) if isinstance(data, CSR) else values
 
     def _obsm(self, name: str, data: CSR | Array) -> torch.Tensor:
+        values = self._values(f"obsm/{name}", data)
+        return self._sparse(data, values) if isinstance(data, CSR) else values
+
+    def _values(self, name: str, data: CSR | Array) -> torch.Tensor:
+        """Give the values of a matrix in a type with which torch computes."""
         tensor = self._tensor(data.data if isinstance(data, CSR) else data)
         if tensor.dtype == torch.uint64:
             tensor = tensor.view(torch.int64)
             if (tensor < 0).any():
-                raise InputError(f"obsm/{name}: must hold values below 2**63 to be a tensor of int64")
-        tensor = tensor.to(_WIDENED.get(tensor.dtype, tensor.dtype))
-        return self._sparse(data, tensor) if isinstance(data, CSR) else tensor
+                raise InputError(f"{name}: must hold values below 2**63 to be a tensor of int64")
+        return tensor.to(_WIDENED.get(tensor.dtype, tensor.dtype))
 
     def _sparse(self, data: CSR, values: torch.Tensor) -> torch.Tensor:
         """Give a matrix, of these values, in the layout that was asked for."""
