@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from annbatch.batches.casts import Casting, check_casts, stored_type
 from annbatch.batches.decoded_on_device import why_not
@@ -137,6 +138,11 @@ class Dataset:
     def store_rows(self) -> tuple[int, ...]:
         """Rows in each store."""
         return tuple(store.shape[0] for store in self.stores)
+
+    @property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """(n_vars,) the columns selected, in whatever order; None if all are wanted as they are."""
+        return None if self.selection is None else self.selection.lookup >= 0
 
     def classes(self, by: str | Sequence[str]) -> Classes:
         """Read an obs column as classes of all rows, or several as one class of tuples.

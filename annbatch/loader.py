@@ -205,12 +205,14 @@ class Loader(Summary):
             raise TypeError(f"dtype must be boolean, integer or floating, got {self.dtype}")
         one_of("casting", casting, get_args(Casting))
         self.casting: Casting = casting
-        self._genes = Genes.of(var_names, var_key, absent)
+        genes = Genes.of(var_names, var_key, absent)
+        self.var_names, self.var_key, self.absent = genes.wanted, genes.key, genes.absent
         self.layers = distinct_names("layers", layers)
         self.obsm = distinct_names("obsm", obsm)
         self.classes = distinct_names("classes", classes)
         self.names = boolean("names", names)
         self._transforms = Transforms.of(transform, self.layers, self.dtype)
+        self.transform = transform
         self.threads = None if threads is None else integer("threads", threads, 1)
         self.prefetch = integer("prefetch", prefetch, 0)
         if partition is not None and not isinstance(partition, Partition):
@@ -679,12 +681,13 @@ class Loader(Summary):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        genes, dataset = self._genes, self._dataset
-        if dataset is not None and dataset.selection is not None:
-            genes = genes.resolved(dataset.selection.columns, dataset.stores[0].shape[1])
         sources = self._sources.for_others()
-        own = {"_live": None, "_slabs": SlabPool(), "_staging": None, "_sources": sources, "_genes": genes}
-        return self.__dict__ | own
+        state = self.__dict__ | {"_live": None, "_slabs": SlabPool(), "_staging": None, "_sources": sources}
+        if self._dataset is not None and callable(self.var_names):
+            # pickle may not take a function; the stores have been opened with what it gave.
+            mask = self._dataset.mask
+            state |= {"var_names": mask, "_options": self._options | {"var_names": mask}}
+        return state
 
     def _stop(self) -> None:
         live = self._live() if self._live is not None else None
@@ -697,7 +700,8 @@ class Loader(Summary):
 
     def _use(self, sources: Sources) -> None:
         before = self._dataset
-        dataset = Dataset.of(sources.stores, self.dtype, self.casting, self._genes, sources.digests)
+        genes = Genes(self.var_names, self.var_key, self.absent)
+        dataset = Dataset.of(sources.stores, self.dtype, self.casting, genes, sources.digests)
         dataset = dataset.with_obs(self.classes, names=self.names)
         dataset.check_columns(self.sampler.columns, "columns of the sampler")
         if self._decode == "gpu" and (why := dataset.undecodable()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -99,14 +99,6 @@ class Genes:
         if not len(positions):
             raise InputError(f"{name} must choose at least one gene of {store}, got none")
         return positions, var.iloc[positions]
-
-    def resolved(self, positions: NDArray[np.int64], n_vars: int) -> Genes:
-        """Give what does the same in another process: a mask in place of a function, which pickle may not take."""
-        if not callable(self.wanted):
-            return self
-        mask = np.zeros(n_vars, bool)
-        mask[positions] = True
-        return replace(self, wanted=mask)
 
     def _named(self, wanted: tuple[str, ...], var: pd.DataFrame, store: str) -> tuple[NDArray[np.int64], pd.DataFrame]:
         if self.key is not None and self.key not in var.columns:
