@@ -26,14 +26,16 @@ from annbatch.batches.value_kernels import apply, totals_of
 from annbatch.buffers import SlabPool, aligned
 from annbatch.errors import CorruptStoreError, InputError
 from annbatch.plan.chunk_pieces import cut
-from annbatch.plan.column_selection import NO_LOOKUP, Selection, fill_dense, select_columns
+from annbatch.plan.column_selection import NO_LOOKUP, Selection, fill_dense, join_pieces, select_columns
 from annbatch.plan.row_places import RowPlan, plan_dense, plan_sparse
 from annbatch.plan.window import Found, Ints, WindowPlan, address
 from annbatch.remote.request_pool import Requests
+from annbatch.shards.select_scatter import Picked
 from annbatch.shards.shard_index import Located
 from annbatch.stores.anndata_store import DenseMatrix, SparseMatrix
 from annbatch.stores.elements import Elements, RemoteElements, Work, plan_work, request_chunks
-from annbatch.transform import ValueKernel
+from annbatch.stores.selected_elements import can_select, plan_selected
+from annbatch.transform import LogNormalize, ValueKernel
 
 Indptrs = Sequence[Callable[[], Found]]
 """What waits for the ``indptr`` of each store of a window."""
@@ -149,20 +151,27 @@ class SparsePart:
             if self._kernel is not None:
                 return Filling(work, lambda b: self._changed(finish(b)), True, _size(filled))
             return Filling(work, finish, is_heavy, _size(filled))
-        scratch = [self._scratch(rows.indptr(part)) for part in range(n_batches * n)]
-        work = self._work(plan, rows, scratch, located)
-        if self._emit.layout == "dense":
-            dense_bytes = aligned(self._dense_bytes()) * n_batches
-            stored, _ = _checked(self._check_values, scratch.__getitem__, True)
-            return Filling(work, lambda b: self._densify(stored(b)), True, _size(scratch) + dense_bytes)
+        picked = self._pick(plan, rows, located)
+        is_picked = picked is not None
+        if picked is None:
+            scratch = [self._scratch(rows.indptr(part)) for part in range(n_batches * n)]
+            picked = self._work(plan, rows, scratch, located), scratch.__getitem__, _size(scratch)
+        work, stored, n_bytes = picked
         # Before values are changed, and all of them: totals are those of whole rows.
-        early, late = (self._check_values, None) if self._kernel is not None else (None, self._check_values)
-        stored, _ = _checked(early, scratch.__getitem__, True)
+        is_early = self._emit.layout == "dense" or self._kernel is not None
+        stored, _ = _checked(self._check_values if is_early else None, stored, True)
+        if self._emit.layout == "dense":
+            lookup = NO_LOOKUP if self._selection is None or is_picked else self._selection.lookup
+            dense_bytes = aligned(self._dense_bytes()) * n_batches
+            return Filling(work, lambda b: self._densify(stored(b), lookup), True, n_bytes + dense_bytes)
 
         def select(b: int) -> CSR:
-            return self._select([stored(part) for part in range(b * n, (b + 1) * n)], most[b], index_dtype)
+            parts = [stored(part) for part in range(b * n, (b + 1) * n)]
+            totals = [totals_of(self._kernel, part, self._dtype) for part in parts]
+            kept = parts if is_picked else [self._wanted(part) for part in parts]
+            return self._joined(kept, totals, most[b], index_dtype)
 
-        return Filling(work, *_checked(late, select, True), _size(scratch))
+        return Filling(work, *_checked(None if is_early else self._check_values, select, True), n_bytes)
 
     def _arrays(self, plan: WindowPlan) -> list[list[Elements]]:
         stores = [self._matrices[reading.store] for reading in plan.readings]
@@ -241,24 +250,71 @@ class SparsePart:
         data, indices = self._slabs.arrays((nnz, self._stored_dtype), (nnz, self._stored_index_dtype))
         return CSR(data, indices, indptr, (len(indptr) - 1, self._n_stored))
 
-    def _select(self, scratch: Sequence[CSR], most: int | None, index_dtype: np.dtype[Any] | None) -> CSR:
-        selection = self._selection
-        assert selection is not None
-        totals = [totals_of(self._kernel, part, self._dtype) for part in scratch]
-        indptrs = [
-            select_columns(part.data, part.indices, part.indptr, selection.lookup, selection.in_order)
-            for part in scratch
-        ]
-        elements = [int(indptr[-1]) for indptr in indptrs]
-        matrix = self._allocate(scratch[0].shape[0], elements, most, index_dtype)
-        for part, kept, indptr, nnz, sums in zip(
-            self._parts_of(matrix), scratch, indptrs, elements, totals, strict=True
-        ):
-            part.data[:nnz] = kept.data[:nnz]
-            part.indices[:nnz] = kept.indices[:nnz]
-            part.indptr[: len(indptr)] = indptr
-            part.indptr[len(indptr) :] = nnz
-            apply(self._kernel, part, sums)
+    def _pick(
+        self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]
+    ) -> tuple[Work, Callable[[int], CSR], int] | None:
+        """Say how wanted elements alone are picked out of chunks, what joins those of a part, and what memory it takes.
+
+        None if all have to be decoded into memory first.
+        """
+        selection, dtypes = self._selection, (self._stored_dtype, self._stored_index_dtype)
+        values, indices = self._arrays(plan)
+        # Totals are those of all columns.
+        if selection is None or isinstance(self._kernel, LogNormalize) or not can_select(values, indices, dtypes):
+            return None
+        # Pieces go to their places in the window: these say only which row each is of.
+        ends = np.cumsum(rows.n_elements)
+        chunk_elements = np.array([[one.chunk_elements for one in values]], np.int64)
+        (pieces,) = cut(rows, chunk_elements, np.array([ends - rows.n_elements]), np.ones(1, np.int64))
+        n_elements, n_pieces = int(pieces.lengths.sum()), len(pieces.lengths)
+        wanted = (n_elements, dtypes[0]), (n_elements, dtypes[1]), (n_pieces, _INT64), (n_pieces, _INT64)
+        picked = Picked(*self._slabs.arrays(*wanted))
+        work = plan_selected((values, indices), pieces, selection, picked, located)
+        if work is None:
+            return None
+        order = np.argsort(pieces.targets)
+        sorted_targets = pieces.targets[order]
+
+        def joined(part: int) -> CSR:
+            first = ends[part] - rows.n_elements[part]
+            stops = np.searchsorted(sorted_targets, rows.indptr(part) + first)
+            own = order[stops[0] : stops[-1]]
+            nnz = int(picked.counts[own].sum())
+            data, columns = self._slabs.arrays((nnz, dtypes[0]), (nnz, dtypes[1]))
+            places = picked.values, picked.columns, picked.firsts, picked.counts, own, stops[1:] - stops[0]
+            indptr = join_pieces(*places, data, columns, self._n_sorted)
+            return CSR(data, columns, indptr, (len(indptr) - 1, self._n_columns))
+
+        return work, joined, sum(array.nbytes for array in (picked.values, picked.columns))
+
+    def _wanted(self, part: CSR) -> CSR:
+        """Keep the wanted columns of rows that lie whole in scratch memory."""
+        assert self._selection is not None
+        indptr = select_columns(part.data, part.indices, part.indptr, self._selection.lookup, self._n_sorted)
+        nnz = int(indptr[-1])
+        return CSR(part.data[:nnz], part.indices[:nnz], indptr, (part.shape[0], self._n_columns))
+
+    @property
+    def _n_sorted(self) -> int:
+        """Number of wanted columns if rows have to be sorted by them, else 0."""
+        return 0 if self._selection is None or self._selection.in_order else self._n_columns
+
+    def _joined(
+        self,
+        parts: Sequence[CSR],
+        totals: Sequence[NDArray[np.float64]],
+        most: int | None,
+        index_dtype: np.dtype[Any] | None,
+    ) -> CSR:
+        """Make the matrix of a batch from its parts, which hold the wanted columns alone."""
+        matrix = self._allocate(parts[0].shape[0], [len(part.data) for part in parts], most, index_dtype)
+        for target, part, sums in zip(self._parts_of(matrix), parts, totals, strict=True):
+            nnz = len(part.data)
+            target.data[:nnz] = part.data
+            target.indices[:nnz] = part.indices
+            target.indptr[: len(part.indptr)] = part.indptr
+            target.indptr[len(part.indptr) :] = nnz
+            apply(self._kernel, target, sums)
         return matrix
 
     def _changed(self, matrix: CSR) -> CSR:
@@ -269,11 +325,10 @@ class SparsePart:
     def _dense_bytes(self) -> int:
         return self._batch_size * self._n_columns * self._dtype.itemsize
 
-    def _densify(self, scratch: CSR) -> NDArray[Any]:
+    def _densify(self, scratch: CSR, lookup: NDArray[np.int32]) -> NDArray[Any]:
         n_rows = self._batch_size if self._emit.pad_rows else scratch.shape[0]
         (out,) = self._slabs.arrays((n_rows * self._n_columns, self._dtype))
         out = out.reshape(n_rows, self._n_columns)
-        lookup = NO_LOOKUP if self._selection is None else self._selection.lookup
         fill_dense(scratch.data, scratch.indices, scratch.indptr, lookup, out)
         apply(self._kernel, out, totals_of(self._kernel, scratch, self._dtype))
         return out

@@ -9,7 +9,8 @@ Without zarr and without the GIL. In the order in which an array is read:
 5. `checksum`: crc32c at the speed of memory.
 6. `decode_kernels`: the compiled loops that read, check, decode and place.
 7. `scatter`: how threads share the chunks of a window.
-8. `local_array`: all of these together.
+8. `select_kernels` and `select_scatter`: the same where few columns of a CSR matrix are wanted.
+9. `local_array`: all of these together.
 
 Other rooms take `ShardedArray`. Arrays in object stores (`annbatch.remote`) use the same metadata, index, codecs and
 kernels; the device (`annbatch.device`) takes stored chunks before they are decoded.

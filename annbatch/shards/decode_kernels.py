@@ -160,6 +160,38 @@ def _accumulate(values: Array) -> None:
 
 
 @inline
+def decode_chunk(
+    decompress: int,
+    context: int,
+    chain: tuple[int, int, int, int],
+    fd: int,
+    offset: int,
+    size: int,
+    fill: Array,
+    raw: Array,
+    shuffled: Array,
+    scratch: Array,
+) -> int:
+    """Read, check and decode one chunk into ``scratch``; ``chain`` holds codec, shuffle, delta and verify."""
+    codec, shuffle, delta, verify = chain
+    if offset == -1:
+        for i in range(scratch.size):
+            scratch[i] = fill[0]
+        return _OK
+    target = view(address_of(scratch), scratch.size * scratch.itemsize, _BYTES)
+    status, stored = _read_checked(fd, offset, size, raw, verify != 0)
+    if status == _OK:
+        status = _decode(decompress, context, codec, raw, stored, shuffled if shuffle > 1 else target)
+    if status != _OK:
+        return status
+    if shuffle > 1:
+        _unshuffle(shuffled, target, shuffle)
+    if delta != 0:
+        _accumulate(scratch)
+    return _OK
+
+
+@inline
 def _place(source: Array, src: Array, length: Array, dst: Array, first: int, last: int, limit: int, like: Array) -> int:
     for piece in range(first, last):
         start, n = src[piece], length[piece]
@@ -245,24 +277,14 @@ def scatter_chunks(
     tuple of int
         The `Status`, and the chunk where it arose.
     """
-    target = view(address_of(scratch), scratch.size * scratch.itemsize, _BYTES)
     j = take_ticket(tickets)
     while j < fds.size:
         if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > piece_dst.size:
             return _PIECE, j
-        if offsets[j] == -1:
-            for i in range(scratch.size):
-                scratch[i] = fill[0]
-        else:
-            status, size = _read_checked(fds[j], offsets[j], sizes[j], raw, verify)
-            if status == _OK:
-                status = _decode(decompress, context, codec, raw, size, shuffled if shuffle > 1 else target)
-            if status != _OK:
-                return status, j
-            if shuffle > 1:
-                _unshuffle(shuffled, target, shuffle)
-            if delta:
-                _accumulate(scratch)
+        chain = codec, shuffle, int(delta), int(verify)
+        status = decode_chunk(decompress, context, chain, fds[j], offsets[j], sizes[j], fill, raw, shuffled, scratch)
+        if status != _OK:
+            return status, j
         status = _place(scratch, piece_src, piece_len, piece_dst, piece_ptr[j], piece_ptr[j + 1], limit, like)
         if status != _OK:
             return status, j

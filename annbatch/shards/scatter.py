@@ -140,7 +140,7 @@ class Scatter:
             self.tickets,
         )
         if status != Status.OK:
-            self._fail(status, j)
+            self.fail(status, j)
 
     def _run_in_python(self, workspace: Workspace, types: tuple[np.dtype[Any], np.dtype[Any]] | None) -> None:
         """Do what `_run_kernel` does for codecs and casts that have no kernel."""
@@ -156,7 +156,7 @@ class Scatter:
             part = pieces.sources[own], pieces.lengths[own], pieces.targets[own]
             status = scatter_buffer(decoded.view(seen), *part, self._limit(), np.empty(0, wanted))
             if status != Status.OK:
-                self._fail(status, j)
+                self.fail(status, j)
 
     def _decoded(self, workspace: Workspace, j: int) -> npt.NDArray[Any]:
         """Give a decoded chunk of its own memory."""
@@ -173,10 +173,10 @@ class Scatter:
         raw = workspace.raw(form.decoder.stored_nbytes(form.nbytes)[1])
         status, size = read_stored(located.fds[0], located.offsets[0], located.nbytes[0], raw, form.decoder.crc32c)
         if status != Status.OK:
-            self._fail(status, j)
+            self.fail(status, j)
         plain = gunzip(raw[HEAD_NBYTES : HEAD_NBYTES + size], form.nbytes)
         if plain is None:
-            self._fail(Status.DECODE, j)
+            self.fail(Status.DECODE, j)
         decoded.view(np.uint8).reshape(-1, form.decoder.shuffle)[:] = plain.reshape(form.decoder.shuffle, -1).T
         return np.cumsum(decoded, dtype=decoded.dtype) if form.decoder.delta else decoded
 
@@ -190,7 +190,8 @@ class Scatter:
     def _array_of(self, j: int) -> int:
         return bisect_right(self.pieces.edges, j) - 1
 
-    def _fail(self, status: int, j: int) -> NoReturn:
+    def fail(self, status: int, j: int) -> NoReturn:
+        """Raise what a kernel's `Status` at a chunk stands for."""
         text = Status(status).text + (f" of {self.limit}" if status == Status.LIMIT else "")
         kind = StoreError if status in (Status.READ, Status.PIECE) else CorruptStoreError
         if kind is CorruptStoreError and self.located.forget is not None:

@@ -20,7 +20,8 @@ In the order in which a collection is opened:
 16. `common_type`: which type the values of several stores have together.
 17. `array_opening`: how an array is opened: by the kernels, or by zarr.
 18. `elements`: how the elements of an array get to their places in the batches.
-19. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
+19. `selected_elements`: the same for the elements of wanted columns alone.
+20. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
 Other rooms take `Collection`, `open_stores` and `open_anndata`, and read through `Store`, `Elements` and `ArraySlices`.
 """

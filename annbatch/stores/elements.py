@@ -90,14 +90,14 @@ def request_chunks(arrays: Sequence[Elements], pieces: Pieces, requests: Request
         What `plan_work` takes, one behind the other.
     """
     found = []
-    for alike, part in _alike(arrays, pieces):
+    for alike, part in alike_runs(arrays, pieces):
         if isinstance(alike[0], RemoteElements):
             tables = [array.tables for array in alike if isinstance(array, RemoteElements)]
             found.append(requests.submit(fetch_chunks(tables, part.edges, part.chunks)))
     return found
 
 
-def _alike(arrays: Sequence[Elements], pieces: Pieces) -> Iterator[tuple[list[Elements], Pieces]]:
+def alike_runs(arrays: Sequence[Elements], pieces: Pieces) -> Iterator[tuple[list[Elements], Pieces]]:
     """Give runs of arrays that are read together, with their pieces."""
     first = 0
     for _, run in groupby(arrays, lambda array: (type(array), getattr(array, "form", None))):
@@ -132,7 +132,7 @@ def plan_work(
         The chunks that `request_chunks` had fetched.
     """
     work = Work()
-    for alike, part in _alike(arrays, pieces):
+    for alike, part in alike_runs(arrays, pieces):
         first = alike[0]
         if isinstance(first, DirectElements):
             tables = [array.tables for array in alike if isinstance(array, DirectElements)]
