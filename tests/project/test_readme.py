@@ -26,6 +26,7 @@ README = ROOT / "README.md"
 PAGES = {
     "building.md": 2,
     "loading.md": 1,
+    "transforms.md": 5,
     "sampling.md": 7,
     "reproducibility.md": 1,
     "distributed.md": 5,
