@@ -247,8 +247,15 @@ class SparsePart:
 
     def _scratch(self, indptr: Ints) -> CSR:
         nnz = int(indptr[-1])
-        data, indices = self._slabs.arrays((nnz, self._stored_dtype), (nnz, self._stored_index_dtype))
+        data, indices = self._slabs.arrays((nnz, self._stored_dtype), (nnz, self._place_dtype))
         return CSR(data, indices, indptr, (len(indptr) - 1, self._n_stored))
+
+    @property
+    def _place_dtype(self) -> np.dtype[Any]:
+        """Type of column numbers before they are handed over: also of those of more columns than the stores have."""
+        if self._selection is None:
+            return self._stored_index_dtype
+        return np.promote_types(self._stored_index_dtype, np.min_scalar_type(max(0, self._n_columns - 1)))
 
     def _pick(
         self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]
@@ -257,7 +264,7 @@ class SparsePart:
 
         None if all have to be decoded into memory first.
         """
-        selection, dtypes = self._selection, (self._stored_dtype, self._stored_index_dtype)
+        selection, dtypes = self._selection, (self._stored_dtype, self._place_dtype)
         values, indices = self._arrays(plan)
         # Totals are those of all columns.
         if selection is None or isinstance(self._kernel, LogNormalize) or not can_select(values, indices, dtypes):

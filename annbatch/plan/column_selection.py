@@ -55,11 +55,11 @@ def _sort(data: Any, indices: Any, begin: Any, end: Any, n_wanted: Any, other: A
     while n_wanted > 1 << shift:
         ends[:] = 0
         for i in range(begin, end):
-            ends[(indices[i] >> shift & 63) + 1] += 1
+            ends[(np.int64(indices[i]) >> shift & 63) + 1] += 1
         for digit in range(64):
             ends[digit + 1] += ends[digit]
         for i in range(begin, end):
-            digit = indices[i] >> shift & 63
+            digit = np.int64(indices[i]) >> shift & 63
             other[0][ends[digit]], other[1][ends[digit]] = data[i], indices[i]
             ends[digit] += 1
         for i in range(begin, end):

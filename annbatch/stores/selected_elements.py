@@ -21,14 +21,17 @@ from annbatch.stores.elements import DirectElements, Elements, RemoteElements, W
 
 def can_select(values: Sequence[Elements], indices: Sequence[Elements], dtypes: tuple[Any, Any]) -> bool:
     """Say whether `plan_selected` can read arrays, without a cast, to memory of these types of values and columns."""
+    kinds = set()
     for one, other in zip(values, indices, strict=True):
-        if not isinstance(one, DirectElements | RemoteElements) or type(other) is not type(one):
+        if not isinstance(one, DirectElements | RemoteElements) or not isinstance(
+            other, DirectElements | RemoteElements
+        ):
             return False
-        assert isinstance(other, DirectElements | RemoteElements)
         if (one.dtype, other.dtype) != dtypes or not SelectScatter.can_take(one.form, other.form):
             return False
-    # What is read together of values is read together of column numbers.
-    return len({one.form for one in values}) == len({one.form for one in indices}) == 1  # type: ignore[attr-defined]
+        kinds.add((type(one), one.form, type(other), other.form))
+    # Arrays of one kind are read together.
+    return len(kinds) == 1
 
 
 def plan_selected(

@@ -128,6 +128,18 @@ def test_panels(table, path, name):
             np.testing.assert_array_equal(found, expected["dense"][batch.index])
 
 
+def test_a_vocabulary_may_be_far_larger_than_a_store(table, path):
+    """Column numbers are then wider than those that are stored."""
+    words = [f"word{i}" for i in range(70_000)]
+    words[300], words[69_999], words[5] = "g3", "g9", "g20"
+    for layout in ("csr", "dense"):
+        ds = Loader(batch_size=N_OBS, shuffle=False, var_names=words, absent="zero").use_collection(path)
+        (batch,) = ds.batches(Emit(layout=layout))
+        found = batch.data.to_scipy() if layout == "csr" else sp.csr_matrix(batch.data)
+        np.testing.assert_array_equal(found[:, [300, 69_999, 5]].toarray(), table.X.toarray()[:, [3, 9, 20]])
+        assert found.nnz == table.X[:, [3, 9, 20]].nnz
+
+
 def test_a_panel_goes_on_where_it_stopped(path):
     options = {"batch_size": 16, "var_names": ["no", "g9", "g3"], "absent": "zero"}
     ds = Loader(**options).use_collection(path)
