@@ -59,9 +59,9 @@ def _sort(data: Any, indices: Any, begin: Any, end: Any, n_wanted: Any, other: A
         for digit in range(64):
             ends[digit + 1] += ends[digit]
         for i in range(begin, end):
-            digit = np.int64(indices[i]) >> shift & 63
-            other[0][ends[digit]], other[1][ends[digit]] = data[i], indices[i]
-            ends[digit] += 1
+            own = np.int64(indices[i]) >> shift & 63
+            other[0][ends[own]], other[1][ends[own]] = data[i], indices[i]
+            ends[own] += 1
         for i in range(begin, end):
             data[i], indices[i] = other[0][i - begin], other[1][i - begin]
         shift += 6
