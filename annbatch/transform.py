@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from annbatch.batch import CSR, Batch
-from annbatch.check import names
+from annbatch.check import distinct_names
 from annbatch.errors import InputError
 
 
@@ -90,7 +90,7 @@ Transform = ValueKernel | Function
 
 
 def _elements(elements: Sequence[str]) -> tuple[str, ...]:
-    found = names("elements", elements)
+    found = distinct_names("elements", elements)
     for element in found:
         if element != "X" and element.removeprefix("layers/") == element:
             raise ValueError(f"elements must be 'X' or 'layers/…', got {element!r}")

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from annbatch.check import names, one_of
+from annbatch.check import distinct_names, one_of
 from annbatch.errors import InputError
 
 Mask = NDArray[np.bool_] | pd.Series
@@ -53,7 +53,7 @@ class Genes:
         found: Any = wanted
         is_named = wanted is not None and not callable(wanted) and not _is_mask(wanted)
         if is_named:
-            found = names("var_names", found)
+            found = distinct_names("var_names", found)
             if not found:
                 raise ValueError("var_names must name at least one gene, got none")
         elif wanted is not None and not callable(wanted):
