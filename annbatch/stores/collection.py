@@ -16,6 +16,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as field_of
 from itertools import count as count_up
 from itertools import takewhile
 from pathlib import Path
@@ -27,7 +28,7 @@ import zarr
 
 from annbatch import summary
 from annbatch.check import distinct_names
-from annbatch.errors import CorruptStoreError, StoreError, naming
+from annbatch.errors import CorruptStoreError, InputError, StoreError, naming
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.stores.array_opening import open_each
 from annbatch.stores.location import Folder, LocalFolder, RemoteFolder, locate
@@ -45,13 +46,16 @@ from annbatch.stores.manifest import (
     store_number,
     write_whole,
 )
-from annbatch.stores.obs_access import obs_of
+from annbatch.stores.modality import FOLDER, ModalityEntry, fault_of_name, modality_entry
+from annbatch.stores.obs_access import Obs, joint_obs_of, obs_of
 from annbatch.stores.obs_rows import read_obs
 from annbatch.summary import Summary
 
 MANIFEST = "collection.json"
 FORMAT = "annbatch-dlpack-collection"
 FORMAT_VERSION = 1
+VERSION_WITH_MODALITIES = 2
+"""``format_version`` of a collection with modalities, which programs that know none must not read."""
 PRESHUFFLED = "annbatch-preshuffled"
 """``encoding-type`` of the root group of a collection that scverse annbatch wrote."""
 
@@ -94,6 +98,9 @@ class Collection(Summary):
     several columns, tuples of categories do, in the order of the first column, then of the second, and so on."""
     inputs: tuple[InputEntry, ...] = ()
     """What it was made of, in order; empty where nobody knows."""
+    modalities: Mapping[str, ModalityEntry] = field_of(default_factory=dict)
+    """The modalities by name, whose rows are the same cells; empty where the stores are AnnData stores. ``n_vars`` is
+    then their sum, and ``types`` has keys such as ``"rna:X"``."""
 
     @classmethod
     def open(cls, path: Any) -> Collection:
@@ -149,7 +156,37 @@ class Collection(Summary):
             "obs_columns": summary.names(self.obs_columns),
             "shuffled": str(self.shuffled),
             "grouped_by": str(self.grouped_by),
-        }
+        } | ({"modalities": summary.names(self.modalities)} if self.modalities else {})
+
+    def modality(self, name: str) -> Collection:
+        """Give one modality as a collection of AnnData stores, the folders ``mod/{name}`` of the stores.
+
+        Raises
+        ------
+        InputError
+            If there is no modality of this name.
+        """
+        if name not in self.modalities:
+            raise InputError(f"{self.path}: {name!r} must be one of the modalities, {summary.names(self.modalities)}")
+        found, prefix = self.modalities[name], f"{FOLDER}/{name}/"
+        stores = [
+            StoreEntry(
+                f"{store.name}/{FOLDER}/{name}",
+                store.n_obs,
+                nnz,
+                {key.removeprefix(prefix): file for key, file in store.files.items() if key.startswith(prefix)},
+            )
+            for store, nnz in zip(self.stores, found.nnz, strict=True)
+        ]
+        return replace(
+            self,
+            n_vars=found.n_vars,
+            var_digest=found.var_digest,
+            stores=tuple(stores),
+            types=found.types,
+            obs_columns=found.obs_columns,
+            modalities={},
+        )
 
     @property
     def directory(self) -> Path:
@@ -202,8 +239,14 @@ class Collection(Summary):
         >>> Collection.open("store").obs(["cell_type"])["cell_type"].value_counts()  # doctest: +SKIP
         """
         chosen = None if columns is None else distinct_names("columns", columns)
+        names = list(self.modalities)
+
+        def obs_of_store(store: StoreEntry) -> Obs:
+            place = self.group(store), f"{self.path}/{store.name}", self.recorded(store)
+            return joint_obs_of(*place, names, names) if names else obs_of(*place)
+
         tables = open_each(
-            lambda store: obs_of(self.group(store), f"{self.path}/{store.name}", self.recorded(store)),
+            obs_of_store,
             self.stores,
             is_remote=not isinstance(self.path, Path),
         )
@@ -226,10 +269,11 @@ class Collection(Summary):
 
     def to_json(self) -> str:
         """Give the manifest's text; the directory's own path is not part of it."""
+        modalities = {name: modality.to_json() for name, modality in self.modalities.items()}
         return json.dumps(
             {
                 "format": self.format,
-                "format_version": FORMAT_VERSION,
+                "format_version": VERSION_WITH_MODALITIES if modalities else FORMAT_VERSION,
                 "software": self.software,
                 "n_obs": self.n_obs,
                 "n_vars": self.n_vars,
@@ -237,7 +281,7 @@ class Collection(Summary):
                 "shuffled": self.shuffled,
                 "seed": self.seed,
                 "obs_columns": list(self.obs_columns),
-                "types": {key: types.to_json() for key, types in self.types.items()},
+                **({"modalities": modalities} if modalities else {"types": _types_to_json(self.types)}),
                 "grouped_by": self.grouped_by,
                 "inputs": [entry.to_json() for entry in self.inputs],
                 "stores": [store.to_json() for store in self.stores],
@@ -264,8 +308,11 @@ class Collection(Summary):
             found = root.get("format") if isinstance(root, dict) else root
             raise StoreError(f"{where}: format must be {FORMAT!r}, got {found!r}")
         version = field(root, "format_version", int, where)
-        if version != FORMAT_VERSION:
-            raise StoreError(f"{where}: format_version must be {FORMAT_VERSION} for this version, got {version}")
+        if version not in (FORMAT_VERSION, VERSION_WITH_MODALITIES):
+            raise StoreError(
+                f"{where}: format_version must be {FORMAT_VERSION}, or {VERSION_WITH_MODALITIES} with modalities, for "
+                f"this version, got {version}"
+            )
         stores = sorted(
             (store_entry(entry, f"{where}: stores[{i}]") for i, entry in enumerate(field(root, "stores", list, where))),
             key=lambda store: store_number(store.name),
@@ -278,6 +325,7 @@ class Collection(Summary):
         obs_columns = field(root, "obs_columns", list, where)
         if not all(isinstance(name, str) for name in obs_columns):
             raise StoreError(f"{where}: obs_columns must be strings, got {obs_columns!r}")
+        modalities = _modalities(root, len(stores), where) if version == VERSION_WITH_MODALITIES else {}
         return cls(
             path=path,
             format=FORMAT,
@@ -285,7 +333,9 @@ class Collection(Summary):
             n_vars=count(root, "n_vars", where),
             var_digest=field(root, "var_digest", str, where),
             stores=tuple(stores),
-            types={
+            types=types_of(modalities)
+            if modalities
+            else {
                 key: element_types(entry, f"{where}: types[{key!r}]")
                 for key, entry in field(root, "types", dict, where).items()
             },
@@ -299,6 +349,7 @@ class Collection(Summary):
                 # Absent from collections of before this was recorded.
                 for i, entry in enumerate(field(root, "inputs", list, where) if "inputs" in root else [])
             ),
+            modalities=modalities,
         )
 
     def save(self, directory: Path) -> None:
@@ -349,6 +400,25 @@ class Collection(Summary):
 
     def _files(self) -> dict[str, FileEntry]:
         return {f"{store.name}/{name}": file for store in self.stores for name, file in store.files.items()}
+
+
+def types_of(modalities: Mapping[str, ModalityEntry]) -> dict[str, ElementTypes]:
+    """Give the types of all modalities, by modality and element: ``"rna:X"``."""
+    return {f"{name}:{key}": types for name, one in modalities.items() for key, types in one.types.items()}
+
+
+def _types_to_json(types: Mapping[str, ElementTypes]) -> dict[str, Any]:
+    return {key: found.to_json() for key, found in types.items()}
+
+
+def _modalities(root: Mapping[str, Any], n_stores: int, where: str) -> dict[str, ModalityEntry]:
+    entries = field(root, "modalities", dict, where)
+    for name in entries:
+        if fault := fault_of_name(name):
+            raise StoreError(f"{where}: the name of a modality {fault}, got {name!r}")
+    if not entries:
+        raise StoreError(f"{where}: modalities must name at least one, got none")
+    return {name: modality_entry(entry, n_stores, f"{where}: modalities[{name!r}]") for name, entry in entries.items()}
 
 
 def digest_names(names: Iterable[str]) -> str:

@@ -88,7 +88,8 @@ class InputEntry:
     name: str
     """Path as it was given, or what an object was called."""
     n_obs: int
-    """Its cells; all are in the collection. An input without any was skipped."""
+    """Its cells in the collection: all of them, unless ``cells_lost`` says otherwise. An input without any was
+    skipped."""
     n_vars: int
     """Its genes."""
     genes_lost: int
@@ -103,11 +104,18 @@ class InputEntry:
     """Elements that are not in the collection though nobody chose others: ``"var/…"``, ``"layers/…"`` and the like."""
     x: str | None = None
     """Element that became X, such as ``"raw/X"``; None if it was the same in all inputs by choice."""
+    cells_lost: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """By modality: its cells that are not in the collection because another modality of the input lacks them."""
 
     def to_json(self) -> dict[str, Any]:
         """Give its JSON value; what is empty is left away."""
         found = {name: getattr(self, name) for name in self.__slots__}
-        more = {"renamed": dict(self.renamed), "left_out": list(self.left_out), "x": self.x}
+        more = {
+            "renamed": dict(self.renamed),
+            "left_out": list(self.left_out),
+            "x": self.x,
+            "cells_lost": dict(self.cells_lost),
+        }
         return {name: value for name, value in (found | more).items() if name not in more or value}
 
 
@@ -150,7 +158,8 @@ def sync_directory(path: Path) -> None:
 
 def store_number(name: str) -> int:
     """Give i of ``chunk_{i}.zarr`` or ``dataset_{i}``."""
-    match = OUR_STORE.fullmatch(name) or THEIR_STORE.fullmatch(name)
+    # A modality is stored below the store.
+    match = OUR_STORE.match(name) or THEIR_STORE.fullmatch(name)
     assert match is not None, name
     return int(match[1])
 
@@ -222,6 +231,13 @@ def input_entry(entry: object, where: str) -> InputEntry:
     for what in (*renamed, *renamed.values(), *left_out):
         if not isinstance(what, str):
             raise StoreError(f"{where}: renamed and left_out must hold strings, got {what!r}")
-    name = field(entry, "name", str, where)
-    x = field(entry, "x", str, where) if "x" in entry else None
-    return InputEntry(name=name, counts_lost=lost, renamed=renamed, left_out=tuple(left_out), x=x, **counts)
+    found = field(entry, "cells_lost", dict, where) if "cells_lost" in entry else {}
+    return InputEntry(
+        name=field(entry, "name", str, where),
+        counts_lost=lost,
+        renamed=renamed,
+        left_out=tuple(left_out),
+        x=field(entry, "x", str, where) if "x" in entry else None,
+        cells_lost={name: count(found, name, f"{where}: cells_lost") for name in found},
+        **counts,
+    )

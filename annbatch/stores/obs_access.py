@@ -1,7 +1,8 @@
 """How is a part of obs opened when somebody asks for it?
 
-A `Store` has one of these: `ObsInMemory` for an AnnData, `ObsInStore` for a group on a disk or in an object store. Both
-open columns and names without reading more than they must.
+A `Store` has one of these: `ObsInMemory` for an AnnData, `ObsInStore` for a group on a disk or in an object store, and
+`JointObs` for what is spread over the obs of MuData and those of its modalities. They open columns and names without
+reading more than they must.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import anndata as ad
 import pandas as pd
 import zarr
 
+from annbatch import summary
 from annbatch.errors import InputError, StoreError, naming
 from annbatch.stores.cell_names import CellNames, NamesInMemory, NamesInStore
 from annbatch.stores.label_columns import StoreColumn, columns_of_frame, columns_of_group
+from annbatch.stores.modality import FOLDER, own_names
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.stored_frame import as_text, is_array
 
@@ -65,6 +68,11 @@ class ObsInStore:
         """Whether it lies in an object store."""
         return isinstance(self.group.store, zarr.storage.ObjectStore)
 
+    @property
+    def column_names(self) -> list[str]:
+        """Names of its columns."""
+        return [str(name) for name in self.group.attrs.get("column-order", ())]  # type: ignore[union-attr]
+
     def columns(self, names: Sequence[str] | None, asked_by: str = "labels") -> dict[str, StoreColumn]:
         """Describe columns; None means all. Raises InputError if one is not there."""
         return columns_of_group(self.group, names, self.store, self.recorded, asked_by)
@@ -90,7 +98,65 @@ class ObsInStore:
             return NamesInMemory(pd.Index(as_text(ad.io.read_elem(found)), name=label))
 
 
-Obs = ObsInMemory | ObsInStore
+@dataclass(frozen=True, slots=True, eq=False)
+class JointObs:
+    """The obs of MuData with those of its modalities, whose columns are called ``"rna:cell_type"`` and the like."""
+
+    whole: ObsInStore
+    """MuData's own obs."""
+    parts: Mapping[str, ObsInStore]
+    """By modality, whose rows are the same cells."""
+    shown: tuple[str, ...]
+    """The modalities whose columns are among all columns; those of others may be named."""
+
+    @property
+    def store(self) -> str:
+        """What messages call the store."""
+        return self.whole.store
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies in an object store."""
+        return self.whole.is_remote
+
+    def columns(self, names: Sequence[str] | None, asked_by: str = "labels") -> dict[str, StoreColumn]:
+        """Describe columns; None means all. Raises InputError if one is not there."""
+        own = self.whole.column_names
+        known = [*own, *(name for part in self.parts for name in self._of(part) if name not in own)]
+        if names is None:
+            names = list(dict.fromkeys([*own, *(name for part in self.shown for name in self._of(part))]))
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(
+                f"{self.store}: {asked_by} must be obs columns, got {unknown[0]!r}; there are {summary.short(known)}"
+            )
+        found = self.whole.columns([name for name in names if name in own], asked_by)
+        others = [name for name in names if name not in own]
+        for modality, part in self.parts.items():
+            described = part.columns(own_names(others, modality), asked_by)
+            found |= {f"{modality}:{name}": column for name, column in described.items()}
+        return {name: found[name] for name in names}
+
+    def names(self) -> CellNames:
+        """Open the names of the cells; raises InputError if there are none."""
+        return self.whole.names()
+
+    def _of(self, modality: str) -> list[str]:
+        return [f"{modality}:{name}" for name in self.parts[modality].column_names]
+
+
+Obs = ObsInMemory | ObsInStore | JointObs
+
+
+def joint_obs_of(
+    root: zarr.Group, store: str, recorded: Mapping[str, int], modalities: Sequence[str], shown: Sequence[str]
+) -> JointObs:
+    """Give the obs of MuData and those of its modalities; raises StoreError if they are none."""
+    parts: dict[str, ObsInStore] = {}
+    for name in modalities:
+        with naming(f"{store}/{FOLDER}/{name}"):
+            part: Any = root[f"{FOLDER}/{name}"]
+            parts[name] = obs_of(part, f"{store}/{FOLDER}/{name}", recorded)
+    return JointObs(obs_of(root, store, recorded), parts, tuple(shown))
 
 
 def obs_of(root: zarr.Group, store: str, recorded: Mapping[str, int]) -> ObsInStore:

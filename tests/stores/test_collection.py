@@ -92,7 +92,7 @@ STORE = ("stores", 0)
 FILE = (*STORE, "files", "zarr.json")
 BROKEN = [
     (put("format"), "other", "format must be 'annbatch-dlpack-collection', got 'other'"),
-    (put("format_version"), 2, "format_version must be 1 for this version, got 2"),
+    (put("format_version"), 3, "format_version must be 1, or 2 with modalities, for this version, got 3"),
     (put("format_version"), True, "format_version must be of type int, got True"),
     (put("n_obs"), 4, "n_obs must be the stores' sum 3, got 4"),
     (put("n_obs"), "3", "n_obs must be of type int, got '3'"),
