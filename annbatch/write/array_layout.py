@@ -43,6 +43,8 @@ class ArrayLayout:
         """Say how matrices were cut and compressed in a collection's last store; by default if it is none of ours."""
         if collection.format != FORMAT or not collection.stores:
             return cls()
+        if collection.modalities:
+            return cls.of(collection.modality(next(iter(collection.modalities))))
         sparse = [f"{key}/indices" for key, types in collection.types.items() if types.indices is not None]
         found = describe(collection.store_paths[-1] / (*sparse, "X")[0])
         if isinstance(found, str):

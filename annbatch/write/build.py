@@ -15,6 +15,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from pathlib import Path
@@ -46,11 +47,26 @@ from annbatch.write.options import Options, Resources
 from annbatch.write.output.workplace import Mode, Workplace, check_output, claimed, hidden_directory
 from annbatch.write.passes import Local, OnDask, Passes, row_costs
 from annbatch.write.shuffle.budget import Budget, check_disk, disk_bytes, element_bytes
-from annbatch.write.shuffle.job import Ints, Job, RunSpec
+from annbatch.write.shuffle.job import Ints, Job, JointOrder, RunSpec
 from annbatch.write.shuffle.run_writer import plan_runs
 
 _DISTRIBUTION = "annbatch-dlpack"
 _log = logging.getLogger("annbatch")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """Stores before they are written."""
+
+    job: Job
+    inputs: DescribedInputs
+    options: Options
+    """With the names that are written."""
+    changed: list[Changes]
+    """Per input: what is renamed and left out."""
+    budget: Budget
+    present: AppendTarget | None
+    """What they are appended to."""
 
 
 @numcodecs_are_known()
@@ -86,8 +102,29 @@ def _build(
     checkpoint: Callable[[], None],
 ) -> None:
     present = AppendTarget.open(place.output) if place.mode == "append" else None
+    planned = plan_rows(place, origins, options, resources, present, checkpoint)
+    collection = write_rows(place, planned, resources, checkpoint)
+    place.commit(collection if present is None else present.extended(collection))
+
+
+def plan_rows(
+    place: Workplace,
+    origins: Sequence[Origin],
+    options: Options,
+    resources: Resources,
+    present: AppendTarget | None,
+    checkpoint: Callable[[], None],
+    joint: JointOrder | None = None,
+) -> Planned:
+    """Do all that comes before the passes: whatever is wrong with the inputs is found here."""
     inputs, options = describe_all(place, origins, options, present, checkpoint, progress=resources.progress)
-    job, changed, budget = _plan(place, inputs, options, resources, present, checkpoint)
+    job, changed, budget = _plan(place, inputs, options, resources, present, checkpoint, joint)
+    return Planned(job, inputs, options, changed, budget, present)
+
+
+def write_rows(place: Workplace, planned: Planned, resources: Resources, checkpoint: Callable[[], None]) -> Collection:
+    """Do both passes; gives the manifest of the stores that were written."""
+    job, options, budget, present = planned.job, planned.options, planned.budget, planned.present
     passes: Passes = Local(budget.tasks, checkpoint) if resources.client is None else OnDask(resources.client)
     specs = _specs(job, resources, checkpoint)
     with progress_bar(job.n_obs, "reading", "cell", shown=resources.progress) as report:
@@ -96,7 +133,7 @@ def _build(
     types = types_of_elements(job, specs, runs, options, {} if present is None else present.types)
     with progress_bar(job.n_obs, "writing", "cell", shown=resources.progress) as report:
         stores = passes.write_stores(job, runs, types, report)
-    collection = Collection(
+    return Collection(
         path=place.stores,
         format=FORMAT,
         n_obs=job.n_obs,
@@ -109,9 +146,8 @@ def _build(
         seed=options.seed if options.shuffle else None,
         software=software(),
         grouped_by=options.groupby[0] if len(options.groupby) == 1 else options.groupby or None,
-        inputs=input_entries(job, changed, specs, runs, options, inputs.skipped),
+        inputs=input_entries(job, planned.changed, specs, runs, options, planned.inputs.skipped),
     )
-    place.commit(collection if present is None else present.extended(collection))
 
 
 def _plan(
@@ -121,6 +157,7 @@ def _plan(
     resources: Resources,
     present: AppendTarget | None,
     checkpoint: Callable[[], None],
+    joint: JointOrder | None,
 ) -> tuple[Job, list[Changes], Budget]:
     sources, lists = inputs.sources, inputs.genes
     paths = [source.name for source in sources]
@@ -173,7 +210,8 @@ def _plan(
         elements=elements,
         table=table,
         seed=options.seed if options.shuffle else None,
-        groupby=options.groupby,
+        groupby=options.groupby if joint is None else joint.groupby,
+        joint=joint,
         narrow=options.narrow,
         x_holds_counts=options.x == (COUNTS,),
         allow_nonfinite=options.allow_nonfinite,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,27 +17,32 @@ from annbatch.remote.urls import is_url
 from annbatch.stores.collection import Collection
 from annbatch.write.array_layout import ArrayLayout, Codec
 from annbatch.write.build import build
+from annbatch.write.build_modalities import build_modalities
 from annbatch.write.inputs.append_target import AppendTarget
+from annbatch.write.inputs.cell_join import JoinObs
 from annbatch.write.inputs.gene_join import How
 from annbatch.write.inputs.main_matrix import MainMatrix, checked_choice
 from annbatch.write.inputs.merged_var_column import Merge
-from annbatch.write.inputs.opening import Inputs, Load, as_origins
+from annbatch.write.inputs.modal_inputs import ModalInputs, as_modal_inputs
+from annbatch.write.inputs.opening import Input, Inputs, Load, as_origins
 from annbatch.write.inputs.text_file import Repeats
-from annbatch.write.options import Options, Resources
+from annbatch.write.options import ModalOptions, Options, Resources
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
 def create_anndata_collection(
-    adata_paths: Inputs,
+    adata_paths: Inputs | Sequence[Mapping[str, Input]] | ModalInputs,
     output_path: str | os.PathLike[str],
     *,
+    modalities: Sequence[str] | None = None,
+    join_obs: JoinObs = "inner",
     shuffle: bool = True,
     seed: int = 0,
     join: How = "outer",
     merge: Merge | None = None,
-    var_names: Iterable[str] | None = None,
+    var_names: Iterable[str] | Mapping[str, Iterable[str]] | None = None,
     var_key: str | None = None,
     repeated_genes: Repeats = "refuse",
     x: MainMatrix = "X",
@@ -86,8 +91,22 @@ def create_anndata_collection(
         are named by their identifiers; URLs of these; AnnData in memory or backed; or zarr stores, remote ones too. X
         may be CSR, CSC or dense. A single one counts as a list of one. A dict gives each input a name, which its cells
         have in ``src_path`` instead of the path. Inputs without cells are skipped, with a warning.
+
+        Or inputs with modalities, such as RNA and proteins: ``.h5mu`` files, MuData as ``.zarr`` directories or
+        objects, or a list of dicts with an input for each modality, ``[{"rna": "rna.h5ad", "adt": "adt.h5ad"}, …]``.
+        Then the stores are MuData, and cells are joined by name. Names of what belongs to one modality begin with it:
+        in ``layers``, ``obsm`` and ``dense`` (``"rna:counts"``, ``"rna:X"``), and in ``obs_columns``,
+        ``obs_as_strings`` and ``groupby``, where names without it are columns of MuData's own obs. All other options
+        are for each modality.
     output_path
         Directory to make, with its parents. It may exist only if it is empty, or to be overwritten.
+    modalities
+        Which modalities to write, in this order; None for those of the first input. A dict alone, and not in a list,
+        needs them.
+    join_obs
+        Of inputs with modalities, the cells: ``"inner"`` for those that all modalities of their input have, with a
+        warning of others, or ``"outer"`` for all. Where a modality lacks a cell, its matrices then have zeros, its obs
+        columns are missing, and its obs column ``measured`` is False.
     shuffle
         Whether rows go out in a uniformly random order (the same for the same seed, on any machine), or as they come.
     seed
@@ -101,7 +120,8 @@ def create_anndata_collection(
         in all inputs, ``"unique"`` for those that are the same in all inputs that have them, ``"first"`` for that of
         the first input that has it.
     var_names
-        The genes to write instead, in this order. Each must be in at least one input.
+        The genes to write instead, in this order. Each must be in at least one input. Of several modalities a dict,
+        with the genes of those that are not to have all.
     var_key
         var column that names the genes instead of var's index, such as ``"gene_ids"``; the other names become a var
         column. Inputs without it keep their names, with a warning.
@@ -187,12 +207,18 @@ def create_anndata_collection(
     """
     if isinstance(var_names, str):
         raise InputError(f"var_names must be a list of names, got the string {var_names!r}")
+    inputs = as_modal_inputs(adata_paths, modalities, load)
+    genes = {} if var_names is None else var_names
+    if inputs is None and isinstance(genes, Mapping) and var_names is not None:
+        raise InputError("var_names must be a list of names, got a dict, which is for inputs with modalities")
+    if inputs is not None and not isinstance(genes, Mapping):
+        raise InputError("var_names must be a dict of lists by modality for inputs with modalities, got a list")
     options = Options(
         shuffle=shuffle,
         seed=operator.index(seed),
         join=join,
         merge=merge,
-        var_names=None if var_names is None else [str(name) for name in var_names],
+        var_names=None if isinstance(genes, Mapping) else [str(name) for name in genes],
         var_key=var_key,
         repeated_genes=repeated_genes,
         x=checked_choice(x),
@@ -213,11 +239,17 @@ def create_anndata_collection(
     )
     resources = Resources(memory_limit=memory_limit, threads=threads, client=client, progress=progress)
     output = _local("output_path", output_path)
+    if inputs is not None and isinstance(genes, Mapping):
+        of_modality = {str(name): [str(gene) for gene in of_one] for name, of_one in genes.items()}
+        modal = ModalOptions(join_obs=join_obs, var_names=of_modality)
+        return build_modalities(inputs, output, options, modal, resources, overwrite=overwrite)
+    if join_obs != "inner":
+        raise InputError(f"join_obs must be 'inner' for inputs without modalities, got {join_obs!r}")
     return build(as_origins(adata_paths, load), output, options, resources, overwrite=overwrite)
 
 
 def append_to_collection(
-    adata_paths: Inputs,
+    adata_paths: Inputs | Sequence[Mapping[str, Input]] | ModalInputs,
     collection_path: str | os.PathLike[str],
     *,
     shuffle: bool = True,
@@ -257,7 +289,7 @@ def append_to_collection(
     adata_paths
         Inputs, as `create_anndata_collection` takes them. All must have the collection's layers and obsm arrays, these
         in its widths, and obs columns of its kinds, as what it has is in every store: `reshuffle_collection` writes it
-        with fewer.
+        with fewer. A collection with modalities takes inputs that have them, too, and their cells as it took the first.
     collection_path
         The collection's directory.
     layers, obsm
@@ -291,7 +323,11 @@ def append_to_collection(
     >>> collection = append_to_collection(["c.h5ad"], "store")  # doctest: +SKIP
     """
     output = _local("collection_path", collection_path)
-    layout = ArrayLayout.of(AppendTarget.check(output))
+    collection = AppendTarget.check(output)
+    layout = ArrayLayout.of(collection)
+    inputs = as_modal_inputs(adata_paths, list(collection.modalities) or None, load)
+    if inputs is not None and not collection.modalities:
+        raise InputError(f"{output}: has no modalities, got the input {inputs[0].name} with {list(inputs[0].parts)}")
     options = Options(
         shuffle=shuffle,
         seed=operator.index(seed),
@@ -317,6 +353,10 @@ def append_to_collection(
         allow_nonfinite=allow_nonfinite,
     )
     resources = Resources(memory_limit=memory_limit, threads=threads, client=client, progress=progress)
+    if inputs is not None:
+        is_masked = any(one.masked for one in collection.modalities.values())
+        modal = ModalOptions(join_obs="outer" if is_masked else "inner", var_names={})
+        return build_modalities(inputs, output, options, modal, resources, append=True)
     return build(as_origins(adata_paths, load), output, options, resources, append=True)
 
 
@@ -376,15 +416,17 @@ def reshuffle_collection(
     """
     source = Collection.open(source_path)
     layout = ArrayLayout.of(source)
-    chosen = None if layers is None else [f"layers/{name}" for name in layers]
+    chosen = None if layers is None else [_layer_key(name) for name in layers]
     dense = [
         key
         for key, types in source.types.items()
-        if types.indices is None and (chosen is None or key == "X" or key in chosen)
+        if types.indices is None and (chosen is None or key.rpartition(":")[2] == "X" or key in chosen)
     ]
     return create_anndata_collection(
         list(source.store_paths),
         output_path,
+        modalities=list(source.modalities) or None,
+        join_obs="outer" if any(one.masked for one in source.modalities.values()) else "inner",
         seed=seed,
         layers=layers,
         obsm=obsm,
@@ -404,6 +446,12 @@ def reshuffle_collection(
         overwrite=overwrite,
         progress=progress,
     )
+
+
+def _layer_key(name: str) -> str:
+    """Give the key of a layer, which may be one of a modality."""
+    modality, colon, own = name.rpartition(":")
+    return f"{modality}{colon}layers/{own}"
 
 
 def _local(name: str, path: str | os.PathLike[str]) -> Path:

@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, get_args
 
 from annbatch.check import boolean, integer, one_of
 from annbatch.errors import InputError
+from annbatch.stores.modality import MEASURED, check_prefixed, own_names
 from annbatch.write.array_layout import ArrayLayout, Codec
+from annbatch.write.inputs.cell_join import JoinObs
 from annbatch.write.inputs.gene_join import How
 from annbatch.write.inputs.main_matrix import COUNTS
 from annbatch.write.inputs.merged_var_column import Merge
@@ -118,3 +120,80 @@ class Resources:
         if self.client is not None:
             return max([1, *map(int, self.client.nthreads().values())])
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModalOptions:
+    """What a caller may choose about modalities.
+
+    Elsewhere, names of what belongs to a modality begin with it, as in ``"rna:counts"``.
+    """
+
+    join_obs: JoinObs
+    var_names: Mapping[str, Sequence[str]]
+    """By modality: the genes to write."""
+
+    def __post_init__(self) -> None:
+        try:
+            one_of("join_obs", self.join_obs, get_args(JoinObs))
+        except ValueError as e:
+            raise InputError(str(e)) from e
+
+    def check(self, options: Options, modalities: Sequence[str]) -> None:
+        """Refuse names of no modality; pure.
+
+        Raises
+        ------
+        InputError
+            Names the option and the modalities.
+        """
+        for what in ("layers", "obsm", "dense"):
+            check_prefixed(what, getattr(options, what) or (), modalities)
+        if unknown := [name for name in self.var_names if name not in modalities]:
+            raise InputError(f"var_names must be by modality, {list(modalities)}, got {unknown}")
+
+    def of_joint(self, options: Options, modalities: Sequence[str]) -> Options:
+        """Give the options of what modalities share: names and obs."""
+        prefixes = tuple(f"{name}:" for name in modalities)
+        columns = options.obs_columns
+        kept = None if columns is None else [name for name in columns if not name.startswith(prefixes)]
+        if kept is not None:
+            kept += [name for name in options.groupby if name not in kept]
+        return replace(
+            options,
+            x=("X",),
+            merge=None,
+            var_key=None,
+            layers=(),
+            obsm=(),
+            dense=(),
+            obs_columns=kept,
+            obs_as_strings=[name for name in options.obs_as_strings if not name.startswith(prefixes)],
+            var_names=None,
+        )
+
+    def of_modality(self, options: Options, name: str) -> Options:
+        """Give the options of one modality."""
+
+        def own(names: Sequence[str] | None) -> list[str] | None:
+            return None if names is None else own_names(names, name)
+
+        columns = own(options.obs_columns)
+        if columns is not None and self.join_obs == "outer" and MEASURED not in columns:
+            columns.append(MEASURED)
+        return replace(
+            options,
+            layers=own(options.layers),
+            obsm=own(options.obsm),
+            dense=own_names(options.dense, name),
+            obs_columns=columns,
+            obs_as_strings=own_names(options.obs_as_strings, name),
+            groupby=(),
+            # Those of the joint obs, which are.
+            obs_names="refuse",
+            var_names=self.var_names.get(name),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Give their JSON values."""
+        return {"join_obs": self.join_obs, "var_names": {name: list(one) for name, one in self.var_names.items()}}

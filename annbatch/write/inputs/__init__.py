@@ -35,6 +35,10 @@ In the order in which an input is met:
 31. `rewritten_rows`: a dense matrix whose chunks hold parts of many rows becomes one stored by rows.
 32. `narrow_types`: the smallest type that holds the values exactly.
 33. `spill`: arrays on disk as their bytes, for a later step.
+34. `modal_inputs`: which modalities an input has, and where each is.
+35. `cell_join`: which cells have all modalities of an input.
+36. `joint_roots`: an input whose rows are the cells that several modalities share.
+37. `chosen_rows`: a matrix with some of its rows, and empty ones behind them.
 
 Other rooms take `Origin`, `Source`, `Element`, `Matrix`, `GeneJoin` and `ObsTable`.
 """

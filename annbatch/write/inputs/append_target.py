@@ -73,7 +73,11 @@ class AppendTarget:
         InputError
             If there is no collection of ours, or something lies where a new store would go.
         """
-        collection = cls.check(output)
+        return cls.of(cls.check(output))
+
+    @classmethod
+    def of(cls, collection: Collection) -> AppendTarget:
+        """Read what new cells must fit, of a collection that was checked; raises as `open` does."""
         root: Any = zarr.open_group(collection.store_paths[-1], mode="r")
         var = ad.io.read_elem(root["var"])
         var.index = pd.Index(as_text(var.index), dtype=object, name=var.index.name)
@@ -87,7 +91,7 @@ class AppendTarget:
         types = {f"obsm/{name}": ElementTypes(array.dtype, array.dtype, None) for name, array in obsm.items()}
         widths = {name: array.shape[1] for name, array in obsm.items()}
         found = cls(collection, var, schema, layers, widths, dense, {**collection.types, **types})
-        if (next_path := output / f"chunk_{found.next_store}.zarr").exists():
+        if (next_path := collection.directory / f"chunk_{found.next_store}.zarr").exists():
             raise InputError(f"{next_path}: is in the way of a new store and belongs to no collection")
         return found
 
@@ -160,19 +164,23 @@ class AppendTarget:
 
     def extended(self, added: Collection) -> Collection:
         """Give the manifest of the collection with the stores of ``added``."""
-        old = self.collection
-        return replace(
-            old,
-            n_obs=old.n_obs + added.n_obs,
-            stores=old.stores + added.stores,
-            types={key: types.merge(added.types[key]) for key, types in old.types.items()},
-            shuffled=old.shuffled and added.shuffled,
-            seed=old.seed if old.seed == added.seed else None,
-            software=added.software,
-            # Its categories no longer stand together.
-            grouped_by=None,
-            inputs=old.inputs + added.inputs,
-        )
+        types = {key: types.merge(added.types[key]) for key, types in self.collection.types.items()}
+        return replace(extended(self.collection, added), types=types)
+
+
+def extended(old: Collection, added: Collection) -> Collection:
+    """Give the manifest of a collection with more stores, whose types are yet to be said."""
+    return replace(
+        old,
+        n_obs=old.n_obs + added.n_obs,
+        stores=old.stores + added.stores,
+        shuffled=old.shuffled and added.shuffled,
+        seed=old.seed if old.seed == added.seed else None,
+        software=added.software,
+        # Its categories no longer stand together.
+        grouped_by=None,
+        inputs=old.inputs + added.inputs,
+    )
 
 
 _WAY_OUT = "reshuffle_collection({}=[…]) writes the collection with fewer"

@@ -61,6 +61,8 @@ class Matrix:
     """Gives (nnz,) column numbers (row numbers if CSC) for slices; None if dense."""
     indptr: Any = None
     """Gives (n_obs + 1,) (n_columns + 1 if CSC) for slices; None if dense."""
+    places: Ints | None = None
+    """Of what has no rows: (n_stored_rows,) the row that each becomes, -1 where it is left out; None if all stay."""
 
     @property
     def nnz(self) -> int:
@@ -74,6 +76,11 @@ class Matrix:
             return min(max(1, self.data.chunk_elements // max(1, self.shape[1])), self.shape[0]), self.shape[1]
         rows, columns = getattr(self.data, "chunks", None) or (1, self.shape[1])
         return min(rows, self.shape[0]), min(columns, self.shape[1])
+
+    @property
+    def n_stored_rows(self) -> int:
+        """Rows in the file."""
+        return self.shape[0] if self.places is None else len(self.places)
 
     def row_starts(self, where: str) -> Ints:
         """Read ``indptr``: (n + 1,) int64.

@@ -46,6 +46,8 @@ class Origin:
     """Makes AnnData of a path that is no file that can be read here."""
     address: str = ""
     """The path or store as the caller gave it, if that is not the name."""
+    group: str = ""
+    """Where in a zarr store the AnnData is: in one of MuData, ``"mod/rna"`` or the like."""
 
     def local(self, directory: Path, checkpoint: Callable[[], None]) -> Origin:
         """Give the same input, of which a copy is made in ``directory`` if it cannot be read where it is.
@@ -79,7 +81,7 @@ class Origin:
             if isinstance(self.given, ad.AnnData):
                 yield MemoryRoot(self.given)
             elif isinstance(self.given, ZarrStore):
-                yield StoredInput(zarr.open_group(self.given, mode="r"), self.label)
+                yield StoredInput(zarr.open_group(self.given, path=self.group, mode="r"), self.label)
             elif self.load is not None:
                 yield MemoryRoot(self.load(self.given))
             elif is_url(self.given):

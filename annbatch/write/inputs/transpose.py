@@ -85,7 +85,7 @@ def transposed(directory: Path, matrix: Matrix) -> Matrix:
     data = RawSlices(directory / "data", dtype, nnz)
     indices = RawSlices(directory / "indices", np.dtype(np.int32), nnz)
     indptr = RawSlices(directory / "indptr", np.dtype(np.int64), matrix.shape[0] + 1)
-    return replace(matrix, format="csr", data=data, indices=indices, indptr=indptr)
+    return replace(matrix, format="csr", data=data, indices=indices, indptr=indptr, places=None)
 
 
 def _in_order(triples: npt.NDArray[Any], matrix: Matrix, where: str) -> npt.NDArray[Any]:
@@ -109,11 +109,14 @@ def _triples(matrix: Matrix, dtype: np.dtype[Any], where: str, block_elements: i
     for rows, columns, values in blocks(matrix, where, block_elements):
         triples = np.empty(len(rows), dtype)
         triples["row"], triples["column"], triples["value"] = rows, columns, values
+        if matrix.places is not None:
+            triples["row"] = matrix.places[rows]
+            triples = triples[triples["row"] >= 0]
         yield triples
 
 
 def _of_csc(matrix: Matrix, where: str, block_elements: int) -> Iterator[Block]:
-    n_rows, n_columns = matrix.shape
+    n_rows, n_columns = matrix.n_stored_rows, matrix.shape[1]
     starts = matrix.row_starts(where)
     for first, last in cut_rows(starts, slice(0, n_columns), block_elements):
         part = slice(int(starts[first]), int(starts[last]))
@@ -130,7 +133,7 @@ def _of_coordinates(matrix: Matrix, where: str, block_elements: int) -> Iterator
 
 def _of_transposed(matrix: Matrix, where: str, block_elements: int) -> Iterator[Block]:
     """Read each chunk of the array once, in the order of the columns."""
-    n_rows, n_columns = matrix.shape
+    n_rows, n_columns = matrix.n_stored_rows, matrix.shape[1]
     height, width = getattr(matrix.data, "chunks", None) or (1, min(n_rows, block_elements))
     height = height * max(1, block_elements // (height * n_rows))
     width = width * max(1, block_elements // (height * width))

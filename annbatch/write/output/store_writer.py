@@ -166,7 +166,8 @@ def frame_writer(layout: ArrayLayout, text_rows: int | None = None) -> Callable[
         kwargs = dict(dataset_kwargs)
         if iospec.encoding_type in ("array", "string-array"):
             # `shards=None` says so explicitly: AnnData's own choice depends on its version and settings.
-            kwargs |= {"chunks": (max(1, min(layout.plain_rows, len(elem))),), "shards": None, "config": _KEEP_EMPTY}
+            chunks = (max(1, min(layout.plain_rows, len(elem))), *elem.shape[1:])
+            kwargs |= {"chunks": chunks, "shards": None, "config": _KEEP_EMPTY}
         if iospec.encoding_type == "array":
             kwargs["compressors"] = None
         elif iospec.encoding_type == "string-array" and text_rows is not None and len(elem) > text_rows:

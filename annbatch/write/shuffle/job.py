@@ -18,6 +18,8 @@ from annbatch.write.array_layout import ArrayLayout
 from annbatch.write.inputs.contents import Element, Source
 from annbatch.write.inputs.gene_join import GeneJoin
 from annbatch.write.inputs.obs_table import ObsTable
+from annbatch.write.inputs.spill import load
+from annbatch.write.shuffle.row_keys import row_keys
 
 Ints = npt.NDArray[np.int64]
 
@@ -34,6 +36,26 @@ class RunSpec:
     """First row, counted in that input."""
     stop: int
     """Row behind the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class JointOrder:
+    """The order of cells that have several modalities, for the job of one of them.
+
+    The rows of an input may stand in another order in each modality. Sorted by the keys of the joint rows they come out
+    alike.
+    """
+
+    path: Path
+    """(n_obs,) int64 on disk: the joint row of each row of the inputs."""
+    table: ObsTable
+    """The obs of the joint rows."""
+    groupby: tuple[str, ...]
+    """Columns of it whose categories stay together."""
+
+    def rows(self, start: int, stop: int) -> Ints:
+        """Give the joint rows of rows ``start`` to ``stop``."""
+        return load(self.path, np.dtype(np.int64), start, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +80,9 @@ class Job:
     seed: int | None
     """Seed of the shuffle; None to keep the rows in order."""
     groupby: tuple[str, ...]
-    """Obs columns whose categories stay together."""
+    """Obs columns, of the joint obs if there is one, whose categories stay together."""
+    joint: JointOrder | None
+    """What orders the rows, if that is not their own numbers and obs."""
     narrow: bool
     """Whether counts are stored in the smallest type that holds them."""
     x_holds_counts: bool
@@ -101,6 +125,26 @@ class Job:
         """Give a run's rows, counted through all inputs."""
         first = self.first_rows[spec.source]
         return first + spec.start, first + spec.stop
+
+    def keys(self, start: int, stop: int) -> npt.NDArray[np.uint64]:
+        """Give what rows ``start`` to ``stop`` of all inputs are sorted by, beside their groups."""
+        if self.joint is None:
+            return np.zeros(stop - start, np.uint64) if self.seed is None else row_keys(self.seed, start, stop)
+        rows = self.joint.rows(start, stop)
+        if self.seed is None:
+            return rows.astype(np.uint64)
+        first = int(rows.min())
+        return row_keys(self.seed, first, int(rows.max()) + 1)[rows - first]
+
+    def groups(self, start: int, stop: int) -> npt.NDArray[np.uint64] | None:
+        """Read to which groups these rows belong; None if there is one group."""
+        if not self.groupby:
+            return None
+        if self.joint is None:
+            return self.table.groups(self.groupby, start, stop)
+        rows = self.joint.rows(start, stop)
+        first = int(rows.min())
+        return self.joint.table.groups(self.groupby, first, int(rows.max()) + 1)[rows - first]
 
     def run_path(self, spec: RunSpec) -> Path:
         """Give a run's directory."""

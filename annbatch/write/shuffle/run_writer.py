@@ -42,7 +42,6 @@ from annbatch.write.inputs.transpose import transposed
 from annbatch.write.shuffle.freed_memory import give_back
 from annbatch.write.shuffle.job import Job, RunSpec
 from annbatch.write.shuffle.row_kernels import as_words, scatter_rows
-from annbatch.write.shuffle.row_keys import row_keys
 
 Ints = npt.NDArray[np.int64]
 
@@ -151,11 +150,10 @@ def write_run(job: Job, spec: RunSpec) -> Run:
 def _order(job: Job, spec: RunSpec, building: Path) -> Ints:
     """Sort the rows by group and key, ties in their order; give (n,) local rows, and leave keys and groups on disk."""
     start, stop = job.global_rows(spec)
-    keys = np.zeros(stop - start, np.uint64) if job.seed is None else row_keys(job.seed, start, stop)
-    if not job.groupby:
+    keys, groups = job.keys(start, stop), job.groups(start, stop)
+    if groups is None:
         order = np.argsort(keys, kind="stable")
     else:
-        groups = job.table.groups(job.groupby, start, stop)
         order = np.lexsort((keys, groups))
         save(building / "groups", groups[order])
     save(building / "keys", keys[order])
