@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from annbatch import samplers
-    from annbatch.batch import CSR, Batch, Capacity, Emit
+    from annbatch.batch import CSR, Batch, Capacity, Emit, Modality
     from annbatch.errors import (
         AnnbatchError,
         CorruptStoreError,
@@ -43,6 +43,7 @@ __all__ = [
     "Loader",
     "LogNormalize",
     "MissingInputError",
+    "Modality",
     "OutputError",
     "OutputExistsError",
     "Partition",
@@ -54,7 +55,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "annbatch.batch": ("CSR", "Batch", "Capacity", "Emit"),
+    "annbatch.batch": ("CSR", "Batch", "Capacity", "Emit", "Modality"),
     "annbatch.errors": (
         "AnnbatchError",
         "CorruptStoreError",

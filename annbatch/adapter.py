@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from annbatch.batch import CSR, Array, Batch, Capacity, Emit, Fields
+from annbatch.batch import CSR, Array, Batch, Capacity, Emit, Fields, Modality
 from annbatch.check import available_cores, integer
 from annbatch.epoch import Epoch
 from annbatch.loader import WHOLE, Loader
@@ -28,6 +28,7 @@ __all__ = [
     "Capacity",
     "Batch",
     "Fields",
+    "Modality",
     "CSR",
     "Array",
     "Epoch",
@@ -36,6 +37,7 @@ __all__ = [
     "WHOLE",
     "a_loader",
     "converted",
+    "converted_modalities",
     "integer",
     "available_cores",
 ]
@@ -44,6 +46,32 @@ __all__ = [
 def converted(carried: Mapping[str, Any] | None, convert: Callable[[Any], Any]) -> dict[str, Any] | None:
     """Convert every value of a mapping that may be missing."""
     return None if carried is None else {name: convert(value) for name, value in carried.items()}
+
+
+def converted_modalities(
+    modalities: Mapping[str, Modality] | None,
+    matrix: Callable[[Any], Any],
+    obsm: Callable[[str, Any], Any],
+    mask: Callable[[Any], Any],
+) -> dict[str, Modality] | None:
+    """Convert what a batch holds of its modalities, if it has any.
+
+    Parameters
+    ----------
+    matrix, obsm, mask
+        Convert ``data`` and layers; an element of obsm, whose name is given, too; and the mask.
+    """
+    if modalities is None:
+        return None
+    return {
+        name: Modality(
+            data=matrix(one.data),
+            layers=converted(one.layers, matrix),
+            obsm=None if one.obsm is None else {key: obsm(f"{name}:{key}", held) for key, held in one.obsm.items()},
+            mask=None if one.mask is None else mask(one.mask),
+        )
+        for name, one in modalities.items()
+    }
 
 
 def a_loader(loader: Loader) -> Loader:
@@ -135,6 +163,11 @@ class Adapter(Summary, ABC):
     def var(self) -> pd.DataFrame:
         """The columns' annotation."""
         return self.loader.var
+
+    @property
+    def mod(self) -> Mapping[str, Any]:
+        """The modalities, as `Loader.mod` gives them."""
+        return self.loader.mod
 
     @property
     def categories(self) -> Mapping[str, Any]:

@@ -149,11 +149,54 @@ class CSR(Summary):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
+class Modality(Summary, Mapping[str, Any]):
+    """What a batch holds of one modality: a read-only mapping whose keys are attributes too."""
+
+    data: Any
+    """A `CSR`, or a dense (n_rows, n_vars) array."""
+    layers: Mapping[str, Any] | None = None
+    """Per layer asked for: a matrix like ``data``; None if none were."""
+    obsm: Mapping[str, Any] | None = None
+    """Per element of obsm asked for: as `Batch.obsm`; None if none were."""
+    mask: Any = None
+    """(n_rows,) bool: which cells have the modality; None where all have."""
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in tuple(self):
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        yield "data"
+        for optional in ("layers", "obsm", "mask"):
+            if getattr(self, optional) is not None:
+                yield optional
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def replace(self, **changes: Any) -> Self:
+        """Give the modality with other ``data``, ``layers`` or ``obsm``, as `Batch.replace` does."""
+        if others := [name for name in changes if name not in ("data", "layers", "obsm")]:
+            raise TypeError(f"replace takes data, layers and obsm, got {', '.join(others)}")
+        return replace(self, **changes)
+
+    def _facts(self) -> dict[str, str]:
+        return {key: _described(self[key]) for key in self}
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Mapping) and not isinstance(value, Summary):
+        return f"{{{', '.join(f'{name}: {summary.array(one)}' for name, one in value.items())}}}"
+    return summary.array(value)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Fields(Summary):
     """What a batch holds, whichever framework's arrays it holds."""
 
     data: Any
-    """A `CSR`, or a dense (n_rows, n_vars) array."""
+    """A `CSR`, or a dense (n_rows, n_vars) array; None where there are modalities."""
     codes: Mapping[str, Any]
     """Per label column (n_rows,) numbers, whose type follows from the column's: int32 codes into ``Loader.categories``
     (missing -1) for categories, text and nullable booleans; bool for booleans; int64 for integers; float64 (missing
@@ -172,6 +215,8 @@ class Fields(Summary):
     """How many of the last rows only fill the batch up (`Emit.pad_rows`)."""
     names: Any = None
     """(n_rows,) str objects: the names of the cells, ``""`` for padding rows; None if they were not asked for."""
+    modalities: Mapping[str, Modality] | None = None
+    """Of a collection with modalities: each of them, of the same rows; None of all others."""
 
     @cached_property
     def labels(self) -> pd.DataFrame:
@@ -181,25 +226,30 @@ class Fields(Summary):
         """
         return self.make_labels()
 
+    @property
+    def n_rows(self) -> int:
+        """Rows of its matrices, those that only fill the batch up among them."""
+        first = self if self.modalities is None else next(iter(self.modalities.values()))
+        return int(first.data.shape[0])
+
     def _facts(self) -> dict[str, str]:
         facts = {}
         for key in self:
-            if key == "labels":
-                facts[key] = summary.names(self.codes)
-            elif key in ("layers", "obsm"):
-                held = (f"{name}: {summary.array(value)}" for name, value in getattr(self, key).items())
-                facts[key] = f"{{{', '.join(held)}}}"
-            else:
-                facts[key] = summary.array(getattr(self, key))
+            facts[key] = summary.names(self.codes) if key == "labels" else _described(self[key])
         return facts | ({"n_padding": str(self.n_padding)} if self.n_padding else {})
 
     def __getitem__(self, key: str) -> Any:
         if key not in tuple(self):
             raise KeyError(key)
+        if self.modalities is not None and key in self.modalities:
+            return self.modalities[key]
         return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:
-        yield "data"
+        if self.modalities is None:
+            yield "data"
+        else:
+            yield from self.modalities
         yield "labels"
         for optional in ("index", "names", "layers", "obsm"):
             if getattr(self, optional) is not None:
@@ -213,7 +263,10 @@ class Batch(Fields, Mapping[str, Any]):
     """One mini-batch: a read-only mapping whose keys are attributes too.
 
     Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``names``, ``layers`` and ``obsm``
-    where asked for. With ``Loader(device="cuda")`` the arrays of ``data``, ``layers`` and ``obsm`` are CuPy's.
+    where asked for. Of a collection with modalities, the name of each of them comes instead of ``data``, ``layers`` and
+    ``obsm``, with a mapping that has these: ``batch["rna"]["data"]``.
+
+    With ``Loader(device="cuda")`` the arrays of ``data``, ``layers`` and ``obsm`` are CuPy's.
     """
 
     def replace(self, **changes: Any) -> Self:
@@ -222,7 +275,8 @@ class Batch(Fields, Mapping[str, Any]):
         Parameters
         ----------
         **changes
-            New values of ``data``, ``layers`` and ``obsm``; all rows stay where they are.
+            New values of ``data``, ``layers`` and ``obsm``, or of ``modalities``, a dict of all of them; all rows stay
+            where they are.
 
         Raises
         ------
@@ -235,8 +289,8 @@ class Batch(Fields, Mapping[str, Any]):
         ...     x = batch.data
         ...     return batch.replace(data=x.replace(data=x.data * 2))
         """
-        if others := [name for name in changes if name not in ("data", "layers", "obsm")]:
-            raise TypeError(f"replace takes data, layers and obsm, got {', '.join(others)}")
+        if others := [name for name in changes if name not in ("data", "layers", "obsm", "modalities")]:
+            raise TypeError(f"replace takes data, layers, obsm and modalities, got {', '.join(others)}")
         return replace(self, **changes)
 
     def to(self, *args: Any, **options: Any) -> NoReturn:

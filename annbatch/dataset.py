@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from annbatch.batches.casts import Casting, check_casts, stored_type
+from annbatch.batch import Emit
+from annbatch.batches.casts import Casting, Emitted, check_casts, emitted, stored_type
 from annbatch.batches.decoded_on_device import why_not
 from annbatch.device.nvcomp import missing
 from annbatch.errors import InputError
@@ -33,6 +34,7 @@ from annbatch.stores.gene_selection import Genes
 from annbatch.stores.label_columns import Column, merge_columns, unshared_columns
 from annbatch.stores.obs_access import Obs
 from annbatch.stores.obs_rows import all_rows, open_columns, open_names, read_columns, read_obs
+from annbatch.transform import ValueKernel
 
 _log = logging.getLogger("annbatch")
 
@@ -61,6 +63,10 @@ class Dataset:
     """Columns that were asked for by name."""
     read: dict[str, Classes] = field(default_factory=dict)
     """The classes that have been read."""
+    modalities: Mapping[str, Dataset] = field(default_factory=dict)
+    """The matrices and genes of each modality, of the same rows; empty where the stores themselves have them."""
+    measured: str | None = None
+    """Of a modality: the label column that says which rows have it; None if all have."""
 
     @classmethod
     def of(
@@ -96,6 +102,30 @@ class Dataset:
         selection = None if found is None else Selection.of(found[0], first.shape[1])
         var = first.var if found is None else found[1]
         return cls(tuple(stores), columns, dtypes, selection, var, tuple(collections))
+
+    @classmethod
+    def joint(
+        cls,
+        stores: Sequence[Store],
+        modalities: Mapping[str, Dataset],
+        collections: Iterable[str] = (),
+    ) -> Dataset:
+        """Put the modalities of the same rows together; ``stores`` have the label columns.
+
+        Raises
+        ------
+        InputError
+            If there are no rows.
+        """
+        if not any(store.shape[0] for store in stores):
+            raise InputError(f"the stores must hold at least one row, got none in {[store.name for store in stores]}")
+        columns = merge_columns([(store.name, store.columns) for store in stores])
+        return cls(tuple(stores), columns, {}, None, pd.DataFrame(), tuple(collections), modalities=modalities)
+
+    @property
+    def parts(self) -> Mapping[str, Dataset]:
+        """What has matrices: each modality, or under ``""`` the dataset itself."""
+        return self.modalities or {"": self}
 
     @property
     def n_obs(self) -> int:
@@ -143,6 +173,11 @@ class Dataset:
     def mask(self) -> NDArray[np.bool_] | None:
         """(n_vars,) the columns selected, in whatever order; None if all are wanted as they are."""
         return None if self.selection is None else self.selection.lookup >= 0
+
+    @property
+    def n_vars(self) -> int:
+        """Columns of X, of those selected."""
+        return len(self.var)
 
     def classes(self, by: str | Sequence[str]) -> Classes:
         """Read an obs column as classes of all rows, or several as one class of tuples.
@@ -222,13 +257,22 @@ class Dataset:
         dtype = np.min_scalar_type(-len(column.categories) - 1)
         return Classes(name, np.concatenate([piece.astype(dtype) for piece in pieces]), column.categories)
 
+    def emitted(self, emit: Emit, casting: Casting, kernels: Mapping[str, ValueKernel]) -> dict[str, Emitted]:
+        """Say in which type each element comes, see `annbatch.batches.casts.emitted`; not those of modalities."""
+        return emitted(self.stores, self.dtypes, emit, casting, kernels)
+
     def fingerprint(self) -> dict[str, Any]:
         """Say what tells these stores from others: rows and stored elements of each, and the genes."""
-        sizes = [[store.shape[0], _n_elements(store.matrices["X"])] for store in self.stores]
-        names = "\0".join(map(str, self.stores[0].var.index)).encode()
+        parts = self.parts.values()
+        sizes = [
+            [store.shape[0], *(_n_elements(part.stores[i].matrices["X"]) for part in parts)]
+            for i, store in enumerate(self.stores)
+        ]
+        genes = ("\0".join(map(str, part.stores[0].var.index)) for part in parts)
+        names = "\0\0".join([*self.modalities, *genes]).encode()
         return {
             "n_obs": self.n_obs,
-            "n_vars": self.stores[0].shape[1],
+            "n_vars": sum(part.stores[0].shape[1] for part in parts),
             "stores": digest(np.array(sizes, np.int64)),
             "var_names": digest(np.frombuffer(names, np.uint8)),
             "collections": list(self.collections),
@@ -237,20 +281,26 @@ class Dataset:
     def report_paths(self) -> None:
         """Log once which elements zarr reads, and why; the others are read directly."""
         slow: dict[str, list[str]] = {}
-        for store in self.stores:
-            for element, matrix in store.matrices.items():
-                if matrix.slow is not None:
-                    slow.setdefault(matrix.slow, []).append(f"{store.name} {element}")
+        for name, matrix in (each for part in self.parts.values() for each in part.named_matrices()):
+            if matrix.slow is not None:
+                slow.setdefault(matrix.slow, []).append(name)
         for why, names in slow.items():
             more = f" and {len(names) - 1} more" if names[1:] else ""
             _log.info("zarr, not the direct path, reads %s%s: %s", names[0], more, why)
 
     def undecodable(self) -> str | None:
         """Say why a device cannot decode the sparse matrices; None if it can."""
-        matrices = (
-            (f"{store.name} {element}", matrix) for store in self.stores for element, matrix in store.matrices.items()
-        )
-        return why_not(list(matrices)) or missing()
+        # Each element has a form of its own, and each modality elements of its own.
+        sparse = [
+            [each for each in part.named_matrices() if isinstance(each[1], SparseMatrix)]
+            for part in self.parts.values()
+        ]
+        reasons = [why_not(matrices) for matrices in sparse if matrices] or [why_not([])]
+        return next((why for why in reasons if why is not None), None) or missing()
+
+    def named_matrices(self) -> list[tuple[str, Matrix]]:
+        """Give the matrices of all stores, with what messages call them; not those of modalities."""
+        return [(f"{store.name} {element}", one) for store in self.stores for element, one in store.matrices.items()]
 
     def report_decoding(self, wanted: str) -> None:
         """Log whether chunks are decoded on the device, and if not, why."""

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.batch import Batch, Emit
+from annbatch.batch import Batch, Emit, Modality
 from annbatch.batches.casts import Emitted
 from annbatch.batches.decoded_on_device import DecodedOnDevicePart
 from annbatch.batches.exact import check_exact
@@ -47,6 +47,24 @@ REQUEST_BYTES = 1 << 28
 """Decoded size of the windows that are requested ahead from remote stores, unless that would be few or many windows."""
 
 
+Element = tuple[str, str]
+"""A modality, ``""`` where there are none, and an element of it: ``"X"``, ``"layers/…"`` or ``"obsm/…"``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Carried:
+    """What batches carry of all stores, or of one modality of them."""
+
+    stores: Sequence[Store]
+    """The stores, in the order in which their rows are numbered."""
+    values: Mapping[str, Emitted]
+    """Per element of the stores: what its values come as."""
+    selection: Selection | None
+    """Which columns of X and layers are wanted; None means all."""
+    mask: str | None = None
+    """The label column that says which rows have the modality; None if all have."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BegunWindow:
     """A window of which it is known which rows it holds."""
@@ -55,9 +73,9 @@ class BegunWindow:
     """Its rows and batches."""
     plan: WindowPlan
     """In which order its rows are read."""
-    indptrs: dict[str, list[Callable[[], Found]]]
+    indptrs: dict[Element, list[Callable[[], Found]]]
     """Per element: what waits for the ``indptr`` of each store."""
-    of_others: dict[str, list[tuple[WindowPlan, list[Callable[[], Found]]]]]
+    of_others: dict[Element, list[tuple[WindowPlan, list[Callable[[], Found]]]]]
     """Per element: the same for what other consumers get at the same time, where batches are to be alike."""
     labels: list[Waiting]
     """What waits for the labels."""
@@ -71,9 +89,9 @@ class PlannedWindow:
 
     begun: BegunWindow
     """Its rows."""
-    rows: dict[str, RowPlan]
+    rows: dict[Element, RowPlan]
     """Per element: where the rows lie, and where they go."""
-    requested: dict[str, list[Future[Located]]]
+    requested: dict[Element, list[Future[Located]]]
     """Per element: the chunks of remote stores, on their way."""
 
 
@@ -82,18 +100,14 @@ class Fetcher:
 
     Parameters
     ----------
-    stores
-        The stores, in the order in which their rows are numbered.
+    carried
+        What batches carry, by modality; under ``""`` where there are none. All are stores of the same rows.
     columns
-        The label columns, over the same stores.
+        The label columns, over the same rows.
     emit
         What batches shall look like.
-    values
-        Per element of the stores: what its values come as.
     batch_size
         Rows of a full batch.
-    selection
-        Which columns of X and layers are wanted; None means all.
     n_threads
         Threads that read, decode and scatter.
     slabs
@@ -119,12 +133,10 @@ class Fetcher:
 
     def __init__(
         self,
-        stores: Sequence[Store],
+        carried: Mapping[str, Carried],
         columns: Sequence[Column],
         emit: Emit,
-        values: Mapping[str, Emitted],
         batch_size: int,
-        selection: Selection | None,
         n_threads: int,
         slabs: SlabPool,
         n_windows: int,
@@ -139,34 +151,40 @@ class Fetcher:
         self._return_index = return_index
         self._cell_names = cell_names
         self.alike = emit.alike
-        self._first_rows = np.cumsum([0, *(store.shape[0] for store in stores)], dtype=np.int64)
+        self._carried = carried
+        stores = [store for one in carried.values() for store in one.stores]
+        rows = [store.shape[0] for store in next(iter(carried.values())).stores]
+        self._first_rows = np.cumsum([0, *rows], dtype=np.int64)
         self._slabs = slabs
         self._n_windows = n_windows
         self._n_threads = n_threads
-        self._parts: dict[str, SparsePart | DensePart] = {}
-        for element, wanted in values.items():
-            matrices: list[Any] = [store.matrices[element] for store in stores]
-            is_obsm = element.startswith("obsm/")
-            chosen, form = (None, replace(emit, bfloat16=False)) if is_obsm else (selection, emit)
-            check = partial(check_exact, name=element) if wanted.is_exact else None
-            kernel = transforms.kernels.get(element)
-            arguments = form, wanted.dtype, batch_size, chosen, self._slabs, check, kernel
-            if wanted.is_sparse:
-                names = [f"{store.name} {element}" for store in stores]
-                part = SparsePart(matrices, names, *arguments)
-                if staging is not None and OnDevicePart.can_serve(part):
-                    kind = DecodedOnDevicePart if decodes_on_device else OnDevicePart
-                    part = kind(matrices, names, *arguments, staging=staging)
-                self._parts[element] = part
-            else:
-                self._parts[element] = DensePart(matrices, *arguments)
-            if form.bfloat16 and not isinstance(self._parts[element], OnDevicePart):
-                raise InputError(
-                    f"bfloat16 needs a loader on a device, and sparse matrices: {element} is not made there"
-                )
-            is_made_here = not isinstance(self._parts[element], OnDevicePart)
-            if is_made_here and wanted.dtype == np.float16 and isinstance(kernel, LogNormalize):
-                raise InputError(f"{element}: dtype must be float32 or float64 with LogNormalize, got float16")
+        self._parts: dict[Element, SparsePart | DensePart] = {}
+        for modality, one in carried.items():
+            for element, wanted in one.values.items():
+                name = f"{modality}:{element}" if modality else element
+                matrices: list[Any] = [store.matrices[element] for store in one.stores]
+                is_obsm = element.startswith("obsm/")
+                chosen, form = (None, replace(emit, bfloat16=False)) if is_obsm else (one.selection, emit)
+                check = partial(check_exact, name=name) if wanted.is_exact else None
+                kernel = transforms.kernels.get(name)
+                arguments = form, wanted.dtype, batch_size, chosen, self._slabs, check, kernel
+                part: SparsePart | DensePart
+                if wanted.is_sparse:
+                    names = [f"{store.name} {element}" for store in one.stores]
+                    part = SparsePart(matrices, names, *arguments)
+                    if staging is not None and OnDevicePart.can_serve(part):
+                        kind = DecodedOnDevicePart if decodes_on_device else OnDevicePart
+                        part = kind(matrices, names, *arguments, staging=staging)
+                else:
+                    part = DensePart(matrices, *arguments)
+                is_made_here = not isinstance(part, OnDevicePart)
+                if form.bfloat16 and is_made_here:
+                    raise InputError(
+                        f"bfloat16 needs a loader on a device, and sparse matrices: {name} is not made there"
+                    )
+                if is_made_here and wanted.dtype == np.float16 and isinstance(kernel, LogNormalize):
+                    raise InputError(f"{name}: dtype must be float32 or float64 with LogNormalize, got float16")
+                self._parts[modality, element] = part
         self._hand_over = None if staging is None else HandOver(staging)
         self._transforms = transforms
         self.is_remote = any(isinstance(array, RemoteElements) for array in _arrays(stores))
@@ -264,25 +282,32 @@ class Fetcher:
             return [filling.finish(b) for b in range(n_batches)]
         return run(self._pool, [partial(filling.finish, b) for b in range(n_batches)])
 
-    def _batch(self, matrices: dict[str, Any], labels: LabelRows, names: Names | None) -> Batch:
-        data, index = matrices["X"], labels.index
-        n_padding = data.shape[0] - len(index)
+    def _batch(self, matrices: dict[Element, Any], labels: LabelRows, names: Names | None) -> Batch:
+        index = labels.index
+        n_padding = next(iter(matrices.values())).shape[0] - len(index)
         # A view would keep the names of the whole window in memory.
         own_names = None if names is None else np.append(names, np.full(n_padding, "", object))
-        carried: dict[str, dict[str, Any]] = {}
-        for element, matrix in matrices.items():
+        codes = Codes(labels, n_padding)
+        held: dict[str, dict[str, Any]] = {modality: {} for modality in self._carried}
+        for (modality, element), matrix in matrices.items():
             part, _, key = element.partition("/")
             if key:
-                carried.setdefault(part, {})[key] = matrix
+                held[modality].setdefault(part, {})[key] = matrix
+            else:
+                held[modality]["data"] = matrix
+        alone = held.pop("", {"data": None})
+        modalities = {
+            name: Modality(**one, mask=None if (mask := self._carried[name].mask) is None else codes[mask])
+            for name, one in held.items()
+        }
         return Batch(
-            data,
-            Codes(labels, n_padding),
-            padded(index, n_padding) if self._return_index else None,
-            partial(labels.frame, index if own_names is None else own_names[: len(index)]),
-            carried.get("layers"),
-            carried.get("obsm"),
-            n_padding,
-            own_names,
+            codes=codes,
+            index=padded(index, n_padding) if self._return_index else None,
+            make_labels=partial(labels.frame, index if own_names is None else own_names[: len(index)]),
+            n_padding=n_padding,
+            names=own_names,
+            modalities=modalities or None,
+            **alone,
         )
 
 

@@ -27,7 +27,7 @@ import pandas as pd
 
 from annbatch import summary
 from annbatch.batch import Batch, Emit
-from annbatch.batches.casts import Casting, Emitted, emitted
+from annbatch.batches.casts import Casting, Emitted
 from annbatch.buffers import SlabPool
 from annbatch.check import available_cores, boolean, byte_count, distinct_names, expanded, integer, least_rows, one_of
 from annbatch.dataset import Dataset
@@ -35,7 +35,7 @@ from annbatch.device.cuda import open_device
 from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.epoch import Epoch, Start
 from annbatch.errors import InputError
-from annbatch.fetch import Fetcher
+from annbatch.fetch import Carried, Fetcher
 from annbatch.order.consumers import Partition
 from annbatch.order.permutation import MAX_WORD
 from annbatch.order.row_selection import Runs
@@ -45,7 +45,7 @@ from annbatch.order.state import Position, load, save
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.sources import Opening, Sources
-from annbatch.stores.gene_selection import Absent, Genes, VarNames
+from annbatch.stores.gene_selection import Absent, Genes, VarNames, Wanted
 from annbatch.stores.label_columns import warn_of
 from annbatch.summary import Summary
 from annbatch.transform import Transform, Transforms
@@ -55,7 +55,7 @@ Decode = Literal["auto", "cpu", "gpu"]
 WHOLE = Partition(0, 1)
 """The partition of a consumer that is alone."""
 
-_OPENING_OPTIONS = ("layers", "obsm", "cache_dir", "cache_limit")
+_OPENING_OPTIONS = ("layers", "obsm", "modalities", "cache_dir", "cache_limit")
 """Options on which it depends what is opened."""
 
 
@@ -102,6 +102,8 @@ class Loader(Summary):
     var_names
         Which genes X and layers have: names, in the order in which they shall come; a boolean mask of all genes; or a
         function that is given var and returns such a mask, like ``lambda var: var["highly_variable"]``. None means all.
+        Of a collection with modalities a dict of these, for the modalities that are not to have all their genes:
+        ``{"rna": names}``.
     var_key
         The column of var in which ``var_names`` are looked up, like ``"gene_ids"``; None means var's index.
     absent
@@ -112,7 +114,8 @@ class Loader(Summary):
         (``batch.replace(data=…)``), or a list of these, the functions last. Functions are called by the threads that
         read ahead, for several batches at a time; with a ``device``, where a batch is asked for.
     layers, obsm
-        Which layers, and which elements of obsm, batches carry beside ``data``.
+        Which layers, and which elements of obsm, batches carry beside ``data``. Of a collection with modalities, with
+        the name of the modality in front: ``layers=["rna:counts"]``.
     names
         Whether batches carry the names of cells: ``batch["names"]``, which is then the index of ``batch["labels"]``,
         too. The names of a window's rows are read with it.
@@ -121,6 +124,8 @@ class Loader(Summary):
         codes (missing -1) into `categories`, and ``labels`` categories. Batches carry them whether or not they are
         among ``labels``. Integers are read once, when they are first needed, and kept as codes of one to four bytes a
         row; their categories are the values that occur, ascending.
+    modalities
+        Of a collection with modalities: which of them batches have, in this order; None means all. Others are not read.
     partition
         Which of several consumers this loader is: ``Partition(rank, world_size)``. All get equally many batches. None
         means that it is alone, or that an adapter finds it out.
@@ -171,7 +176,7 @@ class Loader(Summary):
         rows: npt.ArrayLike | None = None,
         dtype: npt.DTypeLike | None = None,
         casting: Casting = "safe",
-        var_names: VarNames | None = None,
+        var_names: VarNames | Mapping[str, VarNames] | None = None,
         var_key: str | None = None,
         absent: Absent = "error",
         transform: Transform | Sequence[Transform] | None = None,
@@ -179,6 +184,7 @@ class Loader(Summary):
         obsm: Sequence[str] = (),
         names: bool = False,
         classes: Sequence[str] = (),
+        modalities: Sequence[str] | None = None,
         partition: Partition | None = None,
         threads: int | None = None,
         prefetch: int = 1,
@@ -205,14 +211,20 @@ class Loader(Summary):
             raise TypeError(f"dtype must be boolean, integer or floating, got {self.dtype}")
         one_of("casting", casting, get_args(Casting))
         self.casting: Casting = casting
-        genes = Genes.of(var_names, var_key, absent)
-        self.var_names, self.var_key, self.absent = genes.wanted, genes.key, genes.absent
+        self.var_names: Wanted | dict[str, Wanted]
+        if isinstance(var_names, Mapping):
+            self.var_names = Genes.by_modality(var_names, var_key, absent)
+            self.var_key, self.absent = var_key, absent
+        else:
+            genes = Genes.of(var_names, var_key, absent)
+            self.var_names, self.var_key, self.absent = genes.wanted, genes.key, genes.absent
         self.layers = distinct_names("layers", layers)
         self.obsm = distinct_names("obsm", obsm)
         self.classes = distinct_names("classes", classes)
         self.names = boolean("names", names)
         self._transforms = Transforms.of(transform, self.layers, self.dtype)
         self.transform = transform
+        self.modalities = None if modalities is None else distinct_names("modalities", modalities)
         self.threads = None if threads is None else integer("threads", threads, 1)
         self.prefetch = integer("prefetch", prefetch, 0)
         if partition is not None and not isinstance(partition, Partition):
@@ -274,7 +286,8 @@ class Loader(Summary):
             ``https://``); or an obstore store, or a zarr store, whose root it is.
         labels
             Which obs columns batches carry, the same ones in all calls; None means all that the stores share, with a
-            warning that names the others.
+            warning that names the others. Of a collection with modalities, ``"rna:cell_type"`` is a column of the
+            modality's own obs.
 
         Returns
         -------
@@ -326,9 +339,9 @@ class Loader(Summary):
     def replace(self, **options: Any) -> Self:
         """Give a loader of the same rows with other options.
 
-        It shares the opened stores (they are opened anew if ``layers``, ``obsm``, ``cache_dir`` or ``cache_limit``
-        change), and stands at the beginning of epoch 0. Both loaders may be iterated at the same time. On Python 3.13
-        ``copy.replace(ds, …)`` does the same.
+        It shares the opened stores (they are opened anew if ``layers``, ``obsm``, ``modalities``, ``cache_dir`` or
+        ``cache_limit`` change), and stands at the beginning of epoch 0. Both loaders may be iterated at the same time.
+        On Python 3.13 ``copy.replace(ds, …)`` does the same.
 
         Parameters
         ----------
@@ -479,18 +492,30 @@ class Loader(Summary):
 
     @property
     def n_vars(self) -> int:
-        """Columns of ``data``."""
+        """Columns of ``data``; raises InputError where each modality has its own, see `mod`."""
         return len(self.var)
 
     @property
     def var(self) -> pd.DataFrame:
-        """The var of the (first) store, or of the genes selected: (n_vars, …)."""
-        return self._opened().var
+        """The var of the (first) store, or of the genes selected: (n_vars, …).
+
+        Raises InputError where each modality has its own, see `mod`.
+        """
+        dataset = self._opened()
+        if dataset.modalities:
+            name = next(iter(dataset.modalities))
+            raise InputError(f"var and n_vars are those of a modality here: mod[{name!r}].var, mod[{name!r}].n_vars")
+        return dataset.var
 
     @property
     def has_function(self) -> bool:
         """Whether ``transform`` has a function of the user's, which may change the type of values."""
         return bool(self._transforms.functions)
+
+    @property
+    def mod(self) -> Mapping[str, Dataset]:
+        """The modalities: ``ds.mod["rna"].var`` and ``ds.mod["rna"].n_vars``; empty if there are none."""
+        return self._opened().modalities
 
     @property
     def decode(self) -> Decode:
@@ -617,12 +642,13 @@ class Loader(Summary):
         if self._slabs.allocate != allocate:
             self._slabs = SlabPool(allocate=allocate)
         fetcher = Fetcher(
-            dataset.stores,
+            {
+                name: Carried(part.stores, self._emitted_of(name, part, emit), part.selection, part.measured)
+                for name, part in dataset.parts.items()
+            },
             dataset.carried,
             emit,
-            self.emitted(emit),
             self.batch_size,
-            dataset.selection,
             self.threads or available_cores(),
             self._slabs,
             self.prefetch + 2,
@@ -647,7 +673,14 @@ class Loader(Summary):
         """
         if self._dataset is None:
             return {}
-        return emitted(self._dataset.stores, self._dataset.dtypes, emit, self.casting, self._transforms.kernels)
+        return {
+            f"{name}:{element}" if name else element: values
+            for name, part in self._dataset.parts.items()
+            for element, values in self._emitted_of(name, part, emit).items()
+        }
+
+    def _emitted_of(self, modality: str, part: Dataset, emit: Emit) -> dict[str, Emitted]:
+        return part.emitted(emit, self.casting, self._transforms.of_modality(modality))
 
     def close(self) -> None:
         """Stop the iterator at work, if any, and its threads, and free memory. The loader can be iterated again."""
@@ -665,7 +698,11 @@ class Loader(Summary):
         if self._schedule is not None or not self.sampler.columns:
             with suppress(ValueError, TypeError):
                 facts |= {"n_obs": f"{self.n_obs:,}", "n_batches": f"{len(self):,}"}
-        facts |= {"n_vars": f"{self.n_vars:,}", "stores": f"{len(dataset.stores):,}"}
+        if dataset.modalities:
+            facts |= {f"n_vars of {name}": f"{len(part.var):,}" for name, part in dataset.modalities.items()}
+        else:
+            facts["n_vars"] = f"{self.n_vars:,}"
+        facts["stores"] = f"{len(dataset.stores):,}"
         facts["labels"] = summary.names(
             column.name if column.categories is None else f"{column.name} ({len(column.categories):,} categories)"
             for column in dataset.columns
@@ -683,10 +720,16 @@ class Loader(Summary):
     def __getstate__(self) -> dict[str, Any]:
         sources = self._sources.for_others()
         state = self.__dict__ | {"_live": None, "_slabs": SlabPool(), "_staging": None, "_sources": sources}
-        if self._dataset is not None and callable(self.var_names):
+        if self._dataset is not None:
             # pickle may not take a function; the stores have been opened with what it gave.
-            mask = self._dataset.mask
-            state |= {"var_names": mask, "_options": self._options | {"var_names": mask}}
+            kept: Any = self.var_names
+            if isinstance(kept, dict):
+                parts = self._dataset.modalities
+                kept = {name: parts[name].mask if callable(one) else one for name, one in kept.items()}
+            elif callable(kept):
+                kept = self._dataset.mask
+            if kept is not self.var_names:
+                state |= {"var_names": kept, "_options": self._options | {"var_names": kept}}
         return state
 
     def _stop(self) -> None:
@@ -696,13 +739,30 @@ class Loader(Summary):
 
     def _opening(self) -> Opening:
         elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
-        return Opening(elements, self._cache)
+        return Opening(elements, self._cache, self.modalities)
+
+    def _dataset_of(self, sources: Sources) -> Dataset:
+        wanted, modalities = self.var_names, list(sources.modalities)
+        self._transforms.check_modalities(modalities)
+        if not modalities:
+            if isinstance(wanted, dict):
+                raise InputError("var_names must be no dict for data without modalities")
+            genes = Genes(wanted, self.var_key, self.absent)
+            return Dataset.of(sources.stores, self.dtype, self.casting, genes, sources.digests)
+        by_modality = wanted if isinstance(wanted, dict) else {}
+        if wanted is not by_modality and wanted is not None:
+            raise InputError(f"var_names must be a dict by modality, of {modalities}, got {summary.short(wanted)}")
+        if unknown := [name for name in by_modality if name not in modalities]:
+            raise InputError(f"var_names must be a dict by modality, of {modalities}, got {unknown}")
+        parts = {}
+        for name, one in sources.modalities.items():
+            genes = Genes(by_modality[name], self.var_key, self.absent) if name in by_modality else Genes(None)
+            parts[name] = replaced(Dataset.of(one.stores, self.dtype, self.casting, genes), measured=one.mask)
+        return Dataset.joint(sources.stores, parts, sources.digests)
 
     def _use(self, sources: Sources) -> None:
         before = self._dataset
-        genes = Genes(self.var_names, self.var_key, self.absent)
-        dataset = Dataset.of(sources.stores, self.dtype, self.casting, genes, sources.digests)
-        dataset = dataset.with_obs(self.classes, names=self.names)
+        dataset = self._dataset_of(sources).with_obs(self.classes, names=self.names)
         dataset.check_columns(self.sampler.columns, "columns of the sampler")
         if self._decode == "gpu" and (why := dataset.undecodable()):
             raise InputError(f"decode 'gpu' cannot be had: {why}")

@@ -3,13 +3,13 @@
 1. `Sources.with_anndatas` and `Sources.with_collection` open what a user passes, and give the sources with it.
 2. `Sources.reopened` opens all of it once more, for other elements or through another cache.
 
-All calls must agree on the labels.
+All calls must agree on the labels, and on the modalities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from annbatch.errors import InputError
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.stores.anndata_store import Store, Wanted, open_anndata, open_stores
 from annbatch.stores.collection import Collection
+from annbatch.stores.joint_store import mask_column, open_joint_stores
 from annbatch.stores.location import locate
+from annbatch.stores.modality import check_prefixed, own_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,22 @@ class Opening:
     """``"X"``, ``"layers/…"``, ``"obsm/…"``."""
     cache: Callable[[], DiskCache | None]
     """Opens the cache for what lies in object stores."""
+    modalities: tuple[str, ...] | None = None
+    """Which modalities, where there are some; None means all. Elements then are ``"layers/rna:…"`` and the like."""
+
+    def of_modality(self, name: str) -> tuple[str, ...]:
+        """Give the elements of one modality, by their own names."""
+        parts = (element.partition("/") for element in self.elements)
+        return ("X", *(f"{part}/{own}" for part, _, key in parts for own in own_names([key], name)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModalityStores:
+    """The stores of one modality."""
+
+    stores: tuple[Store, ...]
+    mask: str | None
+    """The label column that says which rows have it; None if all have."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +64,8 @@ class Sources:
     """How many AnnData objects there are among it."""
     digests: tuple[str, ...] = ()
     """What tells each collection from others."""
+    modalities: Mapping[str, ModalityStores] = field(default_factory=dict)
+    """Where the stores share modalities: the matrices of each."""
 
     def with_anndatas(self, adatas: Sequence[ad.AnnData], labels: Sequence[str] | None, opening: Opening) -> Sources:
         """Open AnnData objects; raises as `annbatch.Loader.add_anndatas` does."""
@@ -55,6 +75,7 @@ class Sources:
         for i, adata in enumerate(adatas):
             if not isinstance(adata, ad.AnnData):
                 raise InputError(f"adatas[{i}] must be an AnnData, got {type(adata).__name__}")
+        self._check_modalities((), opening)
         chosen = self._same_labels(labels)
         wanted, cache = Wanted(chosen, opening.elements), opening.cache()
         stores = [open_anndata(adata, wanted, f"adatas[{i}]", cache) for i, adata in enumerate(adatas, self.n_anndatas)]
@@ -73,10 +94,17 @@ class Sources:
         else:
             collection = Collection.at(locate(path).through(opening.cache))
         collection.check_sizes()
+        modalities = self._check_modalities(tuple(collection.modalities), opening)
         chosen = self._same_labels(labels)
+        parts = {name: self._with_modality(collection, name, opening) for name in modalities}
+        if modalities:
+            stores = open_joint_stores(collection, chosen, modalities)
+        else:
+            stores = open_stores(collection, Wanted(chosen, opening.elements))
         return replace(
             self,
-            stores=(*self.stores, *open_stores(collection, Wanted(chosen, opening.elements))),
+            stores=(*self.stores, *stores),
+            modalities=parts,
             labels=chosen,
             given=(*self.given, collection),
             digests=(*self.digests, collection.digest()),
@@ -107,6 +135,32 @@ class Sources:
         """Give the sources as other processes get them: with the stores, but without what was opened."""
         kept = (one if isinstance(one, Collection) and isinstance(one.path, Path) else None for one in self.given)
         return replace(self, given=tuple(kept))
+
+    def _with_modality(self, collection: Collection, name: str, opening: Opening) -> ModalityStores:
+        """Open the stores of one modality of a collection, behind those that there are."""
+        mask = mask_column(collection, name)
+        before = self.modalities[name] if self.stores else ModalityStores((), mask)
+        if before.mask != mask:
+            raise InputError(f"{collection.path}: the modality {name!r} must have a mask in all collections or in none")
+        stores = open_stores(collection.modality(name), Wanted((), opening.of_modality(name)))
+        return ModalityStores((*before.stores, *stores), mask)
+
+    def _check_modalities(self, there: tuple[str, ...], opening: Opening) -> tuple[str, ...]:
+        """Give the modalities to read, of those that there are, and refuse others than before."""
+        wanted = there if opening.modalities is None else opening.modalities
+        if not there and wanted:
+            raise InputError(f"modalities must be those of a collection that has some, got {list(wanted)}")
+        if unknown := [name for name in wanted if name not in there]:
+            raise InputError(f"modalities must be among those of the collection, {list(there)}, got {unknown}")
+        if self.stores and tuple(self.modalities) != wanted:
+            before = f"the modalities {list(self.modalities)}" if self.modalities else "no modalities"
+            now = list(wanted) if wanted else "none"
+            raise InputError(f"data must have {before}, as before, got {now}; modalities= says which to read, in order")
+        if wanted:
+            for part in ("layers", "obsm"):
+                keys = [key for one, _, key in (element.partition("/") for element in opening.elements) if one == part]
+                check_prefixed(part, keys, wanted)
+        return wanted
 
     def _same_labels(self, labels: Sequence[str] | None) -> tuple[str, ...] | None:
         """Check that labels are those of the calls before, if there were any."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.batch import CSR, Batch
+from annbatch.batch import CSR, Batch, Modality
 from annbatch.check import distinct_names
 from annbatch.errors import InputError
 
@@ -36,7 +36,7 @@ class LogNormalize:
         What the counts of each cell add up to before the logarithm.
     elements
         The matrices to normalise, each by its own totals: ``"X"``, or ``"layers/…"`` for layers that the loader
-        carries.
+        carries; of a collection with modalities ``"rna:X"`` and the like.
 
     Raises
     ------
@@ -70,7 +70,8 @@ class Binarize:
     Parameters
     ----------
     elements
-        The matrices to binarise: ``"X"``, or ``"layers/…"`` for layers that the loader carries.
+        The matrices to binarise: ``"X"``, or ``"layers/…"`` for layers that the loader carries; of a collection with
+        modalities ``"atac:X"`` and the like.
 
     Raises
     ------
@@ -92,11 +93,20 @@ Transform = ValueKernel | Function
 def _elements(elements: Sequence[str]) -> tuple[str, ...]:
     found = distinct_names("elements", elements)
     for element in found:
-        if element != "X" and element.removeprefix("layers/") == element:
+        own = _modality_of(element)[1]
+        if own != "X" and not own.startswith("layers/"):
             raise ValueError(f"elements must be 'X' or 'layers/…', got {element!r}")
     if not found:
         raise ValueError("elements must name at least one matrix, got none")
     return found
+
+
+def _modality_of(element: str) -> tuple[str, str]:
+    """Tell a modality, ``""`` for none, from its element."""
+    if element == "X" or element.startswith("layers/"):
+        return "", element
+    modality, _, own = element.partition(":")
+    return modality, own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +151,9 @@ class Transforms:
                     if element in kernels:
                         before = type(kernels[element]).__name__
                         raise ValueError(f"transform must change {element} once, got {before} and {type(one).__name__}")
-                    if element != "X" and element.removeprefix("layers/") not in layers:
+                    modality, own = _modality_of(element)
+                    layer = f"{modality}:{own.removeprefix('layers/')}" if modality else own.removeprefix("layers/")
+                    if own != "X" and layer not in layers:
                         raise ValueError(f"{type(one).__name__} changes {element}, which layers= must name")
                     kernels[element] = one
                 if isinstance(one, LogNormalize) and dtype is not None and dtype not in _FLOATS:
@@ -154,6 +166,18 @@ class Transforms:
                     f"{one!r}"
                 )
         return cls(kernels, tuple(functions))
+
+    def check_modalities(self, modalities: Sequence[str]) -> None:
+        """Refuse elements that are not those of data with these modalities, or without any; raises InputError."""
+        for element, kernel in self.kernels.items():
+            if _modality_of(element)[0] not in (modalities or [""]):
+                rule = f"begin with one of the modalities, such as '{modalities[0]}:X'" if modalities else "name none"
+                raise InputError(f"elements of {type(kernel).__name__} must {rule}, got {element!r}")
+
+    def of_modality(self, modality: str) -> dict[str, ValueKernel]:
+        """Give the kernels of one modality, ``""`` where there is none, by its own elements."""
+        named = ((*_modality_of(element), kernel) for element, kernel in self.kernels.items())
+        return {own: kernel for name, own, kernel in named if name == modality}
 
     def __call__(self, batch: Batch) -> Batch:
         """Give a batch to the functions, one after the other; what they raise is not caught.
@@ -190,7 +214,20 @@ def _check(found: Any, before: Batch, name: str) -> None:
     for kept in ("index", "names", "codes", "make_labels", "n_padding"):
         if getattr(found, kept) is not getattr(before, kept):
             raise InputError(f"{name} must change data, layers or obsm alone, it changed {kept}")
-    n_rows = before.data.shape[0]
+    known = before.modalities
+    modalities: Any = found.modalities
+    if known is None:
+        _check_matrices(found, before.n_rows, name)
+        return
+    if found.data is not None or not isinstance(modalities, Mapping) or set(modalities) != set(known):
+        raise InputError(f"{name} must change modalities alone, and keep {list(known)}")
+    for key, one in modalities.items():
+        if not isinstance(one, Modality) or one.mask is not known[key].mask:
+            raise InputError(f"{name}: the modality {key!r} must be made by its replace(data=…), and keep its mask")
+        _check_matrices(one, before.n_rows, f"{name}: {key}")
+
+
+def _check_matrices(found: Batch | Modality, n_rows: int, name: str) -> None:
     _check_matrix(found.data, n_rows, f"{name}: data")
     for part in ("layers", "obsm"):
         held = getattr(found, part)

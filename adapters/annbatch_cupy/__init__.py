@@ -22,7 +22,7 @@ except ImportError as error:
         "pip install cupy-cuda12x (or cupy-cuda13x, as your CUDA version is)"
     ) from error
 
-from annbatch.adapter import CSR, Adapter, Array, Batch, Emit, a_loader, converted
+from annbatch.adapter import CSR, Adapter, Array, Batch, Emit, a_loader, converted, converted_modalities
 from annbatch.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ class CupyLoader(Adapter):
     - ``batch.codes[column]``: (n_rows,) int32 codes into ``categories[column]``, missing -1; for a column of numbers or
       booleans its values, in the types of `annbatch.Batch`;
     - ``batch["obsm"][name]``: a dense array, or, where it is stored sparse, a matrix like ``data``; float32 (float64 if
-      ``dtype`` is), or integers where it is dense.
+      ``dtype`` is), or integers where it is dense;
+    - of a collection with modalities, ``batch["rna"]["data"]`` and the like, instead of ``data``, ``layers`` and
+      ``obsm``.
 
     Of ``Loader(device="cuda")``, ``data`` is the core's own memory, on its device. Otherwise everything is copied to
     the device that is current.
@@ -103,11 +105,12 @@ class CupyLoader(Adapter):
         with self._device:
             return replace(
                 batch,
-                data=_matrix(batch.data),
+                data=None if batch.data is None else _matrix(batch.data),
                 codes={name: cupy.asarray(codes) for name, codes in batch.codes.items()},
                 layers=converted(batch.layers, _matrix),
                 obsm=converted(batch.obsm, _matrix),
                 index=None if batch.index is None else cupy.asarray(batch.index),
+                modalities=converted_modalities(batch.modalities, _matrix, lambda _, held: _matrix(held), cupy.asarray),
             )
 
 

@@ -1,7 +1,8 @@
 """What is a batch of JAX arrays, and what of it goes through ``jax.jit``?
 
-1. A `JaxBatch` is a pytree: its leaves are the arrays of ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``. Row
-   numbers, names and labels stay on the host, so that no transformation narrows the former or asks for the latter.
+1. A `JaxBatch` is a pytree: its leaves are the arrays of ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``, and
+   those of its modalities. Row numbers, names and labels stay on the host, so that no transformation narrows the former
+   or asks for the latter.
 2. `held` makes sure that JAX, which narrows 64-bit types wherever they are off, alters no value.
 """
 
@@ -14,10 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from annbatch.adapter import Batch
+from annbatch.adapter import Batch, Modality
 from annbatch.errors import InputError
 
-_LEAVES = ("data", "layers", "obsm", "codes", "mask")
+_LEAVES = ("data", "layers", "obsm", "codes", "mask", "modalities")
 _STAYS = "stays with the batch that the loader gave: JAX transformations take and give its arrays alone"
 
 
@@ -26,10 +27,10 @@ class JaxBatch(Batch):
     """A batch in JAX arrays, with one more key: ``mask``.
 
     It is a pytree, so that ``jax.jit(step)(batch)``, ``jax.grad`` and ``jax.tree.map`` take it as it is. What a
-    transformation sees, or gives back, has ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``. ``index``,
-    ``names`` and ``labels`` stay on the host: there ``index``, ``names`` and ``n_padding`` are None, and asking for
-    ``labels`` is an error.
-    Batches of equal shapes are one compilation, also the last one of an epoch: what fills it up only shows in ``mask``.
+    transformation sees, or gives back, has ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``, and modalities.
+    ``index``, ``names`` and ``labels`` stay on the host: there ``index``, ``names`` and ``n_padding`` are None, and
+    asking for ``labels`` is an error. Batches of equal shapes are one compilation, also the last one of an epoch: what
+    fills it up only shows in ``mask``.
     """
 
     mask: jax.Array
@@ -63,6 +64,7 @@ def _unflatten(_: None, leaves: Iterable[Any]) -> JaxBatch:
 
 
 jax.tree_util.register_pytree_with_keys(JaxBatch, _flatten, _unflatten)
+jax.tree_util.register_dataclass(Modality, ["data", "layers", "obsm", "mask"], [])
 
 
 def held(array: Any, name: str) -> Any:

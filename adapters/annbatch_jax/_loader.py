@@ -21,7 +21,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from annbatch.adapter import CSR, Adapter, Array, Batch, Capacity, Emit, Epoch, Partition, a_loader, converted, integer
+from annbatch.adapter import (
+    CSR,
+    Adapter,
+    Array,
+    Batch,
+    Capacity,
+    Emit,
+    Epoch,
+    Partition,
+    a_loader,
+    converted,
+    converted_modalities,
+    integer,
+)
 from annbatch.errors import InputError
 from annbatch_jax._agreement import Agreement
 from annbatch_jax._batch import JaxBatch, held
@@ -50,7 +63,9 @@ class JaxLoader(Adapter):
       int64, and float64 where some may be missing; where they are off, a value that 32 bits do not hold is an error.
       Rows that only fill up are missing, or False;
     - ``batch["obsm"][name]``: a dense array, or, where it is stored sparse, a matrix like ``data``; float32 (float64
-      if ``dtype`` is), or integers, as in ``codes``.
+      if ``dtype`` is), or integers, as in ``codes``;
+    - of a collection with modalities, ``batch["rna"]["data"]`` and the like, instead of ``data``, ``layers`` and
+      ``obsm``.
 
     A batch is a pytree: ``jax.jit(step)(batch)`` works, as `JaxBatch` says.
 
@@ -183,7 +198,7 @@ class JaxLoader(Adapter):
             "batches had": state["parts"] if loader.next_epoch == state["epoch"] else [],
             "layout": self._emit.layout,
             "dtype": str(self.dtype),
-            "n_vars": loader.n_vars,
+            "n_vars": {name: one.n_vars for name, one in loader.mod.items()} or loader.n_vars,
             "canonical": self._canonical,
             "nse": repr(nse) if isinstance(nse, Capacity) else getattr(nse, "__qualname__", type(nse).__name__),
             "layers": list(loader.layers),
@@ -200,20 +215,24 @@ class JaxLoader(Adapter):
         agreement.check("the first batches", {"elements": rule.first, "nse": rule.rule(rule.first)})
 
     def _hand_over(self, batch: Batch) -> JaxBatch:
-        n_rows = batch.data.shape[0]
+        n_rows = batch.n_rows
         mask = np.arange(n_rows) < n_rows - batch.n_padding
         handed = self._put(
             {
-                "data": self._matrix(batch.data),
+                "data": None if batch.data is None else self._matrix(batch.data),
                 "layers": converted(batch.layers, self._matrix),
                 "obsm": None if batch.obsm is None else {name: self._obsm(name, m) for name, m in batch.obsm.items()},
                 "codes": {name: held(codes, f"obs[{name!r}]") for name, codes in batch.codes.items()},
                 "mask": mask,
+                "modalities": converted_modalities(batch.modalities, self._matrix, self._obsm, lambda held: held),
             }
         )
         if self._is_narrowed:
-            handed["data"] = self._narrowed(handed["data"])
+            handed["data"] = None if batch.data is None else self._narrowed(handed["data"])
             handed["layers"] = converted(handed["layers"], self._narrowed)
+            handed["modalities"] = converted_modalities(
+                handed["modalities"], self._narrowed, lambda _, held: held, lambda held: held
+            )
         rest = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name not in handed}
         return JaxBatch(**handed, **rest)
 

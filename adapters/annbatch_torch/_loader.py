@@ -35,6 +35,7 @@ from annbatch.adapter import (
     a_loader,
     available_cores,
     converted,
+    converted_modalities,
 )
 from annbatch.errors import InputError
 from annbatch_torch._dealers import check_dealers
@@ -88,11 +89,12 @@ class TorchBatch(Fields):
     def _mapped(self, convert: Callable[[torch.Tensor], torch.Tensor]) -> TorchBatch:
         return replace(
             self,
-            data=convert(self.data),
+            data=None if self.data is None else convert(self.data),
             codes={name: convert(codes) for name, codes in self.codes.items()},
             layers=converted(self.layers, convert),
             obsm=converted(self.obsm, convert),
             index=None if self.index is None else convert(self.index),
+            modalities=converted_modalities(self.modalities, convert, lambda _, held: convert(held), convert),
         )
 
 
@@ -109,7 +111,9 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
       them; for a column of numbers or booleans its values, in the types of `annbatch.Batch`: int64, float32, bool, or
       float64 where integers may be missing;
     - ``batch["obsm"][name]``: a dense tensor, or, where it is stored sparse, a matrix like ``data``; float32 (float64
-      if ``dtype`` is), or integers.
+      if ``dtype`` is), or integers;
+    - of a collection with modalities, ``batch["rna"]["data"]`` and the like, instead of ``data``, ``layers`` and
+      ``obsm``.
 
     On the CPU ``data`` and ``index`` are the core's own memory, and so is ``data`` of ``Loader(device="cuda")``. A
     batch may be kept: its memory, host or device, is not used again before the last tensor on it is gone.
@@ -249,7 +253,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
 
     def _hand_over(self, batch: Batch) -> TorchBatch:
         handed = TorchBatch(
-            data=self._matrix(batch.data),
+            data=None if batch.data is None else self._matrix(batch.data),
             codes={name: self._codes(codes) for name, codes in batch.codes.items()},
             index=None if batch.index is None else self._tensor(batch.index),
             make_labels=batch.make_labels,
@@ -257,6 +261,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             obsm=None if batch.obsm is None else {name: self._obsm(name, array) for name, array in batch.obsm.items()},
             n_padding=batch.n_padding,
             names=batch.names,
+            modalities=converted_modalities(batch.modalities, self._matrix, self._obsm, self._tensor),
         )
         if self._copies is not None:
             self._copies.keep(batch, event_behind_copies(self.device))

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from annbatch.batch import CSR, Batch
+from annbatch.batch import CSR, Batch, Modality
 from annbatch.batches.on_host import Filling, SparsePart
 from annbatch.buffers import aligned
 from annbatch.device.cuda import Event, Kernel, Stream
@@ -321,6 +321,9 @@ def place_in(staging: WindowMemory, arrays: Sequence[NDArray[Any]], array: NDArr
     return staging.ptr + address(array) - address(arrays[0])
 
 
+Held = TypeVar("Held", Batch, Modality)
+
+
 class HandOver:
     """Makes batches on the stream that is current where they are asked for."""
 
@@ -339,15 +342,21 @@ class HandOver:
         """
         stream = self._pool.device.current()
         copied: list[NDArray[Any]] = []
-        made = replace(
-            batch,
-            data=self._matrix(batch.data, stream, copied),
-            layers=self._all(batch.layers, stream, copied),
-            obsm=self._all(batch.obsm, stream, copied),
-        )
+        made = self._made(batch, stream, copied)
+        if batch.modalities is not None:
+            modalities = {name: self._made(one, stream, copied) for name, one in batch.modalities.items()}
+            made = replace(made, modalities=modalities)
         if copied:
             self._pool.keep(copied, stream.record())
         return made
+
+    def _made(self, held: Held, stream: Stream, copied: list[NDArray[Any]]) -> Held:
+        return replace(
+            held,
+            data=None if held.data is None else self._matrix(held.data, stream, copied),
+            layers=self._all(held.layers, stream, copied),
+            obsm=self._all(held.obsm, stream, copied),
+        )
 
     def _all(self, matrices: Any, stream: Stream, copied: list[NDArray[Any]]) -> dict[str, Any] | None:
         if matrices is None:

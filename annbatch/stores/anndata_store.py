@@ -143,23 +143,19 @@ def open_stores(collection: Collection, wanted: Wanted) -> list[Store]:
     InputError
         If a label column, a layer or an element of obsm is not there.
     """
-    stores = _open_all(collection, wanted)
-    for store, entry in zip(stores, collection.stores, strict=True):
-        if store.shape != (recorded := (entry.n_obs, collection.n_vars)):
-            raise CorruptStoreError(
-                f"{store.name}: must have the shape {recorded} of the collection, got {store.shape}"
-            )
-    return stores
-
-
-def _open_all(collection: Collection, wanted: Wanted) -> list[Store]:
     is_local = isinstance(collection.path, Path)
 
     def open_one(store: StoreEntry) -> Store:
         name, recorded = f"{collection.path}/{store.name}", collection.recorded(store)
         return open_store(collection.group(store), wanted, name, recorded, reopen=is_local)
 
-    return open_each(open_one, collection.stores, is_remote=not is_local)
+    stores = open_each(open_one, collection.stores, is_remote=not is_local)
+    for store, entry in zip(stores, collection.stores, strict=True):
+        if store.shape != (recorded := (entry.n_obs, collection.n_vars)):
+            raise CorruptStoreError(
+                f"{store.name}: must have the shape {recorded} of the collection, got {store.shape}"
+            )
+    return stores
 
 
 def open_store(

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -21,6 +21,7 @@ from annbatch.errors import InputError
 
 Mask = NDArray[np.bool_] | pd.Series
 VarNames = Sequence[str] | Mask | Callable[[pd.DataFrame], Any]
+Wanted = tuple[str, ...] | Mask | Callable[[pd.DataFrame], Any] | None
 Absent = Literal["error", "zero"]
 
 ABSENT = "absent"
@@ -31,7 +32,7 @@ ABSENT = "absent"
 class Genes:
     """The genes that a user asked for."""
 
-    wanted: tuple[str, ...] | Mask | Callable[[pd.DataFrame], Any] | None
+    wanted: Wanted
     """Names, a mask of the store's genes, or what gives a mask from var; None means all genes."""
     key: str | None = None
     """Column of var in which names are looked up; None means the index."""
@@ -65,6 +66,21 @@ class Genes:
                 kind = "None" if wanted is None else "a function" if callable(wanted) else "a mask"
                 raise ValueError(f"{option} needs var_names that are names, got {kind}")
         return cls(found, key, absent)
+
+    @classmethod
+    def by_modality(cls, wanted: Mapping[str, VarNames], key: str | None, absent: Absent) -> dict[str, Wanted]:
+        """Check what a user gave for several modalities; ``key`` and ``absent`` are for those that have names.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `of` does.
+        """
+        found = {name: cls.of(one, None, "error").wanted for name, one in wanted.items()}
+        named: list[VarNames | None] = [one for one in found.values() if isinstance(one, tuple)]
+        for one in named or [None]:
+            cls.of(one, key, absent)
+        return found
 
     def find(self, var: pd.DataFrame, store: str) -> tuple[NDArray[np.int64], pd.DataFrame] | None:
         """Look the genes up in the var of a store.
