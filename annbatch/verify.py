@@ -2,7 +2,8 @@
 
 1. `verify_store` compares each file of a store with its recorded size and checksum.
 2. It then reads the matrices, a block of rows at a time: as many rows as the manifest says, ``indptr`` from 0 to the
-   number of elements and never falling, column numbers in range and ascending within each row.
+   number of elements and never falling, column numbers in range and ascending within each row. Modalities are checked
+   one after the other, and must have the same cells.
 
 Stores of other programs have no records, so that only step 2 is done for them.
 """
@@ -13,12 +14,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import anndata as ad
 import numpy as np
 
 from annbatch.errors import CorruptStoreError, InputError, naming
 from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import Collection
 from annbatch.stores.manifest import StoreEntry
+from annbatch.stores.refusals import refuse_executable
+from annbatch.stores.stored_frame import as_text
 from annbatch.write.inputs.matrix_rows import Matrix, cut_rows, matrix_of
 from annbatch.write.shuffle.row_kernels import first_bad_row
 
@@ -39,6 +43,36 @@ def verify_store(
         If it cannot be opened.
     """
     replace(collection, stores=(store,), n_obs=store.n_obs).verify()
+    if not collection.modalities:
+        _verify_elements(collection, store, report)
+        return
+    names = _names(collection, store)
+    for number, modality in enumerate(collection.modalities):
+        view = collection.modality(modality)
+        part = view.stores[collection.stores.index(store)]
+        differs = np.flatnonzero(_names(view, part) != names)
+        if len(differs):
+            row = int(differs[0])
+            raise CorruptStoreError(
+                f"{collection.path}/{part.name}/obs: must have the cells of the store, row {row} is not {names[row]!r}"
+            )
+        _verify_elements(view, part, report if number == 0 else lambda rows: None)
+
+
+def _names(collection: Collection, store: StoreEntry) -> Any:
+    path = f"{collection.path}/{store.name}"
+    root: Any = collection.group(store)
+    with naming(f"{path}/obs"):
+        obs: Any = root["obs"]
+        refuse_executable(obs, f"{path}/obs")
+        names = as_text(ad.io.read_elem(obs[obs.attrs["_index"]]))
+    if len(names) != store.n_obs:
+        raise CorruptStoreError(f"{path}/obs: must have the {store.n_obs} rows of the manifest, got {len(names)}")
+    return names
+
+
+def _verify_elements(collection: Collection, store: StoreEntry, report: Callable[[int], object]) -> None:
+    """Check the matrices of one AnnData store."""
     path = f"{collection.path}/{store.name}"
     root: Any = collection.group(store)
     with naming(path):

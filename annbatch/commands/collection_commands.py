@@ -30,10 +30,12 @@ from annbatch.errors import StoreError, naming
 from annbatch.progress import progress_bar
 from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import Collection
+from annbatch.stores.modality import FOLDER
 from annbatch.stores.refusals import refuse_executable
 from annbatch.verify import verify_store
 from annbatch.write import append_to_collection, create_anndata_collection, reshuffle_collection
 from annbatch.write.array_layout import Codec
+from annbatch.write.inputs.cell_join import JoinObs
 from annbatch.write.inputs.matrix_rows import matrix_of
 from annbatch.write.inputs.merged_var_column import Merge
 
@@ -158,6 +160,19 @@ _CODEC = partial(click.option, "--codec", type=click.Choice(get_args(Codec)))
 @_OBS_COLUMNS(help="obs column to carry along; by default all.")
 @click.option("--dense", multiple=True, help="Write X or layers/NAME dense.")
 @_GROUPBY
+@click.option(
+    "--modality",
+    "--modalities",
+    "modalities",
+    multiple=True,
+    help="Modality of .h5mu files to write; by default all. Other options name elements of one as rna:NAME.",
+)
+@click.option(
+    "--join-obs",
+    type=click.Choice(get_args(JoinObs)),
+    default="inner",
+    help="Of files with modalities, the cells that all modalities have, or all cells.",
+)
 @_OVERWRITE
 def create(
     adata_paths: Sequence[str],
@@ -169,13 +184,15 @@ def create(
 ) -> None:
     """Shuffle the cells of INPUTS into a new collection at OUTPUT.
 
-    INPUTS are files and folders of AnnData (.h5ad, also gzipped; .zarr, also zipped), MuData (FILE.h5mu/MODALITY), loom
-    and 10x Genomics (.h5, mtx), their URLs, or quoted patterns of their names, such as "data/*.h5ad". NAME=PATH gives
-    an input the name that the obs column src_path has for its cells.
+    INPUTS are files and folders of AnnData (.h5ad, also gzipped; .zarr, also zipped), MuData (.h5mu, or one modality,
+    FILE.h5mu/MODALITY), loom and 10x Genomics (.h5, mtx), their URLs, or quoted patterns of their names, such as
+    "data/*.h5ad". NAME=PATH gives an input the name that the obs column src_path has for its cells; with --modality, it
+    is the file of that modality.
 
     If this is interrupted, run it again: it goes on where it was; to give it up instead, remove the hidden directory
     .OUTPUT.building beside OUTPUT.
     """
+    options["modalities"] = list(options["modalities"]) or None
     names = None if var_names is None else gene_names(var_names)
     inputs = _inputs(adata_paths, inputs_from)
     show(create_anndata_collection(inputs, output_path, var_names=names, **_arguments(options)), as_json)
@@ -262,12 +279,13 @@ def verify(collection: str, progress: bool, as_json: bool) -> None:
 def head(collection: str, n_rows: int, as_json: bool) -> None:
     """Show the first cells of COLLECTION.
 
-    Their obs, how many values of X each has, and what these add up to.
+    Their obs, how many values of X each has (of each modality), and what these add up to.
     """
     found = Collection.open(collection)
     obs: list[pd.DataFrame] = []
-    lengths: list[int] = []
-    sums: list[float] = []
+    of_each = {f"{name}:": f"{FOLDER}/{name}/X" for name in found.modalities} or {"": "X"}
+    lengths: dict[str, list[int]] = {prefix: [] for prefix in of_each}
+    sums: dict[str, list[float]] = {prefix: [] for prefix in of_each}
     for store in found.stores:
         n = n_rows - sum(map(len, obs))
         if n <= 0:
@@ -276,14 +294,16 @@ def head(collection: str, n_rows: int, as_json: bool) -> None:
         with naming(f"{found.path}/{store.name}"):
             refuse_executable(root["obs"], "obs")
             obs.append(ad.io.read_elem(root["obs"]).iloc[:n])
-            x = matrix_of(root["X"], f"{found.path}/{store.name}/X")
-        for row in range(len(obs[-1])):
-            start, stop = (row, row + 1) if x.format == "dense" else x.indptr[row : row + 2].tolist()
-            values = np.asarray(x.data[start:stop])
-            lengths.append(int((values != 0).sum()) if x.format == "dense" else len(values))
-            sums.append(float(values.sum()))
+            for prefix, name in of_each.items():
+                x = matrix_of(root[name], f"{found.path}/{store.name}/{name}")
+                for row in range(len(obs[-1])):
+                    start, stop = (row, row + 1) if x.format == "dense" else x.indptr[row : row + 2].tolist()
+                    values = np.asarray(x.data[start:stop])
+                    lengths[prefix].append(int((values != 0).sum()) if x.format == "dense" else len(values))
+                    sums[prefix].append(float(values.sum()))
     table = pd.concat(obs)
-    table["X values"], table["X sum"] = lengths, sums
+    for prefix in of_each:
+        table[f"{prefix}X values"], table[f"{prefix}X sum"] = lengths[prefix], sums[prefix]
     if as_json:
         print_text(table.reset_index(names="obs_name").to_json(orient="records"))
     else:

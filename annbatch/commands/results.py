@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
 from annbatch import summary
 from annbatch.errors import OutputError
 from annbatch.stores.collection import Collection
+from annbatch.stores.modality import ModalityEntry
 
 
 def print_text(text: str) -> None:
@@ -31,9 +33,10 @@ def show(collection: Collection, as_json: bool) -> None:
         "n_vars": collection.n_vars,
         "stores": len(collection.stores),
         "bytes": nbytes,
-        "nnz": sum(store.nnz for store in collection.stores if store.nnz is not None),
+        "nnz": sum(nnz for nnz in _nnz(collection) if nnz is not None),
         "types": {key: types.to_json() for key, types in collection.types.items()},
         "obs_columns": list(collection.obs_columns),
+        "modalities": {name: _of_modality(one) for name, one in collection.modalities.items()},
         "shuffled": collection.shuffled,
         "seed": collection.seed,
         "grouped_by": collection.grouped_by,
@@ -48,6 +51,9 @@ def show(collection: Collection, as_json: bool) -> None:
         f"{collection.path}: {collection.n_obs:,} cells × {collection.n_vars:,} genes in {stores}, "
         f"{summary.size(nbytes)}, {found['nnz']:,} values"
     )
+    for name, modality in collection.modalities.items():
+        masked = ", of some of the cells" if modality.masked else ""
+        print_text(f"  {name}: {modality.n_vars:,} features{masked}; obs: {', '.join(modality.obs_columns)}")
     for key, types in collection.types.items():
         print_text(f"  {key}: stored as {types.stored}, was {types.original}")
     order = f"shuffled with seed {collection.seed}" if collection.shuffled else "in the order of the inputs"
@@ -68,3 +74,18 @@ def show(collection: Collection, as_json: bool) -> None:
             print_text(f"    renamed: {', '.join(f'{own} to {new}' for own, new in entry.renamed.items())}")
         if entry.left_out:
             print_text(f"    left out: {', '.join(entry.left_out)}")
+        if entry.cells_lost:
+            cells = ", ".join(f"{n:,} of {name}" for name, n in entry.cells_lost.items())
+            print_text(f"    cells left out: {cells}")
+
+
+def _nnz(collection: Collection) -> list[int | None]:
+    """Give the stored elements of X of each store, and modality."""
+    if not collection.modalities:
+        return [store.nnz for store in collection.stores]
+    return [nnz for modality in collection.modalities.values() for nnz in modality.nnz]
+
+
+def _of_modality(modality: ModalityEntry) -> dict[str, Any]:
+    obs_columns = list(modality.obs_columns)
+    return {"n_vars": modality.n_vars, "obs_columns": obs_columns, "masked": modality.masked}
