@@ -1,8 +1,8 @@
 """How does compiled code reach memory, files and C functions?
 
 1. `inline` compiles a part of a kernel, `Kernel` a kernel that is cached on disk.
-2. `view` gives an array at an address, `pread` fills one from a file or memory, `call_decompress` calls a C decoder by
-   address: kernels that hold a ctypes object could not be cached.
+2. `view` gives an array at an address, `load` one element of it, `pread` fills one from a file or memory,
+   `call_decompress` calls a C decoder by address: kernels that hold a ctypes object could not be cached.
 3. `stream_line` and `accumulate_vectors` are what LLVM would not make of a loop by itself.
 
 Caches are renewed when a kernel's own file changes, not when this one does: remove ``__pycache__`` after a change here.
@@ -93,6 +93,17 @@ def pointer(typing: Any, address: Any, like: Any) -> Any:
 def view(address: int, size: int, like: Array) -> Any:
     """Give (size,) elements of the dtype of ``like`` at an address, which must be aligned for it."""
     return numba.carray(pointer(address, like), (size,))  # type: ignore[attr-defined]
+
+
+@intrinsic
+def load(typing: Any, address: Any, like: Any) -> Any:
+    """Load an element of the dtype of ``like`` from any address, aligned or not."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        stored = context.get_value_type(signature.return_type)
+        return builder.load(builder.inttoptr(arguments[0], stored.as_pointer()), align=1)
+
+    return like.dtype(types.int64, like), generate
 
 
 @inline

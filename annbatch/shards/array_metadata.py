@@ -125,10 +125,10 @@ def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: M
         n_chunks=-(-shape[0] // inner[0]),
         chunks_per_shard=outer[0] // inner[0],
         index_at=index_at,
-        stored_nbytes=decoder.stored_nbytes(elements * dtype.itemsize),
+        stored_nbytes=decoder.stored_nbytes(elements, dtype.itemsize),
         root=root,
         recorded=recorded,
-        is_compared=index_at is None and not decoder.crc32c,
+        is_compared=index_at is None and not decoder.has_checksums,
     )
     return Description(dtype, shape, elements, decoder, _fill_value(metadata["fill_value"], dtype), layout)
 

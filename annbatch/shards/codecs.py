@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from annbatch.shards.packed_layout import NAME, Layout, can_pack, parse_delta
+
 HEAD_NBYTES = 64
 """Free bytes before the stored bytes in a raw buffer: room for a header, and the stored bytes stay aligned."""
 TAIL_NBYTES = 64
@@ -47,6 +49,7 @@ class Codec(IntEnum):
     BLOSC = 1
     ZSTD = 2
     GZIP = 3
+    PACKED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +63,20 @@ class Decoder:
     crc32c: bool = False
     """Whether the stored bytes end in a crc32c of themselves."""
     delta: bool = False
-    """Whether elements are stored as differences from the one before in their chunk, as ``numcodecs.delta`` does."""
+    """Whether elements are stored as differences from the one before in their chunk, as ``numcodecs.delta`` does; of
+    packed ones, as ``docs/packed.md`` says."""
 
-    def stored_nbytes(self, chunk_nbytes: int) -> tuple[int, int]:
-        """Give the fewest and the most bytes that a chunk of ``chunk_nbytes`` can be stored in."""
-        suffix = 4 if self.crc32c else 0
+    @property
+    def has_checksums(self) -> bool:
+        """Whether damage to the stored bytes shows."""
+        return self.crc32c or self.codec is Codec.PACKED
+
+    def stored_nbytes(self, n: int, itemsize: int) -> tuple[int, int]:
+        """Give the fewest and the most bytes that a chunk of ``n`` elements can be stored in."""
+        if self.codec is Codec.PACKED:
+            layout = Layout(n, itemsize)
+            return layout.blocks, layout.max_nbytes
+        suffix, chunk_nbytes = 4 if self.crc32c else 0, n * itemsize
         if self.codec is Codec.RAW:
             return chunk_nbytes + suffix, chunk_nbytes + suffix
         # Each compressor falls back to stored blocks: a header and well below 1/128 more than it was given.
@@ -88,6 +100,10 @@ def parse_codecs(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any], chun
     if not 1 <= chunk_nbytes <= MAX_CHUNK_NBYTES:
         return f"inner chunks must decode to 1 to {MAX_CHUNK_NBYTES} bytes, not {chunk_nbytes}"
     steps = [(str(codec["name"]), dict(codec.get("configuration") or {})) for codec in codecs]
+    if steps and steps[0][0] == NAME:
+        if len(steps) > 1 or not can_pack(dtype):
+            return f"{NAME} must be the only codec, of integers, got {[name for name, _ in steps]} and {dtype}"
+        return Decoder(Codec.PACKED, delta=parse_delta(steps[0][1]))
     delta = bool(steps) and steps[0][0] == f"{_NUMCODECS_PREFIX}delta"
     if delta:
         stored_as = steps.pop(0)[1]

@@ -192,7 +192,8 @@ def decode_chunk(
 
 
 @inline
-def _place(source: Array, src: Array, length: Array, dst: Array, first: int, last: int, limit: int, like: Array) -> int:
+def place(source: Array, src: Array, length: Array, dst: Array, first: int, last: int, limit: int, like: Array) -> int:
+    """Copy the pieces [first, last) of decoded elements, with a cast, to their addresses; gives a `Status`."""
     for piece in range(first, last):
         start, n = src[piece], length[piece]
         if start < 0 or n < 0 or start > source.size or n > source.size - start:
@@ -285,7 +286,7 @@ def scatter_chunks(
         status = decode_chunk(decompress, context, chain, fds[j], offsets[j], sizes[j], fill, raw, shuffled, scratch)
         if status != _OK:
             return status, j
-        status = _place(scratch, piece_src, piece_len, piece_dst, piece_ptr[j], piece_ptr[j + 1], limit, like)
+        status = place(scratch, piece_src, piece_len, piece_dst, piece_ptr[j], piece_ptr[j + 1], limit, like)
         if status != _OK:
             return status, j
         j = take_ticket(tickets)
@@ -295,7 +296,7 @@ def scatter_chunks(
 @Kernel
 def scatter_buffer(source: Array, piece_src: Array, piece_len: Array, piece_dst: Array, limit: int, like: Array) -> int:
     """Scatter pieces of decoded elements; the parameters and the `Status` are those of `scatter_chunks`."""
-    return int(_place(source, piece_src, piece_len, piece_dst, 0, piece_dst.size, limit, like))
+    return int(place(source, piece_src, piece_len, piece_dst, 0, piece_dst.size, limit, like))
 
 
 @Kernel

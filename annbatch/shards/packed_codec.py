@@ -7,7 +7,6 @@ importing this module.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,21 +17,8 @@ from zarr.registry import register_codec
 
 from annbatch.shards.packed_decoder import unpacked
 from annbatch.shards.packed_encoder import packed
-
-NAME = "annbatch.packed"
-"""What ``zarr.json`` calls the codec."""
-
-
-def takes(dtype: np.dtype[Any]) -> bool:
-    """Say whether arrays of a type can be packed."""
-    return dtype.kind in "iu" and dtype.itemsize <= 8
-
-
-def parse_delta(configuration: Mapping[str, Any]) -> bool:
-    """Give the one field of the codec's configuration; raises ValueError if there are others, or it is no boolean."""
-    if set(configuration) != {"delta"} or not isinstance(configuration["delta"], bool):
-        raise ValueError(f"the configuration of {NAME} must be {{'delta': true or false}}, got {dict(configuration)}")
-    return configuration["delta"]
+from annbatch.shards.packed_layout import NAME as NAME
+from annbatch.shards.packed_layout import can_pack, parse_delta
 
 
 @dataclass(frozen=True)
@@ -62,7 +48,7 @@ class PackedCodec(ArrayBytesCodec):
     def validate(self, *, shape: Any, dtype: Any, chunk_grid: Any) -> None:
         """Raise ValueError unless an array of a type can be packed."""
         native = dtype.to_native_dtype()
-        if not takes(native):
+        if not can_pack(native):
             raise ValueError(f"{NAME} packs integers of at most 64 bits, got {native}")
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:

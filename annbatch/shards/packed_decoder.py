@@ -58,6 +58,8 @@ def unpacked(stored: Bytes, n: int, dtype: np.dtype[Any], *, delta: bool) -> npt
     n_words, n_flags = width * BLOCK // 8, np.where(extra > 0, FLAGS_NBYTES, 0)
     n_extra_bytes = (n_extras * extra + 7) // 8
     nbytes = n_words + n_flags + n_extra_bytes + n_patches * (1 + patch)
+    if (nbytes > BLOCK * dtype.itemsize).any():
+        raise CorruptStoreError("a block of a packed chunk must not be longer than its values are")
     edges = layout.blocks + np.concatenate([[0], np.cumsum(nbytes)])
     if edges[-1] != stored.size:
         raise CorruptStoreError(f"the table of a packed chunk describes {edges[-1]} bytes, the chunk has {stored.size}")

@@ -5,8 +5,14 @@ Pure. A chunk is a table and, behind it, blocks; `docs/packed.md` describes ever
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+
+NAME = "annbatch.packed"
+"""What ``zarr.json`` calls the codec."""
 BLOCK = 256
 """Values in a block."""
 LANES = 16
@@ -63,3 +69,15 @@ class Layout:
     def max_nbytes(self) -> int:
         """Most bytes of a chunk: no block takes more than its values do unpacked."""
         return self.blocks + self.n_blocks * BLOCK * self.itemsize
+
+
+def can_pack(dtype: np.dtype[Any]) -> bool:
+    """Say whether arrays of a type can be packed."""
+    return dtype.kind in "iu" and dtype.itemsize <= 8
+
+
+def parse_delta(configuration: Mapping[str, Any]) -> bool:
+    """Give the one field of the codec's configuration; raises ValueError if there are others, or it is no boolean."""
+    if set(configuration) != {"delta"} or not isinstance(configuration["delta"], bool):
+        raise ValueError(f"the configuration of {NAME} must be {{'delta': true or false}}, got {dict(configuration)}")
+    return configuration["delta"]

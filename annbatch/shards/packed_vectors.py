@@ -118,7 +118,8 @@ def expand_row(typing: Any, flags: Any, source: Any, shift: Any, target: Any) ->
     """Add the next of the bytes at ``source``, shifted up, to each of 16 uint16 that is flagged; give their number."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        flags, source, shift, target = arguments
+        source, shift, target = arguments[1:]
+        flags = builder.zext(_load(builder, arguments[0], _I16), _I64)
         module = builder.module
         table = module.globals.get("annbatch.places") or ir.GlobalVariable(
             module, ir.ArrayType(_I64, 256), "annbatch.places"
@@ -176,6 +177,17 @@ def sum_row(typing: Any, target: Any, before: Any) -> Any:
         return builder.zext(builder.extract_element(sums, _I32(_LANES - 1)), _I64)
 
     return types.int64(types.int64, types.int64), generate
+
+
+@intrinsic
+def clear_row(typing: Any, target: Any) -> Any:
+    """Write 16 zeros, as uint16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _store(builder, ir.Constant(_ROW, [0] * _LANES), arguments[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 @intrinsic

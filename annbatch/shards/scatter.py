@@ -23,6 +23,8 @@ from annbatch.plan.chunk_pieces import Pieces
 from annbatch.shards.chunk_files import ChunkFiles, locate_all
 from annbatch.shards.codecs import HEAD_NBYTES, Codec, Decoder, Library, Workspace, gunzip, library
 from annbatch.shards.decode_kernels import Status, copy_types, native_types, read_stored, scatter_buffer, scatter_chunks
+from annbatch.shards.packed_kernels import scatter_packed
+from annbatch.shards.packed_layout import BLOCK, Layout
 from annbatch.shards.shard_index import ChunkGrid, Located
 
 Ints = npt.NDArray[np.int64]
@@ -45,6 +47,11 @@ class Form:
     def nbytes(self) -> int:
         """Size of a decoded chunk."""
         return self.chunk_elements * self.dtype.itemsize
+
+    @property
+    def max_stored_nbytes(self) -> int:
+        """Most bytes that a chunk is stored in."""
+        return self.decoder.stored_nbytes(self.chunk_elements, self.dtype.itemsize)[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,29 +123,31 @@ class Scatter:
             self._run_in_python(workspace, types)
 
     def _run_kernel(self, workspace: Workspace, types: tuple[np.dtype[Any], np.dtype[Any]]) -> None:
-        loaded, decoder, nbytes = library(), self.form.decoder, self.form.nbytes
-        status, j = scatter_chunks(
-            loaded.decompress_address if isinstance(loaded, Library) else 0,
-            workspace.context,
-            int(decoder.codec),
-            decoder.shuffle,
-            decoder.delta,
-            decoder.crc32c,
-            self.located.fds,
-            self.located.offsets,
-            self.located.nbytes,
-            self.pieces.bounds,
-            self.pieces.sources,
-            self.pieces.lengths,
-            self.pieces.targets,
+        decoder, nbytes, located, pieces = self.form.decoder, self.form.nbytes, self.located, self.pieces
+        wanted = (
+            *(located.fds, located.offsets, located.nbytes),
+            *(pieces.bounds, pieces.sources, pieces.lengths, pieces.targets),
             self._limit(),
             np.frombuffer(bytearray(self.form.fill), types[0]),
-            workspace.raw(decoder.stored_nbytes(nbytes)[1]),
-            workspace.shuffled(nbytes if decoder.shuffle > 1 else 0),
-            workspace.scratch(nbytes).view(types[0]),
-            np.empty(0, types[1]),
-            self.tickets,
+            workspace.raw(self.form.max_stored_nbytes),
         )
+        ends = np.empty(0, types[1]), self.tickets
+        if decoder.codec is Codec.PACKED:
+            layout = Layout(self.form.chunk_elements, self.form.dtype.itemsize)
+            scratch = workspace.scratch(layout.n_blocks * BLOCK * layout.itemsize)
+            blocks, elements = scratch.view(copy_types(self.form.dtype)[0]), scratch[:nbytes].view(types[0])
+            status, j = scatter_packed(decoder.delta, *wanted, blocks, elements, *ends)
+        else:
+            loaded = library()
+            status, j = scatter_chunks(
+                loaded.decompress_address if isinstance(loaded, Library) else 0,
+                workspace.context,
+                *(int(decoder.codec), decoder.shuffle, decoder.delta, decoder.crc32c),
+                *wanted,
+                workspace.shuffled(nbytes if decoder.shuffle > 1 else 0),
+                workspace.scratch(nbytes).view(types[0]),
+                *ends,
+            )
         if status != Status.OK:
             self.fail(status, j)
 
@@ -170,7 +179,7 @@ class Scatter:
             one = Scatter(form, self.layouts[self._array_of(j) :][:1], pieces, form.dtype, None, located)
             one.run(workspace)
             return decoded
-        raw = workspace.raw(form.decoder.stored_nbytes(form.nbytes)[1])
+        raw = workspace.raw(form.max_stored_nbytes)
         status, size = read_stored(located.fds[0], located.offsets[0], located.nbytes[0], raw, form.decoder.crc32c)
         if status != Status.OK:
             self.fail(status, j)

@@ -23,6 +23,7 @@ import zarr
 from annbatch.errors import StoreError, naming
 from annbatch.remote.remote_array import RemoteArray
 from annbatch.shards.local_array import ShardedArray
+from annbatch.shards.packed_codec import NAME
 
 DIRECT = True
 """Whether the direct path is taken where it can be; benchmarks and tests turn it off to measure and compare."""
@@ -150,4 +151,4 @@ def _has_checksums(array: zarr.Array[Any]) -> bool:
     """Say whether chunks end in checksums: zarrs checks none when it reads a part of a shard, zarr's own codecs do."""
     codecs = array.metadata.to_dict().get("codecs", ())
     chains: Any = [codecs, *(codec.get("configuration", {}).get("codecs", ()) for codec in codecs)]  # type: ignore[union-attr]
-    return any(codec["name"] == "crc32c" for chain in chains for codec in chain)
+    return any(codec["name"] in ("crc32c", NAME) for chain in chains for codec in chain)

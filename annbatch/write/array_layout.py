@@ -9,7 +9,7 @@ from annbatch.shards.array_metadata import describe
 from annbatch.shards.codecs import Codec as Compressor
 from annbatch.stores.collection import FORMAT, Collection
 
-Codec = Literal["blosc", "delta", "zstd"]
+Codec = Literal["blosc", "delta", "packed", "zstd"]
 """What compresses inner chunks, see `ArrayLayout.codec`."""
 
 
@@ -49,7 +49,8 @@ class ArrayLayout:
         found = describe(collection.store_paths[-1] / (*sparse, "X")[0])
         if isinstance(found, str):
             return cls()
-        codec: Codec = "delta" if found.decoder.delta else "zstd" if found.decoder.codec is Compressor.ZSTD else "blosc"
+        codecs: dict[Compressor, Codec] = {Compressor.PACKED: "packed", Compressor.ZSTD: "zstd"}
+        codec = codecs.get(found.decoder.codec, "delta" if found.decoder.delta else "blosc")
         return cls(found.chunk_elements, codec=codec)
 
     def shard(self, length: int, chunk: int, limit: int) -> int:

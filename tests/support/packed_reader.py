@@ -70,6 +70,7 @@ def read_chunk(data, n, dtype, delta, blocks=None):
         check(width <= 8 * s and extra in (0, 2, 4) and patch_nbytes <= s, "sizes")
         check((extra or not n_extras) and (not n_patches or width + extra < 8 * s), "numbers")
         parts = 32 * width + (32 if extra else 0) + -(-n_extras * extra // 8) + n_patches * (1 + patch_nbytes)
+        check(parts <= 256 * s, "sizes")
         edges.append(edges[-1] + parts)
     check(edges[-1] == len(data), "length")
     values = []

@@ -1,7 +1,7 @@
 """How do rows that come a piece at a time become the shards of a zarr array?
 
 1. Rows are cut into inner chunks; what does not fill one waits for the next piece.
-2. Threads compress chunks and put a checksum behind each, outside Python's lock.
+2. Threads compress chunks, checksums included, outside Python's lock.
 3. The caller's thread appends them to the shard's file in their order, and closes a full shard with its index.
 4. The file's own checksum grows with it, and a thread of its own waits until its bytes are on the disk.
 
@@ -26,12 +26,13 @@ import zarr
 from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
+from annbatch.shards.packed_encoder import packed
 from annbatch.stores.manifest import FileEntry
 
 Cname = Literal["lz4", "lz4hc"]
 
 Encode = Callable[[npt.NDArray[Any]], bytes]
-"""Compresses a chunk, without its checksum."""
+"""Compresses a chunk; gives all its stored bytes, checksums included."""
 
 _CHUNKS_PER_TASK = 8
 _TASKS_AHEAD = 16
@@ -39,18 +40,28 @@ _SHUFFLE = 1
 
 
 def blosc(cname: Cname, clevel: int) -> Encode:
-    """Give what compresses with blosc, bytes shuffled by the size of the elements."""
+    """Give what compresses with blosc, bytes shuffled by the size of the elements, and puts a crc32c behind."""
     codec = Blosc(cname=cname, clevel=clevel, shuffle=_SHUFFLE)
-    return lambda chunk: bytes(codec.encode(chunk))
+    return lambda chunk: _with_crc32c(bytes(codec.encode(chunk)))
+
+
+def packing(*, delta: bool) -> Encode:
+    """Give what packs integers, as ``docs/packed.md`` describes; they have checksums of their own."""
+    return lambda chunk: packed(chunk, delta=delta).tobytes()
+
+
+def _with_crc32c(stored: bytes) -> bytes:
+    crc: int = google_crc32c.value(stored)
+    return stored + crc.to_bytes(4, "little")
 
 
 def shuffled_zstd(itemsize: int, level: int) -> Encode:
-    """Give what puts the first bytes of all elements together, then the second ones, …, and compresses with zstd."""
+    """Give what shuffles bytes by the size of the elements, compresses with zstd, and puts a crc32c behind."""
     codec = Zstd(level=level)
 
     def encode(chunk: npt.NDArray[Any]) -> bytes:
         planes = chunk.reshape(-1).view(np.uint8).reshape(-1, itemsize).T
-        return bytes(codec.encode(np.ascontiguousarray(planes)))
+        return _with_crc32c(bytes(codec.encode(np.ascontiguousarray(planes))))
 
     return encode
 
@@ -66,9 +77,9 @@ class ShardFiles:
     Parameters
     ----------
     array
-        Whose codecs end in crc32c, inside shards with their index at the end.
+        An array of shards with their index at the end.
     encode
-        The codecs before that.
+        The codecs of its inner chunks.
     workers
         Compress chunks.
     syncing
@@ -81,7 +92,7 @@ class ShardFiles:
         self._path, self._shape = array.path, array.shape
         self._dtype = np.dtype(array.dtype).newbyteorder("<")
         self._chunk, self._chunks_per_shard = array.chunks[0], array.shards[0] // array.chunks[0]
-        self._compress = encode
+        self._encode_chunk = encode
         self._workers, self._syncing = workers, syncing
         self._tail = np.empty((0, *array.shape[1:]), self._dtype)
         self._pending: deque[Future[list[bytes]]] = deque()
@@ -138,11 +149,7 @@ class ShardFiles:
             self._file.close()
 
     def _encode(self, chunks: Sequence[npt.NDArray[Any]]) -> list[bytes]:
-        encoded = []
-        for chunk in chunks:
-            raw = self._compress(np.ascontiguousarray(chunk, self._dtype))
-            encoded.append(raw + google_crc32c.value(raw).to_bytes(4, "little"))
-        return encoded
+        return [self._encode_chunk(np.ascontiguousarray(chunk, self._dtype)) for chunk in chunks]
 
     def _write_out(self, n_left: int) -> None:
         while len(self._pending) > n_left:

@@ -27,13 +27,15 @@ import zarr
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ZstdCodec
 
 from annbatch.shards.codecs import numcodecs_are_known
+from annbatch.shards.packed_codec import PackedCodec
+from annbatch.shards.packed_layout import can_pack
 from annbatch.stores.anndata_store import ORIGINAL_DTYPE
 from annbatch.stores.manifest import ElementTypes, FileEntry
 from annbatch.write.array_layout import ArrayLayout, Codec
 from annbatch.write.inputs.contents import Element
 from annbatch.write.inputs.obs_table import NAMES, ObsTable
 from annbatch.write.inputs.text_file import decode
-from annbatch.write.output.shard_files import Cname, ShardFiles, blosc, differences, shuffled_zstd
+from annbatch.write.output.shard_files import Cname, ShardFiles, blosc, differences, packing, shuffled_zstd
 from annbatch.write.shuffle.freed_memory import give_back
 from annbatch.write.shuffle.run_reader import RowPiece
 
@@ -110,16 +112,23 @@ def _write_matrices(
 ) -> tuple[dict[str, FileEntry], npt.NDArray[Any], dict[str, list[Any]]]:
     writers: dict[str, ShardFiles] = {}
 
-    def start(array: zarr.Array[Any], level: tuple[Cname, int], *, ascends: bool = False) -> None:
-        itemsize = np.dtype(array.dtype).itemsize
-        encode = shuffled_zstd(itemsize, ZSTD_LEVEL) if layout.codec == "zstd" else blosc(*level)
-        if ascends and layout.codec == "delta":
-            encode = differences(encode)
+    def start(
+        array: zarr.Array[Any], level: tuple[Cname, int], *, is_dense: bool = False, ascends: bool = False
+    ) -> None:
+        dtype = np.dtype(array.dtype)
+        if _is_packed(dtype, layout.codec, is_dense=is_dense):
+            encode = packing(delta=ascends)
+        elif layout.codec == "zstd":
+            encode = shuffled_zstd(dtype.itemsize, ZSTD_LEVEL)
+        else:
+            encode = blosc(*level)
+            if ascends and layout.codec == "delta":
+                encode = differences(encode)
         writers[array.path] = ShardFiles(array, encode, workers, syncing)
 
     for element in contents.elements:
         if element.kind == "dense":
-            start(_create_dense(root, element, contents, layout), OTHER_LEVEL)
+            start(_create_dense(root, element, contents, layout), OTHER_LEVEL, is_dense=True)
         else:
             data, indices = _create_sparse(root, element, contents, layout)
             start(data, DATA_LEVEL)
@@ -202,7 +211,17 @@ def _write_obs(
             ad.experimental.write_dispatched(group, column.name, column.decoded(records), callback=writing)
 
 
-def _codecs(dtype: np.dtype[Any], level: tuple[Cname, int], codec: Codec, *, ascends: bool = False) -> dict[str, Any]:
+def _is_packed(dtype: np.dtype[Any], codec: Codec, *, is_dense: bool) -> bool:
+    """Say whether an array is packed: integers of sparse matrices are, all else gets blosc."""
+    return codec == "packed" and can_pack(dtype) and not is_dense
+
+
+def _codecs(
+    dtype: np.dtype[Any], level: tuple[Cname, int], codec: Codec, *, is_dense: bool = False, ascends: bool = False
+) -> dict[str, Any]:
+    if _is_packed(dtype, codec, is_dense=is_dense):
+        packed: dict[str, Any] = {"filters": None, "serializer": PackedCodec(delta=ascends), "compressors": None}
+        return packed | {"fill_value": 0, "config": _KEEP_EMPTY}
     if codec == "zstd":
         shuffle = {"name": "numcodecs.shuffle", "configuration": {"elementsize": dtype.itemsize}}
         compressors: list[Any] = [shuffle, ZstdCodec(level=ZSTD_LEVEL)]
@@ -262,7 +281,7 @@ def _create_dense(root: zarr.Group, element: Element, contents: StoreContents, l
         chunks=(chunk, width),
         shards=(shard, width),
         attributes=_encoding("array", "0.2.0") | original,
-        **_codecs(types.stored, OTHER_LEVEL, layout.codec),
+        **_codecs(types.stored, OTHER_LEVEL, layout.codec, is_dense=True),
     )
 
 
