@@ -48,7 +48,7 @@ WHOLE_PART = 4
 
 
 @inline
-def _edges_of(table: Any, n_blocks: Any, itemsize: Any, edges: Any) -> Any:
+def edges_of(table: Any, n_blocks: Any, itemsize: Any, edges: Any) -> Any:
     """Say where the blocks begin, counted from the first one, and whether their descriptors are sound."""
     descriptors, bits = view(table, n_blocks, _WORDS), 8 * itemsize
     is_wrong: Any = 0
@@ -233,7 +233,7 @@ def scatter_packed(
                 return status, j
             if crc32c_at(stored + 4, table_nbytes - 4) != np.int64(load(stored, _WORDS)) & 0xFFFFFFFF:
                 return _CHECKSUM, j
-            if not _edges_of(stored + 4, n_blocks, itemsize, edges) or edges[n_blocks] != size - table_nbytes:
+            if not edges_of(stored + 4, n_blocks, itemsize, edges) or edges[n_blocks] != size - table_nbytes:
                 return _DECODE, j
             for piece in range(first, last):
                 start, length = piece_src[piece], piece_len[piece]
