@@ -2,7 +2,8 @@
 
 For each chunk, `scatter_packed`
 
-1. reads all of it, or its table and the groups of blocks that hold what is wanted, whichever is cheaper,
+1. reads it from its table to the last block that is wanted, with its neighbours where they are wanted, too; of a large
+   chunk, its table and then the groups of blocks that are wanted,
 2. checks the table, and the checksum of each group that it uses,
 3. decodes each wanted block once, into its place in a scratch that stays in the cache,
 4. copies each row piece, with a cast, to its address.
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.native import Kernel, accumulate_vectors, address_of, inline, load, pread, take_ticket, view
+from annbatch.native import IN_MEMORY, Kernel, accumulate_vectors, address_of, inline, load, pread, take_ticket, view
 from annbatch.shards.checksum import crc32c_at
 from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES
 from annbatch.shards.decode_kernels import Status, place
@@ -41,16 +42,32 @@ _BLOCK, _GROUP, _ROWS, _FLAGS = BLOCK, GROUP, BLOCK // LANES, FLAGS_NBYTES
 _ROW_NBYTES = 2 * LANES
 _BYTES, _PAIRS, _WORDS = np.empty(0, np.uint8), np.empty(0, np.uint16), np.empty(0, np.int32)
 
-WHOLE_NBYTES = 1 << 13
-"""Chunks up to this size are read whole: a second request to the file costs more than its bytes."""
-WHOLE_PART = 4
-"""So are those of which one value in so many is wanted."""
+RUN_NBYTES = 1 << 15
+"""Chunks that lie one behind the other are read in one request, up to this size."""
+PREFIX_NBYTES = 1 << 13
+"""Of a chunk that is wanted only behind so many bytes, the table is read first, and then the groups that are wanted."""
+MOST = 4
+"""Unless one value in so many is wanted."""
+
+
+@Kernel
+def plan_runs(fds: Array, offsets: Array, sizes: Array) -> Array:
+    """Say which chunks are read in one request: those of run r are [runs[r], runs[r + 1])."""
+    runs = np.empty(fds.size + 1, np.int64)
+    n, start = 0, np.int64(0)
+    for j in range(fds.size):
+        follows = j > 0 and fds[j] == fds[j - 1] and offsets[j - 1] >= 0 and offsets[j] == offsets[j - 1] + sizes[j - 1]
+        if not follows or offsets[j] + sizes[j] - start > RUN_NBYTES:
+            runs[n], start = j, offsets[j]
+            n += 1
+    runs[n] = fds.size
+    return runs[: n + 1]
 
 
 @inline
-def edges_of(table: Any, n_blocks: Any, itemsize: Any, edges: Any) -> Any:
-    """Say where the blocks begin, counted from the first one, and whether their descriptors are sound."""
-    descriptors, bits = view(table, n_blocks, _WORDS), 8 * itemsize
+def edges_of(descriptors: Any, itemsize: Any, edges: Any) -> Any:
+    """Say where the blocks begin, counted from the first one, and whether their descriptors, int32, are sound."""
+    n_blocks, bits = descriptors.size, 8 * itemsize
     is_wrong: Any = 0
     for block in range(n_blocks):
         descriptor = descriptors[block]
@@ -104,16 +121,15 @@ def _add_extras(source: Any, extra: Any, n_extras: Any, shift: Any, target: Any,
 def _patch(source: Any, n: Any, nbytes: Any, shift: Any, target: Any) -> Any:
     """Patch values of a block; say whether the places ascend."""
     places, patches = view(source, n, _BYTES), view(source + n, n * nbytes, _BYTES)
-    before = -1
+    before: Any = -1
     for i in range(n):
-        place_ = np.int64(places[i])
-        if place_ <= before:
+        if places[i] <= before:
             return False
         value: Any = np.uint64(0)
         for k in range(nbytes):
             value |= np.uint64(patches[i * nbytes + k]) << np.uint64(8 * k)
-        target[place_] |= value << np.uint64(shift)
-        before = place_
+        target[places[i]] |= value << np.uint64(shift)
+        before = np.int64(places[i])
     return True
 
 
@@ -163,12 +179,66 @@ def _decode_block(source: Any, descriptor: Any, base: Any, delta: Any, target: A
     return is_sound
 
 
+@inline
+def _first_nbytes(
+    size: Any, table_nbytes: Any, n: Any, piece_src: Any, piece_len: Any, first: Any, last: Any, is_alone: Any
+) -> Any:
+    """Say how many bytes of the last chunk of a run are read at first."""
+    end = n_wanted = 0
+    for piece in range(first, last):
+        end = max(end, piece_src[piece] + piece_len[piece])
+        n_wanted += piece_len[piece]
+    # Blocks are about equally long; where these are longer, the rest is read when the table is known.
+    end = min(n, (end + _GROUP * _BLOCK - 1) // (_GROUP * _BLOCK) * _GROUP * _BLOCK)
+    nbytes = min(size, table_nbytes + (size - table_nbytes) * end // n + (size >> 5))
+    return table_nbytes if is_alone and nbytes > PREFIX_NBYTES and n_wanted * MOST < n else nbytes
+
+
+@inline
+def _check_groups(
+    fd: Any,
+    offset: Any,
+    stored: Any,
+    n_read: Any,
+    checksums: Any,
+    edges: Any,
+    first: Any,
+    stop: Any,
+    checked: Any,
+    mark: Any,
+) -> Any:
+    """Read what is missing of the groups [first, stop) of a chunk, and check those that were not yet checked."""
+    while first < stop and checked[first] == mark:
+        first += 1
+    if first == stop:
+        return _OK
+    n_blocks, blocks = edges.size - 1, checksums + 4 * checked.size
+    start, end = blocks + edges[first * _GROUP], blocks + edges[min(stop * _GROUP, n_blocks)]
+    if end > n_read:
+        start = max(start, n_read)
+        status = pread(fd, stored + start, end - start, offset + start)
+        if status != _OK:
+            return status
+    for group in range(first, stop):
+        start, end = blocks + edges[group * _GROUP], blocks + edges[min((group + 1) * _GROUP, n_blocks)]
+        if crc32c_at(stored + start, end - start) != _unsigned(load(stored + checksums + 4 * group, _WORDS)):
+            return _CHECKSUM
+        checked[group] = mark
+    return _OK
+
+
+@inline
+def _unsigned(word: Any) -> Any:
+    return np.int64(word) & 0xFFFFFFFF
+
+
 @Kernel
 def scatter_packed(
     delta: bool,
     fds: Array,
     offsets: Array,
     sizes: Array,
+    runs: Array,
     piece_ptr: Array,
     piece_src: Array,
     piece_len: Array,
@@ -187,12 +257,15 @@ def scatter_packed(
     ----------
     delta
         As in ``docs/packed.md``.
+    runs
+        What `plan_runs` gives.
     raw, scratch
-        Buffers of a `Workspace`; ``scratch`` is of unsigned integers, and has room for whole blocks.
+        Buffers of a `Workspace`; ``raw`` has room for a run, ``scratch`` is of unsigned integers and has room for whole
+        blocks.
     elements
         The elements of a chunk at the front of ``scratch``, as they are cast.
     fds, offsets, sizes, piece_ptr, piece_src, piece_len, piece_dst, limit, fill, like, tickets
-        As `annbatch.shards.decode_kernels.scatter_chunks` has them.
+        As `annbatch.shards.decode_kernels.scatter_chunks` has them; a ticket is a run.
 
     Returns
     -------
@@ -204,104 +277,77 @@ def scatter_packed(
     n_groups = (n_blocks + _GROUP - 1) // _GROUP
     bases, checksums = 4 + 4 * n_blocks, 4 + (4 + itemsize) * n_blocks
     table_nbytes = checksums + 4 * n_groups
-    edges = np.empty(n_blocks + 1, np.int32)
-    # The chunk, counted from 1, of which each block was decoded last, and of which each group was read and checked.
-    decoded, read = np.zeros(n_blocks, np.int64), np.zeros(n_groups, np.int64)
+    descriptors, edges = np.empty(n_blocks, np.int32), np.empty(n_blocks + 1, np.int32)
+    # The chunk, counted from 1, of which each block was decoded last, and of which each group was checked.
+    decoded, checked = np.zeros(n_blocks, np.int64), np.zeros(n_groups, np.int64)
     halves = np.empty(_BLOCK + 144, np.uint16)
-    stored = address_of(raw) + _HEAD
-    if raw.size < _HEAD + _TAIL + table_nbytes or scratch.size < n_blocks * _BLOCK:
+    memory, room = address_of(raw) + _HEAD, raw.size - _HEAD - _TAIL
+    if scratch.size < n_blocks * _BLOCK:
         return _SIZE, 0
-    j = take_ticket(tickets)
-    while j < fds.size:
-        first, last, size = piece_ptr[j], piece_ptr[j + 1], sizes[j]
-        if first < 0 or first > last or last > piece_dst.size:
-            return _PIECE, j
-        if offsets[j] == -1:
-            for i in range(n):
-                elements[i] = fill[0]
-        else:
-            if offsets[j] < 0 or size < table_nbytes or size > raw.size - _HEAD - _TAIL:
+    run = take_ticket(tickets)
+    while run < runs.size - 1:
+        start = offsets[runs[run]]
+        n_read = np.int64(-1)
+        for j in range(runs[run], runs[run + 1]):
+            first, last, size, within = piece_ptr[j], piece_ptr[j + 1], sizes[j], offsets[j] - start
+            if first < 0 or first > last or last > piece_dst.size:
+                return _PIECE, j
+            if start == -1:
+                for i in range(n):
+                    elements[i] = fill[0]
+            elif start < 0 or within < 0 or size < table_nbytes or within + size > room:
                 return _SIZE, j
-            is_whole = size <= WHOLE_NBYTES
-            if not is_whole:
-                n_wanted = 0
+            else:
+                if n_read < 0:
+                    end = runs[run + 1] - 1
+                    more = _first_nbytes(
+                        *(
+                            sizes[end],
+                            table_nbytes,
+                            n,
+                            piece_src,
+                            piece_len,
+                            piece_ptr[end],
+                            piece_ptr[end + 1],
+                            end == j,
+                        )
+                    )
+                    n_read = offsets[end] - start + more
+                    if n_read < table_nbytes or n_read > room:
+                        return _SIZE, j
+                    status = pread(fds[j], memory, n_read, start)
+                    if status != _OK:
+                        return status, j
+                stored = memory + within
+                if crc32c_at(stored + 4, table_nbytes - 4) != _unsigned(load(stored, _WORDS)):
+                    return _CHECKSUM, j
+                # A chunk in a run lies anywhere; its descriptors are handled many at once.
+                pread(IN_MEMORY, address_of(descriptors), 4 * n_blocks, stored + 4)
+                if not edges_of(descriptors, itemsize, edges) or edges[n_blocks] != size - table_nbytes:
+                    return _DECODE, j
                 for piece in range(first, last):
-                    n_wanted += piece_len[piece]
-                is_whole = n_wanted * WHOLE_PART > n
-            status = pread(fds[j], stored, size if is_whole else table_nbytes, offsets[j])
+                    begin, length = piece_src[piece], piece_len[piece]
+                    if begin < 0 or length < 0 or begin > n or length > n - begin:
+                        return _PIECE, j
+                    if length == 0:
+                        continue
+                    block, stop = begin // _BLOCK, (begin + length - 1) // _BLOCK + 1
+                    status = _check_groups(
+                        *(fds[j], offsets[j], stored, n_read - within, checksums, edges),
+                        *(block // _GROUP, (stop - 1) // _GROUP + 1, checked, j + 1),
+                    )
+                    if status != _OK:
+                        return status, j
+                    for b in range(block, stop):
+                        if decoded[b] != j + 1:
+                            decoded[b] = j + 1
+                            target = view(address_of(scratch) + b * _BLOCK * itemsize, _BLOCK, scratch)
+                            base = load(stored + bases + itemsize * b, scratch)
+                            at = stored + table_nbytes + edges[b]
+                            if not _decode_block(at, _unsigned(descriptors[b]), base, delta, target, halves):
+                                return _DECODE, j
+            status = place(elements, piece_src, piece_len, piece_dst, first, last, limit, like)
             if status != _OK:
                 return status, j
-            if crc32c_at(stored + 4, table_nbytes - 4) != np.int64(load(stored, _WORDS)) & 0xFFFFFFFF:
-                return _CHECKSUM, j
-            if not edges_of(stored + 4, n_blocks, itemsize, edges) or edges[n_blocks] != size - table_nbytes:
-                return _DECODE, j
-            for piece in range(first, last):
-                start, length = piece_src[piece], piece_len[piece]
-                if start < 0 or length < 0 or start > n or length > n - start:
-                    return _PIECE, j
-                if length == 0:
-                    continue
-                block, end = start // _BLOCK, (start + length - 1) // _BLOCK + 1
-                status = _check_groups(
-                    fds[j],
-                    offsets[j],
-                    stored,
-                    table_nbytes,
-                    checksums,
-                    edges,
-                    block // _GROUP,
-                    (end - 1) // _GROUP + 1,
-                    is_whole,
-                    read,
-                    j + 1,
-                )
-                if status != _OK:
-                    return status, j
-                for b in range(block, end):
-                    if decoded[b] != j + 1:
-                        decoded[b] = j + 1
-                        target = view(address_of(scratch) + b * _BLOCK * itemsize, _BLOCK, scratch)
-                        descriptor = np.int64(load(stored + 4 + 4 * b, _WORDS)) & 0xFFFFFFFF
-                        base = load(stored + bases + itemsize * b, scratch)
-                        at = stored + table_nbytes + edges[b]
-                        if not _decode_block(at, descriptor, base, delta, target, halves):
-                            return _DECODE, j
-        status = place(elements, piece_src, piece_len, piece_dst, first, last, limit, like)
-        if status != _OK:
-            return status, j
-        j = take_ticket(tickets)
+        run = take_ticket(tickets)
     return _OK, -1
-
-
-@inline
-def _check_groups(
-    fd: Any,
-    offset: Any,
-    stored: Any,
-    table_nbytes: Any,
-    checksums: Any,
-    edges: Any,
-    first: Any,
-    stop: Any,
-    is_whole: Any,
-    read: Any,
-    mark: Any,
-) -> Any:
-    """Check the groups [first, stop) that were not yet, and read them if the chunk was not read as a whole."""
-    while first < stop and read[first] == mark:
-        first += 1
-    if first == stop:
-        return _OK
-    n_blocks = edges.size - 1
-    if not is_whole:
-        start, end = table_nbytes + edges[first * _GROUP], table_nbytes + edges[min(stop * _GROUP, n_blocks)]
-        status = pread(fd, stored + start, end - start, offset + start)
-        if status != _OK:
-            return status
-    for group in range(first, stop):
-        start, end = edges[group * _GROUP], edges[min((group + 1) * _GROUP, n_blocks)]
-        expected = np.int64(load(stored + checksums + 4 * group, _WORDS)) & 0xFFFFFFFF
-        if crc32c_at(stored + table_nbytes + start, end - start) != expected:
-            return _CHECKSUM
-        read[group] = mark
-    return _OK

@@ -23,11 +23,13 @@ from annbatch.plan.chunk_pieces import Pieces
 from annbatch.shards.chunk_files import ChunkFiles, locate_all
 from annbatch.shards.codecs import HEAD_NBYTES, Codec, Decoder, Library, Workspace, gunzip, library
 from annbatch.shards.decode_kernels import Status, copy_types, native_types, read_stored, scatter_buffer, scatter_chunks
-from annbatch.shards.packed_kernels import scatter_packed
+from annbatch.shards.packed_kernels import RUN_NBYTES, plan_runs, scatter_packed
 from annbatch.shards.packed_layout import BLOCK, Layout
 from annbatch.shards.shard_index import ChunkGrid, Located
 
 Ints = npt.NDArray[np.int64]
+
+_NO_RUNS: Ints = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Scatter:
     """Where the chunks are stored."""
     tickets: Ints = field(default_factory=lambda: np.zeros(1, np.int64))
     """(1,) the next chunk that a kernel takes."""
+    runs: Ints = field(init=False)
+    """Of packed chunks, those that are read in one request, as `annbatch.shards.packed_kernels.plan_runs` says."""
     turns: Iterator[int] = field(init=False)
     """The next chunk that Python takes."""
 
@@ -88,6 +92,9 @@ class Scatter:
             raise ValueError(f"{len(pieces.chunks)} chunks must be located, got {len(self.located.fds)}")
         if self.limit is not None and (self.form.dtype.kind not in "iu" or dtype.kind not in "iu"):
             raise ValueError(f"limit needs integers, got {self.form.dtype} and {dtype}")
+        stored = self.located.fds, self.located.offsets, self.located.nbytes
+        is_packed = self.form.decoder.codec is Codec.PACKED
+        object.__setattr__(self, "runs", plan_runs(*stored) if is_packed else _NO_RUNS)
         object.__setattr__(self, "turns", iter(range(len(pieces.chunks))))
 
     @classmethod
@@ -124,26 +131,28 @@ class Scatter:
 
     def _run_kernel(self, workspace: Workspace, types: tuple[np.dtype[Any], np.dtype[Any]]) -> None:
         decoder, nbytes, located, pieces = self.form.decoder, self.form.nbytes, self.located, self.pieces
+        stored = located.fds, located.offsets, located.nbytes
         wanted = (
-            *(located.fds, located.offsets, located.nbytes),
             *(pieces.bounds, pieces.sources, pieces.lengths, pieces.targets),
             self._limit(),
             np.frombuffer(bytearray(self.form.fill), types[0]),
-            workspace.raw(self.form.max_stored_nbytes),
         )
         ends = np.empty(0, types[1]), self.tickets
         if decoder.codec is Codec.PACKED:
             layout = Layout(self.form.chunk_elements, self.form.dtype.itemsize)
             scratch = workspace.scratch(layout.n_blocks * BLOCK * layout.itemsize)
             blocks, elements = scratch.view(copy_types(self.form.dtype)[0]), scratch[:nbytes].view(types[0])
-            status, j = scatter_packed(decoder.delta, *wanted, blocks, elements, *ends)
+            raw = workspace.raw(max(self.form.max_stored_nbytes, RUN_NBYTES))
+            status, j = scatter_packed(decoder.delta, *stored, self.runs, *wanted, raw, blocks, elements, *ends)
         else:
             loaded = library()
             status, j = scatter_chunks(
                 loaded.decompress_address if isinstance(loaded, Library) else 0,
                 workspace.context,
                 *(int(decoder.codec), decoder.shuffle, decoder.delta, decoder.crc32c),
+                *stored,
                 *wanted,
+                workspace.raw(self.form.max_stored_nbytes),
                 workspace.shuffled(nbytes if decoder.shuffle > 1 else 0),
                 workspace.scratch(nbytes).view(types[0]),
                 *ends,

@@ -101,7 +101,9 @@ def main() -> None:
     values = np.minimum(rng.geometric(0.4, N), 400).astype(DTYPE)
     loaded, workspace = library(), Workspace()
     assert isinstance(loaded, Library)
-    room = -(-Decoder(Codec.BLOSC).stored_nbytes(values.size, values.itemsize)[1] // 64) * 64 + HEAD_NBYTES + TAIL_NBYTES
+    room = (
+        -(-Decoder(Codec.BLOSC).stored_nbytes(values.size, values.itemsize)[1] // 64) * 64 + HEAD_NBYTES + TAIL_NBYTES
+    )
     buffers = [guarded(room), guarded(values.nbytes), guarded(values.nbytes), guarded(4 * N)]
     raw, shuffled, scratch, target = (buffer[MARGIN:] for buffer in buffers)
     one = np.array([0, N], np.int64)

@@ -35,9 +35,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 SHUFFLE = {"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}
 DELTA = {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}
+PACKED: dict[str, Any] = {"name": "annbatch.packed"}
 CODECS: dict[Any, tuple[list[Any], list[Any]]] = {
     "zstd": (["bytes", SHUFFLE, "zstd", "crc32c"], ["bytes", SHUFFLE, "zstd", "crc32c"]),
     "delta": (["bytes", "blosc", "crc32c"], [DELTA, "bytes", "blosc", "crc32c"]),
+    "packed": ([PACKED | {"configuration": {"delta": False}}], [PACKED | {"configuration": {"delta": True}}]),
 }
 """Codec -> those of the inner chunks of X/data and X/indices, by name, or as a whole."""
 
@@ -96,7 +98,9 @@ def test_it_can_be_appended_to_and_reshuffled_and_looked_at(codec: Any, inputs: 
         assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize(("codec", "name"), [("zstd", "data"), ("delta", "indices")])
+@pytest.mark.parametrize(
+    ("codec", "name"), [("zstd", "data"), ("delta", "indices"), ("packed", "indices"), ("packed", "data")]
+)
 def test_a_flipped_bit_is_found(codec: Any, name: str, inputs: list[Path], tmp_path: Path) -> None:
     collection = create_anndata_collection(inputs, tmp_path / "out", codec=codec, **SMALL)
     shard = collection.store_paths[0] / "X" / name / "c" / "0"
@@ -107,12 +111,13 @@ def test_a_flipped_bit_is_found(codec: Any, name: str, inputs: list[Path], tmp_p
         batches(collection)
 
 
-def test_differences_come_from_an_object_store_too(inputs: list[Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["delta", "packed"])
+def test_they_come_from_an_object_store_too(codec: Any, inputs: list[Path], tmp_path: Path) -> None:
     obstore = pytest.importorskip("obstore")
-    collection = create_anndata_collection(inputs, tmp_path / "out", codec="delta", **SMALL)
+    collection = create_anndata_collection(inputs, tmp_path / "out", codec=codec, **SMALL)
     assert batches(obstore.store.LocalStore(prefix=str(collection.path))) == batches(collection)
 
 
 def test_other_codecs_are_refused(inputs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="codec must be one of 'blosc', 'delta', 'zstd', got 'lz4'"):
+    with pytest.raises(InputError, match="codec must be one of 'blosc', 'delta', 'packed', 'zstd', got 'lz4'"):
         create_anndata_collection(inputs, tmp_path / "out", codec="lz4", **SMALL)  # type: ignore[arg-type]
