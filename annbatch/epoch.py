@@ -6,7 +6,8 @@
 3. What lies in remote stores is requested several windows ahead: first where rows are, then the rows.
 4. A window is read as a whole, ahead of time; its batches are handed over one by one, and counted as they are. Those on
    a device are made then.
-5. Threads may share an iterator: a lock gives each batch to one of them.
+5. Small windows are read several at a time (`Reads`): each read costs as much time in Python as some hundred rows take.
+6. Threads may share an iterator: a lock gives each batch to one of them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from threading import RLock
 
 from annbatch.batch import Batch
 from annbatch.fetch import BegunWindow, Fetcher, PlannedWindow
+from annbatch.order.consumers import Window
 from annbatch.order.state import Position
 from annbatch.order.turns import Turns
 from annbatch.prefetch import Prefetch
@@ -41,6 +43,29 @@ class Start:
     """Reads windows."""
     prefetch: int
     """How many windows to read ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """Which windows are read at a time: one at first, so that it is there soon, then twice as many each time."""
+
+    n_windows: int
+    """Windows of the epoch."""
+    most: int
+    """Windows that are read at a time in the end; a power of two."""
+
+    def __len__(self) -> int:
+        doublings = self.most.bit_length() - 1
+        if self.n_windows < self.most:
+            return self.n_windows.bit_length()
+        return doublings + -(-(self.n_windows - self.most + 1) // self.most)
+
+    def __getitem__(self, number: int) -> range:
+        return range(self._start(number), min(self._start(number + 1), self.n_windows))
+
+    def _start(self, number: int) -> int:
+        doublings = self.most.bit_length() - 1
+        return 2 ** min(number, doublings) - 1 + max(0, number - doublings) * self.most
 
 
 class Epoch(Iterator[Batch]):
@@ -67,15 +92,16 @@ class Epoch(Iterator[Batch]):
 
     def _start(self, start: Start) -> None:
         turns, fetcher, prefetch = start.turns, start.fetcher, start.prefetch
-        n_windows = turns.n_windows
+        n_batches = turns.segment.batches_per_window
         self._fetcher = fetcher
         self._position = start.position
         # Where nothing is read ahead, nothing is planned ahead.
-        n_ahead = fetcher.n_ahead(turns.segment.batches_per_window) if prefetch else 0
-        begin = partial(_begin_window, turns, start.index, fetcher)
-        self._begun = Prefetch(begin, n_windows, n_ahead if fetcher.is_remote else 0)
-        self._plans = Prefetch(partial(_plan_window, self._begun, fetcher), n_windows, n_ahead)
-        self._windows = Prefetch(partial(_read_window, self._plans, fetcher), n_windows, prefetch)
+        n_ahead = fetcher.n_ahead(n_batches) if prefetch else 0
+        reads = Reads(turns.n_windows, fetcher.n_at_once(n_batches) if prefetch else 1)
+        begin = partial(_begin_windows, turns, reads, start.index, fetcher)
+        self._begun = Prefetch(begin, len(reads), n_ahead if fetcher.is_remote else 0)
+        self._plans = Prefetch(partial(_plan_windows, self._begun, fetcher), len(reads), n_ahead)
+        self._windows = Prefetch(partial(_read_windows, self._plans, fetcher), len(reads), prefetch)
 
     def __next__(self) -> Batch:
         with self.lock:
@@ -148,18 +174,21 @@ class Epoch(Iterator[Batch]):
             steps.callback(self._drop)
 
 
-def _begin_window(turns: Turns, index: int, fetcher: Fetcher, number: int) -> BegunWindow:
-    """Begin one window; refers to no iterator, so that an abandoned one can be collected."""
-    count = turns.segment.count
-    others = [turns.window(number, other) for other in range(count) if other != index] if fetcher.alike else []
-    return fetcher.begin(turns.window(number, index), others)
+def _begin_windows(turns: Turns, reads: Reads, index: int, fetcher: Fetcher, number: int) -> BegunWindow:
+    """Begin the windows of one read; refers to no iterator, so that an abandoned one can be collected."""
+
+    def windows(consumer: int) -> Window:
+        return Window.joined([turns.window(window, consumer) for window in reads[number]])
+
+    others = [windows(other) for other in range(turns.segment.count) if other != index] if fetcher.alike else []
+    return fetcher.begin(windows(index), others)
 
 
-def _plan_window(begun: Iterator[BegunWindow], fetcher: Fetcher, number: int) -> PlannedWindow:
-    """Plan the window that was begun next."""
+def _plan_windows(begun: Iterator[BegunWindow], fetcher: Fetcher, number: int) -> PlannedWindow:
+    """Plan the windows that were begun next."""
     return fetcher.plan(next(begun))
 
 
-def _read_window(plans: Iterator[PlannedWindow], fetcher: Fetcher, number: int) -> list[Batch]:
-    """Read the window that was planned next."""
+def _read_windows(plans: Iterator[PlannedWindow], fetcher: Fetcher, number: int) -> list[Batch]:
+    """Read the windows that were planned next."""
     return fetcher.read(next(plans))

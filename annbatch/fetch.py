@@ -47,6 +47,9 @@ REQUEST_BYTES = 1 << 28
 """Decoded size of the windows that are requested ahead from remote stores, unless that would be few or many windows."""
 
 
+READ_BYTES = 1 << 25
+"""Decoded size, as stored, of the small windows that are read at a time."""
+
 Element = tuple[str, str]
 """A modality, ``""`` where there are none, and an element of it: ``"X"``, ``"layers/…"`` or ``"obsm/…"``."""
 
@@ -200,6 +203,12 @@ class Fetcher:
             return 1
         return min(16, max(3, int(REQUEST_BYTES // max(1.0, n_batches * self._batch_nbytes))))
 
+    def n_at_once(self, n_batches: int) -> int:
+        """Say how many windows of so many batches are read at a time from a local disk to the host: a power of two."""
+        if self.is_remote or self._hand_over is not None:
+            return 1
+        return 1 << max(1, int(READ_BYTES // max(1.0, n_batches * self._batch_nbytes))).bit_length() - 1
+
     def cancel(self) -> None:
         """End requests; whoever waits for them fails."""
         if self._pid == os.getpid():
@@ -259,11 +268,15 @@ class Fetcher:
             n_bytes += filling.n_bytes
         slab_bytes = max(n_bytes, n_batches * MIN_SLAB_BYTES)
         self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * slab_bytes)
-        with running(self._pool, shared_out(work, self._n_threads, n_bytes)):
+        # This thread does its share of the work: another one would have to be woken, and waited for.
+        tasks = shared_out(work, self._n_threads, n_bytes)
+        with running(self._pool, tasks[1:]):
             labels = self._labels.read(plan, window.rows, begun.labels)
             names: Sequence[Names | None] = [None] * n_batches
             if self._cell_names is not None:
                 names = np.split(names_in_order(plan, begun.names), plan.cuts[1:-1])
+            for task in tasks[:1]:
+                task()
         matrices = {element: self._finished(filling, n_batches) for element, filling in fillings.items()}
         batches = [
             self._batch({element: of_batches[b] for element, of_batches in matrices.items()}, labels[b], names[b])

@@ -74,6 +74,15 @@ class Window:
         """Leave the first batches out."""
         return Window(self.rows[self.cuts[n_batches] :], self.cuts[n_batches:] - self.cuts[n_batches])
 
+    @classmethod
+    def joined(cls, windows: Sequence[Window]) -> Window:
+        """Give the rows and batches of several windows, one window after the other."""
+        if len(windows) == 1:
+            return windows[0]
+        starts = np.cumsum([0, *(len(window.rows) for window in windows)])
+        cuts = [window.cuts[1:] + start for window, start in zip(windows, starts.tolist(), strict=False)]
+        return cls(np.concatenate([window.rows for window in windows]), np.concatenate([np.zeros(1, np.int64), *cuts]))
+
 
 class Order(ABC):
     """One epoch of a sampler, as items that are computed when they are asked for."""
