@@ -65,7 +65,7 @@ class Reads:
 
     def _start(self, number: int) -> int:
         doublings = self.most.bit_length() - 1
-        return 2 ** min(number, doublings) - 1 + max(0, number - doublings) * self.most
+        return (1 << min(number, doublings)) - 1 + max(0, number - doublings) * self.most
 
 
 class Epoch(Iterator[Batch]):

@@ -15,10 +15,14 @@ import numpy.typing as npt
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.registry import register_codec
 
-from annbatch.shards.packed_decoder import unpacked
+from annbatch.errors import CorruptStoreError
+from annbatch.native import IN_MEMORY
+from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES
+from annbatch.shards.decode_kernels import Status
 from annbatch.shards.packed_encoder import packed
+from annbatch.shards.packed_kernels import scatter_packed
+from annbatch.shards.packed_layout import BLOCK, Layout, can_pack, parse_delta
 from annbatch.shards.packed_layout import NAME as NAME
-from annbatch.shards.packed_layout import can_pack, parse_delta
 
 
 @dataclass(frozen=True)
@@ -74,3 +78,52 @@ class PackedCodec(ArrayBytesCodec):
 
 
 register_codec(NAME, PackedCodec)
+
+
+def unpacked(stored: npt.NDArray[np.uint8], n: int, dtype: np.dtype[Any], *, delta: bool) -> npt.NDArray[Any]:
+    """Unpack a whole chunk.
+
+    Parameters
+    ----------
+    stored
+        (nbytes,) uint8, contiguous.
+    n
+        Values in the chunk.
+    dtype
+        Their type.
+    delta
+        As `annbatch.shards.packed_encoder.packed` has it.
+
+    Returns
+    -------
+    ndarray
+        (n,) of ``dtype``.
+
+    Raises
+    ------
+    CorruptStoreError
+        If the bytes are not those of such a chunk.
+    """
+    layout, seen = Layout(n, dtype.itemsize), np.dtype(f"u{dtype.itemsize}")
+    if not layout.blocks <= stored.size <= layout.max_nbytes:
+        rule = f"of {layout.blocks} to {layout.max_nbytes} bytes"
+        raise CorruptStoreError(f"a packed chunk of {n} values must be {rule}, got {stored.size}")
+    values, scratch = np.empty(n, seen), np.empty(layout.n_blocks * BLOCK, seen)
+    zero = np.zeros(1, np.int64)
+    status, _ = scatter_packed(
+        delta,
+        np.array([IN_MEMORY], np.int32),
+        zero + stored.ctypes.data,
+        zero + stored.size,
+        *(np.array([0, 1], np.int64), np.array([0, 1], np.int64), zero, zero + n, zero + values.ctypes.data),
+        -1,
+        np.zeros(1, seen),
+        np.empty(HEAD_NBYTES + stored.size + TAIL_NBYTES, np.uint8),
+        scratch,
+        scratch[:n],
+        np.empty(0, seen),
+        np.zeros(1, np.int64),
+    )
+    if status != Status.OK:
+        raise CorruptStoreError(f"a packed chunk cannot be read: {Status(status).text}")
+    return values.view(dtype.newbyteorder("="))

@@ -1,4 +1,4 @@
-"""Do encoder, decoder and a reader written from the page agree, and does damage never pass for data?"""
+"""Do encoder, kernels and a reader written from the page agree, and does damage never pass for data?"""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annbatch.errors import CorruptStoreError
-from annbatch.shards.packed_codec import PackedCodec
-from annbatch.shards.packed_decoder import unpacked
+from annbatch.shards.packed_codec import PackedCodec, unpacked
 from annbatch.shards.packed_encoder import packed
 from packed_reader import read_chunk
 
