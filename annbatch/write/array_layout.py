@@ -13,6 +13,11 @@ Codec = Literal["blosc", "delta", "packed", "zstd"]
 """What compresses inner chunks, see `ArrayLayout.codec`."""
 
 
+def chunk_elements_of(codec: str) -> int:
+    """Give the elements of an inner chunk unless somebody chose them; packed ones are small, for random rows."""
+    return 2**13 if codec == "packed" else 2**15
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayLayout:
     """How the arrays of a store are cut."""
@@ -25,7 +30,8 @@ class ArrayLayout:
     """Elements in a plain chunk of ``indptr`` or of an obs column."""
     codec: Codec = "blosc"
     """What compresses inner chunks: blosc (lz4, shuffled), which all zarr readers know; delta, the same with column
-    numbers as differences, which is smaller and decodes fastest on a CPU; or zstd behind a shuffle, for GPUs."""
+    numbers as differences; packed, which is smallest but for zstd, and decodes fastest, a row alone above all; or zstd
+    behind a shuffle."""
 
     def __post_init__(self) -> None:
         # Blosc cannot hold a chunk of 2 GiB or more.

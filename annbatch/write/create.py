@@ -15,7 +15,7 @@ from annbatch.check import expanded
 from annbatch.errors import InputError, redacted
 from annbatch.remote.urls import is_url
 from annbatch.stores.collection import Collection
-from annbatch.write.array_layout import ArrayLayout, Codec
+from annbatch.write.array_layout import ArrayLayout, Codec, chunk_elements_of
 from annbatch.write.build import build
 from annbatch.write.build_modalities import build_modalities
 from annbatch.write.inputs.append_target import AppendTarget
@@ -56,7 +56,7 @@ def create_anndata_collection(
     strict: bool = False,
     load: Load | None = None,
     rows_per_store: int = 2**20,
-    chunk_elements: int = 2**15,
+    chunk_elements: int | None = None,
     shard_elements: int = 2**25,
     codec: Codec = "blosc",
     narrow: bool = True,
@@ -158,14 +158,16 @@ def create_anndata_collection(
     rows_per_store
         Rows of every store but the last.
     chunk_elements
-        Elements of an inner chunk of X's ``data`` and ``indices``: what a reader decodes at once.
+        Elements of an inner chunk of X's ``data`` and ``indices``: what a reader decodes at once. None means 32,768, and
+        8,192 for the codec ``"packed"``, of whose chunks a reader decodes only what it needs.
     shard_elements
         Elements of a shard, which is one file; at most, and in whole chunks.
     codec
-        What compresses the inner chunks: ``"blosc"``, which all readers of zarr know; ``"delta"``, the same with column
-        numbers as differences from the one before (``numcodecs.delta``), which is smaller and decodes fastest on a CPU,
-        and which zarr-python knows, but few others; or ``"zstd"`` behind a shuffle of bytes, which is smaller still and
-        which a GPU can decode (``Loader(decode="gpu")``).
+        What compresses the inner chunks: ``"blosc"``, which all readers of zarr know; ``"packed"``, which is smaller and
+        decodes fastest, single rows above all, and which zarr-python reads wherever this package is installed
+        (``docs/packed.md`` describes it; values that are no integers, and dense matrices, get blosc); ``"delta"``, blosc
+        with column numbers as differences from the one before (``numcodecs.delta``); or ``"zstd"`` behind a shuffle of
+        bytes, which a GPU can decode (``Loader(decode="gpu")``).
     narrow
         Whether values that are all whole and non-negative are stored in the smallest of uint16, uint32 and uint64 that
         holds them, and column numbers too. The original type is recorded as ``original-dtype`` in the attributes.
@@ -231,7 +233,7 @@ def create_anndata_collection(
         obs_names=obs_names,
         strict=strict,
         rows_per_store=rows_per_store,
-        chunk_elements=chunk_elements,
+        chunk_elements=chunk_elements_of(codec) if chunk_elements is None else chunk_elements,
         shard_elements=shard_elements,
         codec=codec,
         narrow=narrow,
@@ -302,7 +304,8 @@ def append_to_collection(
     shard_elements, narrow, allow_nonfinite
         As for `create_anndata_collection`.
     chunk_elements, codec
-        As for `create_anndata_collection`; None means what the collection's last store has.
+        As for `create_anndata_collection`; None means what the collection's last store has. With another codec than
+        that, chunks get the size that suits the codec unless it is given.
     memory_limit, threads, client, progress
         As for `create_anndata_collection`.
 
@@ -346,7 +349,7 @@ def append_to_collection(
         obs_names=obs_names,
         strict=strict,
         rows_per_store=rows_per_store,
-        chunk_elements=layout.chunk_elements if chunk_elements is None else chunk_elements,
+        chunk_elements=_chunk_elements(layout, codec) if chunk_elements is None else chunk_elements,
         shard_elements=shard_elements,
         codec=layout.codec if codec is None else codec,
         narrow=narrow,
@@ -394,7 +397,8 @@ def reshuffle_collection(
     seed, layers, obsm, obs_columns, obs_as_strings, groupby, strict, rows_per_store, shard_elements
         As for `create_anndata_collection`.
     chunk_elements, codec
-        As for `create_anndata_collection`; None means what the collection has, if it is one of this program.
+        As for `create_anndata_collection`; None means what the collection has, if it is one of this program. With
+        another codec than that, chunks get the size that suits the codec unless it is given.
     memory_limit, threads, client, overwrite, progress
         As for `create_anndata_collection`.
 
@@ -437,7 +441,7 @@ def reshuffle_collection(
         dense=dense,
         allow_nonfinite=True,
         rows_per_store=rows_per_store,
-        chunk_elements=layout.chunk_elements if chunk_elements is None else chunk_elements,
+        chunk_elements=_chunk_elements(layout, codec) if chunk_elements is None else chunk_elements,
         shard_elements=shard_elements,
         codec=layout.codec if codec is None else codec,
         memory_limit=memory_limit,
@@ -460,3 +464,8 @@ def _local(name: str, path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{name} must be a local directory, got the URL {redacted(path)}; copy what is built to it")
     # Beside the real directory, so that a link to it stays a link and the rename stays on one filesystem.
     return Path(os.path.realpath(expanded(path)))
+
+
+def _chunk_elements(layout: ArrayLayout, codec: Codec | None) -> int:
+    """Give the elements of a chunk for stores that follow those of a layout, with another codec or the same."""
+    return layout.chunk_elements if codec in (None, layout.codec) else chunk_elements_of(codec)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,19 @@ def test_zarr_refuses_what_cannot_be_packed(dtype: str, tmp_path: Path) -> None:
 def test_zarr_refuses_other_configurations(configuration: Any) -> None:
     with pytest.raises(ValueError, match=r"configuration of annbatch\.packed"):
         PackedCodec.from_dict({"name": "annbatch.packed", "configuration": configuration})
+
+
+def _fuzz(*arguments: str) -> None:
+    script = Path(__file__).parents[1] / "support/fuzz_packed.py"
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(f"'{status}'" in done.stdout for status in ("OK", "CHECKSUM", "DECODE")), done.stdout
+
+
+def test_damaged_chunks_do_no_harm() -> None:
+    _fuzz("--count", "4000")
+
+
+@pytest.mark.slow
+def test_many_damaged_chunks_do_no_harm() -> None:
+    _fuzz("--count", "300000", "--seed", "1", "--dtypes", "u1", "u2", "u4", "u8")
