@@ -158,16 +158,16 @@ def create_anndata_collection(
     rows_per_store
         Rows of every store but the last.
     chunk_elements
-        Elements of an inner chunk of X's ``data`` and ``indices``: what a reader decodes at once. None means 32,768, and
-        8,192 for the codec ``"packed"``, of whose chunks a reader decodes only what it needs.
+        Elements of an inner chunk of X's ``data`` and ``indices``: what a reader decodes at once. None means 32,768,
+        and 8,192 for the codec ``"packed"``, of whose chunks a reader decodes only what it needs.
     shard_elements
         Elements of a shard, which is one file; at most, and in whole chunks.
     codec
-        What compresses the inner chunks: ``"blosc"``, which all readers of zarr know; ``"packed"``, which is smaller and
-        decodes fastest, single rows above all, and which zarr-python reads wherever this package is installed
-        (``docs/packed.md`` describes it; values that are no integers, and dense matrices, get blosc); ``"delta"``, blosc
-        with column numbers as differences from the one before (``numcodecs.delta``); or ``"zstd"`` behind a shuffle of
-        bytes, which a GPU can decode (``Loader(decode="gpu")``).
+        What compresses the inner chunks: ``"blosc"``, which all readers of zarr know; ``"packed"``, which is smaller
+        and decodes fastest, single rows above all, and which zarr-python reads wherever this package is installed
+        (``docs/packed.md`` describes it; values other than integers, and dense matrices, get blosc); ``"delta"``,
+        blosc with column numbers as differences from the one before (``numcodecs.delta``); or ``"zstd"`` behind a
+        shuffle of bytes, which a GPU can decode (``Loader(decode="gpu")``).
     narrow
         Whether values that are all whole and non-negative are stored in the smallest of uint16, uint32 and uint64 that
         holds them, and column numbers too. The original type is recorded as ``original-dtype`` in the attributes.

@@ -1,8 +1,8 @@
 """Does any packed chunk make the kernel crash, run long, or write outside its buffers? Run as a script; the tests do.
 
-As `fuzz_decoder`, which lends its guarded buffers: each ends at a page that cannot be touched and begins behind a margin of
-known bytes. Sound chunks are damaged, in most of them the checksums are put right again, so that the decoder itself gets
-to see the damage, and pieces of them are wanted as windows want them.
+As `fuzz_decoder`, which lends its guarded buffers: each ends at a page that cannot be touched and begins behind a margin
+of known bytes. Sound chunks are damaged; in most of them the checksums are put right again, so that the decoder itself
+gets to see the damage. Pieces of them are wanted as windows want them.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def main() -> None:
             )
             elements = scratch[MARGIN:].view(dtype)
             for i in range(options.count):
-                delta, good = (found := seeds(rng, dtype) if i % 5000 == 0 else found)[i % 10]  # noqa: F821
+                delta, good = goods[i % len(goods)]
                 stored = mutate(rng, good, layout)
                 starts = np.sort(rng.integers(0, N, 2))
                 lengths = np.array([rng.integers(0, N - start + 1) for start in starts])
