@@ -1,7 +1,7 @@
 """Does any packed chunk make the kernel crash, run long, or write outside its buffers? Run as a script; the tests do.
 
-As `fuzz_decoder`, which lends its guarded buffers: each ends at a page that cannot be touched and begins behind a margin
-of known bytes. Sound chunks are damaged; in most of them the checksums are put right again, so that the decoder itself
+As `fuzz_decoder`, which lends its guarded buffers: each ends at a page that cannot be touched, and begins behind a
+margin of known bytes. Sound chunks are damaged; in most of them the checksums are put right again, so that the decoder itself
 gets to see the damage. Pieces of them are wanted as windows want them.
 """
 
@@ -92,14 +92,9 @@ def main() -> None:
             dtype = np.dtype(name)
             layout = Layout(N, dtype.itemsize)
             # The stored bytes lie as close to the forbidden page as the kernel allows.
-            raw, scratch, target = (
-                guarded(n)
-                for n in (
-                    layout.max_nbytes + HEAD_NBYTES + TAIL_NBYTES,
-                    layout.n_blocks * BLOCK * dtype.itemsize,
-                    4 * N,
-                )
-            )
+            raw = guarded(layout.max_nbytes + HEAD_NBYTES + TAIL_NBYTES)
+            scratch, target = guarded(layout.n_blocks * BLOCK * dtype.itemsize), guarded(4 * N)
+            goods = seeds(rng, dtype)
             elements = scratch[MARGIN:].view(dtype)
             for i in range(options.count):
                 delta, good = goods[i % len(goods)]
@@ -126,9 +121,8 @@ def main() -> None:
                 )
                 kind = Status(status).name
                 counts[kind] = counts.get(kind, 0) + 1
-                assert all((part[:MARGIN] == CANARY).all() for part in (raw, scratch, target)), (
-                    "a byte was written before"
-                )
+                margins = [part[:MARGIN] for part in (raw, scratch, target)]
+                assert all((margin == CANARY).all() for margin in margins), "a byte was written before a buffer"
     print(counts)
 
 
