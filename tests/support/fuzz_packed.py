@@ -1,8 +1,8 @@
 """Does any packed chunk make the kernel crash, run long, or write outside its buffers? Run as a script; the tests do.
 
 As `fuzz_decoder`, which lends its guarded buffers: each ends at a page that cannot be touched, and begins behind a
-margin of known bytes. Sound chunks are damaged; in most of them the checksums are put right again, so that the decoder itself
-gets to see the damage. Pieces of them are wanted as windows want them.
+margin of known bytes. Sound chunks are damaged; in most of them the checksums are put right again, so that the decoder
+itself gets to see the damage. Pieces of them are wanted as windows want them.
 """
 
 from __future__ import annotations
