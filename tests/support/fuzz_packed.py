@@ -30,7 +30,7 @@ def seeds(rng: np.random.Generator, dtype: np.dtype[Any]) -> list[tuple[bool, np
     """Give chunks of N values, and whether steps are stored: blocks of all kinds."""
     most = np.iinfo(dtype).max
     rows = [np.sort(rng.choice(30000, 700, replace=False)) for _ in range(N // 700 + 1)]
-    counts = np.minimum(rng.geometric(0.3, N), most)
+    counts = np.minimum(rng.geometric(0.3, N), 200)
     rare = np.where(rng.random(N) < 0.02, rng.integers(0, most, N, dtype=np.uint64), counts.astype(np.uint64))
     mixed = rng.integers(0, most, N, dtype=np.uint64) >> rng.integers(0, 8 * dtype.itemsize, N).astype(np.uint64)
     made = [np.concatenate(rows)[:N], counts, rare, mixed, np.full(N, 7)]
