@@ -9,6 +9,7 @@ import traceback
 
 import pytest
 
+from annbatch.epoch import Reads
 from annbatch.prefetch import Prefetch
 from live_threads import background_threads
 
@@ -99,3 +100,13 @@ def test_dropping_it_leaves_no_thread():
     del ahead
     gc.collect()
     assert not background_threads()
+
+
+@pytest.mark.parametrize("most", [1, 2, 8])
+def test_every_window_is_read_once_and_the_first_one_alone(most):
+    for n_windows in range(40):
+        reads = Reads(n_windows, most)
+        groups = [list(reads[number]) for number in range(len(reads))]
+        assert [window for group in groups for window in group] == list(range(n_windows))
+        assert all(1 <= len(group) <= most for group in groups)
+        assert not groups or len(groups[0]) == 1
