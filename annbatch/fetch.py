@@ -47,7 +47,7 @@ REQUEST_BYTES = 1 << 28
 """Decoded size of the windows that are requested ahead from remote stores, unless that would be few or many windows."""
 
 
-READ_BYTES = 1 << 26
+READ_BYTES = 1 << 25
 """Decoded size, as stored, of the small windows that are read at a time."""
 
 Element = tuple[str, str]

@@ -14,10 +14,10 @@ Without zarr and without the GIL. In the order in which an array is read:
 
 The packed format (``docs/packed.md``):
 
-9. `packed_layout`: where in a packed chunk does what stand.
-10. `packed_encoder`: integers to bytes.
-11. `packed_kernels`: the compiled loop that decodes the blocks that are wanted; `packed_vectors`: 16 values at once.
-12. `packed_codec`: both as a codec of zarr's.
+10. `packed_layout`: where in a packed chunk does what stand.
+11. `packed_encoder`: integers to bytes.
+12. `packed_kernels`: the compiled loop that decodes the blocks that are wanted; `packed_vectors`: 16 values at once.
+13. `packed_codec`: both as a codec of zarr's.
 
 Other rooms take `ShardedArray`. Arrays in object stores (`annbatch.remote`) use the same metadata, index, codecs and
 kernels; the device (`annbatch.device`) takes stored chunks before they are decoded.

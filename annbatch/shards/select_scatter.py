@@ -67,7 +67,7 @@ class SelectScatter:
         types = [copy_types(form.dtype)[0] for form in forms]
         loaded = library()
         decoders = [form.decoder for form in forms]
-        raw = workspace.raw(max(form.decoder.stored_nbytes(form.nbytes)[1] for form in forms))
+        raw = workspace.raw(max(form.max_stored_nbytes for form in forms))
         n_bytes = [form.nbytes for form in forms]
         shuffled = workspace.shuffled(max(n if d.shuffle > 1 else 0 for n, d in zip(n_bytes, decoders, strict=True)))
         scratch = workspace.scratch(sum(n_bytes) + 4 * forms[0].chunk_elements + 64)

@@ -2,7 +2,7 @@
 
 The formula stands in docs/loading.md:
 9/8 * (prefetch + 2) * window rows * (mean elements of a row * (bytes of a value + 4) + 200), beside what was resident
-before the first batch.
+before the first batch. Windows that are read at a time count as one.
 """
 
 from __future__ import annotations
@@ -84,6 +84,10 @@ def store(tmp_path_factory) -> Path:
 def test_peak_memory_is_what_the_formula_says(store, options):
     window_rows = options["chunk_size"] * options["preload_nchunks"]
     value_bytes = 8 if options.get("dtype") == "float64" else 2
+    if options["prefetch"]:
+        # Small windows are read several at a time.
+        fitting = max(1, 2**25 // (window_rows * MEAN_NNZ * 4))
+        window_rows *= 2 ** (fitting.bit_length() - 1)
     formula = 9 / 8 * (options["prefetch"] + 2) * window_rows * (MEAN_NNZ * (value_bytes + 4) + 200)
     result = subprocess.run(
         [sys.executable, "-c", MEASURE, str(store), json.dumps(options)], capture_output=True, text=True, check=True
