@@ -1,7 +1,7 @@
 """How fast are collections built, in how much memory, and what does mixing by blocks lose?
 
 - ``field``: this project and scverse annbatch (``dataset_size="1GB"``) build from the same ``.h5ad`` files, in
-  interleaved rounds, each in a process of its own: seconds, peak memory, bytes a cell.
+  interleaved rounds, each in a process of its own: seconds, CPU seconds, peak memory, bytes a cell.
 - ``scale``: cells per second for inputs of two sizes with the same memory limit.
 - ``mixing``: a collection that was appended to file by file, and the same cells reshuffled: mean entropy of the files
   in the loader's batches, beside that of batches drawn at random.
@@ -29,7 +29,7 @@ ENVIRONMENTS = {"ours": CONTENDERS["direct"].environment, "peer-1GB": CONTENDERS
 
 
 def build_once(bench: Bench, owner: str) -> dict[str, Any]:
-    """Let one writer build its store anew; give seconds, peak memory and bytes."""
+    """Let one writer build its store anew; give seconds, CPU seconds, peak memory and bytes."""
     store = bench.input / "builds" / owner
     shutil.rmtree(store, ignore_errors=True)
     measured = write_store(bench, ENVIRONMENTS[owner], owner, store)
@@ -57,7 +57,9 @@ def rounds_of(bench: Bench, owners: list[str], setting: str) -> list[dict[str, A
             "setting": setting,
             "contender": TITLES[owner],
             "cells_per_s": [n_obs / one["seconds"] for one in found],
+            "cells_per_cpu_s": [n_obs / one["cpu_s"] for one in found],
             "seconds": [one["seconds"] for one in found],
+            "cpu_s": [one["cpu_s"] for one in found],
             "peak_rss_bytes": max(one["peak_rss_bytes"] for one in found),
             "bytes_per_cell": found[0]["bytes"] / n_obs,
         }
@@ -116,11 +118,15 @@ def mean_entropy(batches: list[Any]) -> float:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a row for each writer and size."""
-    print(f"\n{'setting':<16} {'contender':<46} {'cells/s':>8} {'spread':>7} {'s':>6} {'peak MB':>8} {'B/cell':>7}")
+    print(
+        f"\n{'setting':<16} {'contender':<46} {'cells/s':>8} {'spread':>7} {'s':>6} {'CPU s':>6} {'peak MB':>8} "
+        f"{'B/cell':>7}"
+    )
     for row in rows:
         print(
             f"{row['setting']:<16} {row['contender']:<46} {median(row):>8,.0f} {spread(row):>6.1%} "
-            f"{np.median(row['seconds']):>6.1f} {row['peak_rss_bytes'] / 1e6:>8,.0f} {row['bytes_per_cell']:>7,.0f}"
+            f"{np.median(row['seconds']):>6.1f} {np.median(row['cpu_s']):>6.1f} "
+            f"{row['peak_rss_bytes'] / 1e6:>8,.0f} {row['bytes_per_cell']:>7,.0f}"
         )
 
 

@@ -48,10 +48,10 @@ def wait_for(batch: Any) -> None:
         torch.cuda.synchronize()
 
 
-def epochs(adapter: Adapter, through: bool, n: int) -> tuple[float, float]:
-    """Read epochs through an adapter, or bare; give the seconds that they took, and those of a hand-over (median)."""
+def epochs(adapter: Adapter, through: bool, n: int) -> tuple[float, float, float]:
+    """Read epochs through an adapter, or bare; give seconds, CPU seconds, and the seconds of a hand-over (median)."""
     handing = [] if through else [0.0]
-    started = time.perf_counter()
+    cpu_before, started = time.process_time(), time.perf_counter()
     for _ in range(n):
         for batch in adapter.loader.batches(adapter._emit):
             if through:
@@ -62,7 +62,7 @@ def epochs(adapter: Adapter, through: bool, n: int) -> tuple[float, float]:
                 del handed
             # A batch that is held costs the loader a slab.
             del batch
-    return time.perf_counter() - started, float(np.median(handing))
+    return time.perf_counter() - started, time.process_time() - cpu_before, float(np.median(handing))
 
 
 def cost(arguments: argparse.Namespace) -> None:
@@ -81,13 +81,16 @@ def cost(arguments: argparse.Namespace) -> None:
             name: (adapter, True) for name, adapter in adapters.items()
         }
         warm = {name: epochs(adapter, through, 1)[0] for name, (adapter, through) in contenders.items()}
-        found: dict[str, dict[str, list[float]]] = {name: {"cells_per_s": [], "handing_ms": []} for name in contenders}
+        found: dict[str, dict[str, list[float]]] = {
+            name: {"cells_per_s": [], "cells_per_cpu_s": [], "handing_ms": []} for name in contenders
+        }
         n = max(1, round(bench.total_s / bench.rounds / min(warm.values())))
         for number in range(bench.rounds):
             # The order turns from round to round, so that no contender always follows the same one.
             for name in [*contenders][number % len(contenders) :] + [*contenders][: number % len(contenders)]:
-                seconds, handing = epochs(*contenders[name], n)
+                seconds, cpu_s, handing = epochs(*contenders[name], n)
                 found[name]["cells_per_s"].append(round(n * n_obs / seconds, 1))
+                found[name]["cells_per_cpu_s"].append(round(n * n_obs / cpu_s, 1))
                 found[name]["handing_ms"].append(round(1000 * handing, 4))
         for name, measured in found.items():
             row = {"contender": name, "setting": setting, "batch_ms": [], **measured}
@@ -95,6 +98,7 @@ def cost(arguments: argparse.Namespace) -> None:
             rows.append(row)
             print(
                 f"{setting:<12} {name:<6} {median(row):>10,.0f} cells/s ± {spread(row):.0%}, "
+                f"{median(row, 'cells_per_cpu_s'):,.0f} cells/CPU s, "
                 f"{np.median(row['batch_ms']):.2f} ms a batch, handing over {np.median(row['handing_ms']):.3f} ms",
                 flush=True,
             )

@@ -2,9 +2,9 @@
 
 1. *Plan*: all windows of an epoch of a hundred million rows, without reading any: seconds, peak memory, and the time of
    a window of perfectly random rows. Each in a process of its own.
-2. *Reading*: cells per second of each sampler on the shuffled collection, and on one whose rows are grouped by cell
-   type, in interleaved rounds within one process; and the *read amplification*: stored values that are decoded, divided
-   by those that are handed over, counted from the plan of an epoch.
+2. *Reading*: cells per second, and per CPU second, of each sampler on the shuffled collection and on one whose rows
+   are grouped by cell type, in interleaved rounds within one process; and the *read amplification*: stored values that
+   are decoded, divided by those that are handed over, counted from the plan of an epoch.
 
 Usage: ``python benchmarks/sampling.py [--cells 200000] [--round-cells 60000] [--rounds 5]``
 """
@@ -133,31 +133,36 @@ def reading(collection: Path, title: str, n_cells: int, rounds: int, round_cells
     manifest = annbatch.Collection.open(collection)
     streams = {name: batches(loader) for name, loader in opened.items()}
     rates: dict[str, list[float]] = {name: [] for name in opened}
+    cpu_rates: dict[str, list[float]] = {name: [] for name in opened}
     for timed in range(-1, rounds):
         for name, stream in streams.items():
-            cells, started = 0, time.perf_counter()
+            cells, cpu_before, started = 0, time.process_time(), time.perf_counter()
             while cells < round_cells:
                 batch = next(stream)
                 touch(Matrix.of_csr(batch.data))
                 cells += batch.data.shape[0]
             if timed >= 0:
                 rates[name].append(cells / (time.perf_counter() - started))
+                cpu_rates[name].append(cells / (time.process_time() - cpu_before))
             # Nothing of this one may be read ahead while another one is timed.
             opened[name].close()
             streams[name] = batches(opened[name])
     rows = []
-    base = float(np.median(rates["every row once"]))
+    base, cpu_base = (float(np.median(found["every row once"])) for found in (rates, cpu_rates))
     for name, found in rates.items():
         row = {
             "contender": name,
             "setting": title,
             "cells_per_s": found,
+            "cells_per_cpu_s": cpu_rates[name],
             "amplification": amplification(opened[name], manifest),
         }
         rows.append(row)
         print(
             f"{title:<22} {name:<22} {median(row):>10,.0f} cells/s ± {spread(row):.0%} "
-            f"({median(row) / base:.2f} of the default), decodes {row['amplification']:.2f} × what it hands over",
+            f"({median(row) / base:.2f} of the default), "
+            f"{median(row, 'cells_per_cpu_s'):>10,.0f} cells/CPU s ({median(row, 'cells_per_cpu_s') / cpu_base:.2f}), "
+            f"decodes {row['amplification']:.2f} × what it hands over",
             flush=True,
         )
     return rows

@@ -5,7 +5,7 @@ benchmark passes through the modules:
 
 1. `machine`: what does it run on? `settings`: how is a loader asked to read?
 2. `command_line`: the options that all commands know.
-3. `generate`: the cells, from a seed.
+3. `generate`: the cells, from a seed; `bixverse_cells`: those that bixverse draws.
 4. `contenders`: who takes part; `jobs`: what they and the benchmark say to each other.
 5. `environments`, `stores`: in which Python does each contender run, and who writes which store?
 6. `worker`: what happens in the process of one contender? `touch` and `training` are what it does with each batch.

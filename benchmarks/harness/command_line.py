@@ -37,7 +37,7 @@ def options(description: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="ENVIRONMENT=PATH",
-        help="interpreter of an environment that exists already (peer, peer-gpu, torch, lamindb)",
+        help="interpreter of an environment that exists already (peer, peer-gpu, torch, lamindb, cellstream, bixverse)",
     )
     return parser
 

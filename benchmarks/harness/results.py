@@ -1,7 +1,7 @@
 """How are the figures of a command kept, summed up and printed?
 
 1. `save` writes ``{"machine", "date", "command", "input", "rows": […]}`` under ``benchmarks/results``.
-2. `median` and `spread` sum up the rounds of a row; `print_table` prints them.
+2. `median` and `spread` sum up the rounds of a row, `ratios` compares those of two; `print_table` prints them.
 """
 
 from __future__ import annotations
@@ -67,25 +67,40 @@ def save(
     return path
 
 
-def median(row: dict[str, Any]) -> float:
-    """Median of a row's rounds, cells per second."""
-    return float(np.median(row["cells_per_s"]))
+def median(row: dict[str, Any], key: str = "cells_per_s") -> float:
+    """Median of a row's rounds: cells per second, or per CPU second where ``key`` is ``"cells_per_cpu_s"``."""
+    return float(np.median(row[key]))
 
 
-def spread(row: dict[str, Any]) -> float:
+def spread(row: dict[str, Any], key: str = "cells_per_s") -> float:
     """Half the range of a row's rounds, as a share of the median."""
-    return float((max(row["cells_per_s"]) - min(row["cells_per_s"])) / 2 / median(row))
+    return float((max(row[key]) - min(row[key])) / 2 / median(row, key))
+
+
+def ratios(row: dict[str, Any], base: dict[str, Any], key: str) -> tuple[float, float, float]:
+    """Compare two rows round by round: median, least and largest ratio of ``row`` to ``base``."""
+    found = np.divide(row[key], base[key])
+    return float(np.median(found)), float(found.min()), float(found.max())
 
 
 def print_table(rows: list[dict[str, Any]], reference: str | None = None) -> None:
-    """Print medians, spreads, peak memory, and ratios to the contender ``reference`` of the same setting."""
-    print(f"\n{'setting':<12} {'contender':<46} {'cells/s':>10} {'spread':>7} {'ratio':>7} {'peak MB':>8}")
+    """Print medians, spreads, CPU seconds, peak memory, and ratios to the contender ``reference`` of the same setting.
+
+    Cells are counted per second and per CPU second; each has a spread and a ratio of its own.
+    """
+    print(
+        f"\n{'setting':<12} {'contender':<46} {'cells/s':>10} {'spread':>7} {'ratio':>7} "
+        f"{'cells/CPU s':>11} {'spread':>7} {'ratio':>7} {'CPU/wall':>8} {'peak MB':>8}"
+    )
     for row in rows:
         base = [other for other in rows if other["contender"] == reference and other["setting"] == row["setting"]]
-        ratio = f"{median(row) / median(base[0]):7.2f}" if base else " " * 7
+        columns = []
+        for key, width in (("cells_per_s", 10), ("cells_per_cpu_s", 11)):
+            ratio = f"{median(row, key) / median(base[0], key):7.2f}" if base else " " * 7
+            columns.append(f"{median(row, key):>{width},.0f} {spread(row, key):>6.1%}  {ratio}")
         note = "" if row.get("whole_epochs", True) else f"   ({row['cells_per_round']} cells a round)"
         print(
-            f"{row['setting']:<12} {row['contender']:<46} {median(row):>10,.0f} {spread(row):>6.1%} {ratio} "
-            f"{row['peak_rss_bytes'] / 1e6:>8,.0f}{note}"
+            f"{row['setting']:<12} {row['contender']:<46} {' '.join(columns)} "
+            f"{row['cpu_s'] / row['seconds']:>8.2f} {row['peak_rss_bytes'] / 1e6:>8,.0f}{note}"
         )
     print()

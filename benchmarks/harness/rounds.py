@@ -170,6 +170,8 @@ def as_row(worker: Worker) -> dict[str, Any]:
         "cells_per_s": [round(answer["cells"] / answer["seconds"], 1) for answer in worker.rounds],
         "peak_rss_bytes": worker.rounds[-1]["peak_rss_bytes"],
         "cells_per_round": worker.rounds[0]["cells"],
+        "cells_per_cpu_s": [round(answer["cells"] / answer["cpu_s"], 1) for answer in worker.rounds],
         "seconds": round(sum(answer["seconds"] for answer in worker.rounds), 2),
+        "cpu_s": round(sum(answer["cpu_s"] for answer in worker.rounds), 2),
         "whole_epochs": "cells" not in worker.round,
     }

@@ -118,7 +118,7 @@ def prepare(bench: Bench, contender: str) -> Path | None:
 
 
 def write_store(bench: Bench, environment: Environment | None, way: str, store: Path) -> dict[str, Any]:
-    """Write a store from the input in a process of its own; give seconds, peak memory and bytes.
+    """Write a store from the input in a process of its own; give seconds, CPU seconds, peak memory and bytes.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 1. It is started with a `Job` as JSON, opens the store, and says so (``ready``, with the seconds that took).
 2. Each line on its standard input asks for one round; it runs whole epochs, or a fixed number of cells where the
-   contender is slow, touches every batch, and answers with one line: cells, seconds, sums, peak memory.
+   contender is slow, touches every batch, and answers with one line: cells, seconds, CPU seconds, sums, peak memory.
 3. An empty line, or the end of the input, ends it.
 
 A round may carry a training step (``step_s``), a counting thread (``count``), or nothing but counting.
@@ -30,20 +30,40 @@ from harness.settings import Setting
 from harness.touch import touch
 
 
-def peak_rss_bytes() -> int:
-    """Peak memory of this process and of its living children, and of theirs."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    pids, total = [str(os.getpid())], 0
-    for pid in pids:
+def descendants() -> list[str]:
+    """Give the numbers of this process's living children and of theirs, where ``/proc`` lists them."""
+    found = [str(os.getpid())]
+    for pid in found:
         children = Path(f"/proc/{pid}/task/{pid}/children")
         if children.exists():
-            pids += children.read_text().split()
-    for path in (Path(f"/proc/{pid}/status") for pid in pids):
+            found += children.read_text().split()
+    return found[1:]
+
+
+def peak_rss_bytes() -> int:
+    """Peak memory of this process and of its living children, and of theirs."""
+    if not Path("/proc/self/status").exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    total = 0
+    for path in (Path(f"/proc/{pid}/status") for pid in ("self", *descendants())):
         if path.exists():
             total += next((int(line.split()[1]) for line in path.read_text().splitlines() if "VmHWM" in line), 0)
     return total * 1024
+
+
+def cpu_seconds() -> float:
+    """CPU seconds, user and system, of this process, of its children, and of theirs, living or not.
+
+    Where there is no ``/proc``, children count when they have ended. Those that live count in steps of 10 ms.
+    """
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = time.process_time() + ended.ru_utime + ended.ru_stime
+    for path in (Path(f"/proc/{pid}/stat") for pid in descendants()):
+        if path.exists():
+            # The name, in parentheses, may hold anything; times of a process and of its ended children follow.
+            fields = path.read_text().rpartition(")")[2].split()
+            total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 class Counter(threading.Thread):
@@ -92,7 +112,7 @@ def run_round(epoch: Epoch, command: dict[str, Any], needs_touch: bool, model: s
     counter = Counter() if command.get("count") else None
     if counter is not None:
         counter.start()
-    started = time.perf_counter()
+    cpu_before, started = cpu_seconds(), time.perf_counter()
     deadline = started + command.get("at_most_s", float("inf"))
     done = False
     epochs = 0
@@ -130,10 +150,11 @@ def run_round(epoch: Epoch, command: dict[str, Any], needs_touch: bool, model: s
     # What a GPU was asked for is done when its sums are there, or its losses.
     sum_values, sum_columns = int(sum_values), None if sum_columns is None else int(sum_columns)
     trained = {} if trainer is None else trainer.finish()
-    seconds = time.perf_counter() - started
+    seconds, cpu_s = time.perf_counter() - started, cpu_seconds() - cpu_before
     return trained | {
         "cells": cells,
         "seconds": seconds,
+        "cpu_s": cpu_s,
         "epochs": epochs,
         "batches": n_batches,
         "first_batch_s": first_s[0],
@@ -183,9 +204,10 @@ def main() -> None:
         os.dup2(2, 1)
         try:
             if sys.argv[1] == "write":
-                started = time.perf_counter()
+                cpu_before, started = cpu_seconds(), time.perf_counter()
                 WRITERS[sys.argv[2]](sys.argv[4:], sys.argv[3])
-                measured = {"seconds": time.perf_counter() - started, "peak_rss_bytes": peak_rss_bytes()}
+                seconds, cpu_s = time.perf_counter() - started, cpu_seconds() - cpu_before
+                measured = {"seconds": seconds, "cpu_s": cpu_s, "peak_rss_bytes": peak_rss_bytes()}
                 answer.write(json.dumps(measured) + "\n")
             else:
                 fields = json.loads(sys.argv[2])

@@ -65,7 +65,8 @@ def ranks(arguments: argparse.Namespace) -> None:
             answers = [worker.receive() for worker in workers]
             if number:
                 rates = [answer["cells"] / answer["seconds"] for answer in answers]
-                found[n].append({"rates": rates, "peak": sum(answer["peak_rss_bytes"] for answer in answers)})
+                sums = {key: sum(answer[key] for answer in answers) for key in ("cells", "cpu_s", "peak_rss_bytes")}
+                found[n].append({"rates": rates, "seconds": max(answer["seconds"] for answer in answers), **sums})
                 print(f"{n} process(es): {sum(rates):,.0f} cells/s together", flush=True)
     rows: list[dict[str, Any]] = [
         {
@@ -73,7 +74,10 @@ def ranks(arguments: argparse.Namespace) -> None:
             "setting": BLOCKS.name,
             "cells_per_s": [round(sum(one["rates"]), 1) for one in each],
             "slowest_cells_per_s": [round(min(one["rates"]), 1) for one in each],
-            "peak_rss_bytes": each[-1]["peak"],
+            "cells_per_cpu_s": [round(one["cells"] / one["cpu_s"], 1) for one in each],
+            "seconds": round(sum(one["seconds"] for one in each), 2),
+            "cpu_s": round(sum(one["cpu_s"] for one in each), 2),
+            "peak_rss_bytes": each[-1]["peak_rss_bytes"],
             "processes": n,
         }
         for n, each in found.items()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
-from harness.contenders import others, ours, peer
+from harness.contenders import others, ours, peer, per_cell
 from harness.environments import Environment
 from harness.jobs import Contender, Epoch, Job
 
@@ -33,12 +33,22 @@ def _limit(stage: str) -> Callable[[Job], Epoch]:
     return open_limit
 
 
+CODECS = ("blosc", "delta", "packed", "zstd")
+"""Codecs of this project's collections; the first one is the default."""
+
+
+def of_codec(codec: str) -> str:
+    """Give the name of this project's contender that reads a collection of a codec."""
+    return "direct" if codec == CODECS[0] else f"direct-{codec}"
+
+
 WRITERS: dict[str, Callable[[list[str], str], None]] = {
     "ours": ours.write_ours,
-    "ours-delta": partial(ours.write_ours, codec="delta"),
-    "ours-zstd": partial(ours.write_ours, codec="zstd"),
+    **{f"ours-{codec}": partial(ours.write_ours, codec=codec) for codec in CODECS[1:]},
     "peer": peer.write_peer,
     "peer-1GB": partial(peer.write_sized, dataset_size="1GB"),
+    "cellstream": per_cell.write_cellstream,
+    "bixverse": per_cell.write_bixverse,
 }
 """Whose store, or how it is written -> the function that writes it."""
 
@@ -47,11 +57,17 @@ PEER_REMOTE = Environment("peer-remote", ("annbatch==0.3.1", "obstore==0.12.1", 
 PEER_GPU = Environment("peer-gpu", ("annbatch==0.3.1", f"{cupy_package()}[ctk]", "torch>=2.6", "zarrs>=0.2.3"))
 TORCH = Environment("torch", ("scDataset==0.3.0", "anndata", "torch"))
 LAMINDB = Environment("lamindb", ("lamindb", "torch"))
+CELLSTREAM = Environment("cellstream", ("cellstream==0.11.0",), minimum=(3, 11))
+BIXVERSE = Environment("bixverse", ("bixverse[sparse]==0.2.1", "anndata"), minimum=(3, 11))
 
 CONTENDERS = {
     "direct": Contender("annbatch-dlpack", ours.open_ours("direct"), "ours", writes=True),
-    "direct-delta": Contender("annbatch-dlpack, codec delta", ours.open_ours("direct"), "ours-delta", writes=True),
-    "direct-zstd": Contender("annbatch-dlpack, codec zstd", ours.open_ours("direct"), "ours-zstd", writes=True),
+    **{
+        of_codec(codec): Contender(
+            f"annbatch-dlpack, codec {codec}", ours.open_ours("direct"), f"ours-{codec}", writes=True
+        )
+        for codec in CODECS[1:]
+    },
     "cached": Contender("annbatch-dlpack, cached on disk", ours.open_ours("cached"), "ours"),
     "zarr": Contender("annbatch-dlpack, zarr path", ours.open_ours("zarr"), "ours"),
     "torch": Contender("TorchLoader alone", ours.open_torch(), "ours"),
@@ -73,6 +89,8 @@ CONTENDERS = {
     "objectstore-fused": Contender(
         "zarr 3.4 ObjectStore fused, blocks alone", others.open_objectstore(True), "peer", PEER_REMOTE
     ),
+    "cellstream": Contender("cellstream 0.11", per_cell.open_cellstream, "cellstream", CELLSTREAM, writes=True),
+    "bixverse": Contender("bixverse 0.2.1", per_cell.open_bixverse, "bixverse", BIXVERSE, writes=True),
     "scdataset": Contender("scDataset 0.3.0", others.open_scdataset, None, TORCH),
     "mapped": Contender("MappedCollection", others.open_mapped_collection, None, LAMINDB),
     "annloader": Contender("AnnLoader", others.open_annloader, None, TORCH),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.report.markdown import Record, middle, milliseconds, rate, table
+from harness.report.markdown import Record, cpu_rate, middle, milliseconds, rate, table
 from harness.results import median
 
 
@@ -65,14 +65,16 @@ def sampling_table(record: Record) -> str:
     ]
     text = f"**Planning**\n\n{table(('', 'rows planned', 'time', 'a window', 'memory added'), plans)}\n"
     reads = [row for row in record["rows"] if "plan" not in row]
+    head = ("", "cells/s", "of the default", "cells a CPU second", "decoded for each value handed over")
     for setting in dict.fromkeys(row["setting"] for row in reads):
         rows = [row for row in reads if row["setting"] == setting]
         base = median(rows[0])
         lines = [
-            (row["contender"], rate(row), f"{median(row) / base:.0%}", f"{row['amplification']:.2f}") for row in rows
+            (row["contender"], rate(row), f"{median(row) / base:.0%}", cpu_rate(row), f"{row['amplification']:.2f}")
+            for row in rows
         ]
         text += f"**Collection {setting}**\n\n"
-        text += f"{table(('', 'cells/s', 'of the default', 'decoded for each value handed over'), lines)}\n"
+        text += f"{table(head, lines)}\n"
     return text
 
 
@@ -84,12 +86,14 @@ def handover_table(record: Record) -> str:
         batch = milliseconds(row["batch_ms"], 2)
         if row["contender"] == "core":
             base = middle(row["batch_ms"])
-            lines.append((row["setting"], row["contender"], batch, "", "", ""))
+            lines.append((row["setting"], row["contender"], batch, cpu_rate(row), "", "", ""))
             continue
         handing = middle(row["handing_ms"])
         ratio = f"{middle(row['batch_ms']) / base - 1:+.1%}"
-        lines.append((row["setting"], row["contender"], batch, ratio, f"{handing:.3f} ms", f"{handing / base:.1%}"))
-    return table(("", "", "a batch", "against the core", "hand-over alone", "of the core's batch"), lines)
+        handed = f"{handing:.3f} ms", f"{handing / base:.1%}"
+        lines.append((row["setting"], row["contender"], batch, cpu_rate(row), ratio, *handed))
+    head = ("", "", "a batch", "cells a CPU second", "against the core", "hand-over alone", "of the core's batch")
+    return table(head, lines)
 
 
 def layouts_table(record: Record) -> str:

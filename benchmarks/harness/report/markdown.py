@@ -13,7 +13,9 @@ Record = dict[str, Any]
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Give a Markdown table; every column but the first is aligned to the right."""
+    """Give a Markdown table; every column but the first is aligned to the right, and one without any cell left out."""
+    kept = [not lines or any(line[i] for line in lines) for i in range(len(head))]
+    head, *lines = ([cell for cell, keep in zip(line, kept, strict=True) if keep] for line in (head, *lines))
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines)) + "\n"
 
@@ -28,6 +30,12 @@ def origin(record: Record) -> str:
 def rate(row: Record) -> str:
     """Write a row's median and spread."""
     return f"{median(row):,.0f} ± {spread(row):.0%}"
+
+
+def cpu_rate(row: Record) -> str:
+    """Write the median and the spread of a row's cells per CPU second; nothing where those were not recorded."""
+    key = "cells_per_cpu_s"
+    return f"{median(row, key):,.0f} ± {spread(row, key):.0%}" if key in row else ""
 
 
 def middle(values: Sequence[float]) -> float:

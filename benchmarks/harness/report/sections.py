@@ -23,6 +23,7 @@ from harness.report.speeds import (
     growth_table,
     main_table,
     pivot,
+    random_rows_table,
     remote_table,
     speeds_table,
     workers_table,
@@ -72,6 +73,14 @@ SECTIONS = {
         "own",
     ),
     "threads": Section("Speed over threads", lambda record: pivot(record, "threads"), "", "own"),
+    "random-rows": Section(
+        "Perfectly random rows, in windows of one batch",
+        random_rows_table,
+        "Nothing that is read for one batch serves another. Every value and column number is summed up. Medians of the "
+        "rounds ± half their range; ratios of each round, their median, least and largest. cellstream is asked for the "
+        "rows of one batch after the other, with a thread for each core. bixverse writes no store of given cells, so "
+        "all are compared once more on cells that it draws: so few that the rows of a large batch share chunks.",
+    ),
     "growth": Section(
         "Ten times as many cells",
         growth_table,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from harness.report.markdown import Record, middle, rate, table
-from harness.results import median
+from harness.report.markdown import Record, cpu_rate, middle, rate, table
+from harness.results import median, ratios
 from harness.settings import TITLES
 
 PEER = "scverse annbatch 0.3.1"
 OURS = "annbatch-dlpack"
 WITH_DELTA = f"{OURS}, codec delta"
+CELLSTREAM = "cellstream 0.11"
+CPU = "cells a CPU second"
 
 
 def main_table(record: Record) -> str:
@@ -22,9 +24,9 @@ def main_table(record: Record) -> str:
             note = "" if row["whole_epochs"] else f" ({row['cells_per_round']:,} cells a round)"
             ratio = f"{median(row) / base:.2f}×" if base else ""
             memory = f"{row['peak_rss_bytes'] / 1e6:,.0f} MB"
-            lines.append((row["contender"] + note, rate(row), ratio, memory))
+            lines.append((row["contender"] + note, rate(row), ratio, cpu_rate(row), memory))
         title = TITLES.get(setting, setting)
-        head = ("", "cells/s", f"against {PEER}" if base else "", "peak memory")
+        head = ("", "cells/s", f"against {PEER}" if base else "", CPU, "peak memory")
         text += f"\n**{title[0].upper()}{title[1:]}**\n\n{table(head, lines)}"
     return text
 
@@ -50,14 +52,16 @@ def gpu_table(record: Record) -> str:
     text = ""
     for setting in dict.fromkeys(row["setting"] for row in speeds):
         own = sorted((row for row in speeds if row["setting"] == setting), key=median, reverse=True)
-        lines = [(row["contender"], rate(row), f"{median(row) / best:.2f}×" if best else "") for row in own]
+        lines = [
+            (row["contender"], rate(row), f"{median(row) / best:.2f}×" if best else "", cpu_rate(row)) for row in own
+        ]
         title = TITLES.get(setting, setting)
-        head = ("", "cells/s", "against the peer's best of all settings" if best else "")
+        head = ("", "cells/s", "against the peer's best of all settings" if best else "", CPU)
         text += f"\n**{title[0].upper()}{title[1:]}**\n\n{table(head, lines)}"
     limits = [row for row in rows if row["contender"].startswith("limit")]
     if limits:
-        lines = [(row["contender"].removeprefix("limit: "), rate(row)) for row in limits]
-        text += f"\n**One stage alone, for all of X**\n\n{table(('', 'cells/s'), lines)}"
+        lines = [(row["contender"].removeprefix("limit: "), rate(row), cpu_rate(row)) for row in limits]
+        text += f"\n**One stage alone, for all of X**\n\n{table(('', 'cells/s', CPU), lines)}"
     trained = [row for row in rows if "model" in row]
     if trained:
         lines = [
@@ -65,6 +69,7 @@ def gpu_table(record: Record) -> str:
                 row["contender"],
                 row["setting"],
                 rate(row),
+                cpu_rate(row),
                 f"{middle(row['idle_share']):.1%} ± {(max(row['idle_share']) - min(row['idle_share'])) / 2:.1%}",
             )
             for row in trained
@@ -73,7 +78,7 @@ def gpu_table(record: Record) -> str:
         size = (
             f"{facts['n_obs']:,} cells × {facts['n_vars']:,} genes, {facts['nnz'] / facts['n_obs']:,.0f} values a cell"
         )
-        head = ("", "model, window", "cells/s", "time without a step")
+        head = ("", "model, window", "cells/s", CPU, "time without a step")
         text += f"\n**While training on {size}**\n\n{table(head, lines)}"
     versions = ", ".join(f"{name} {version}" for name, version in record["software"].items())
     return f"{text}\n{versions}.\n"
@@ -90,23 +95,23 @@ def remote_table(record: Record) -> str:
                 row["contender"],
                 rate(row),
                 f"{median(row) / base:.1f}×" if base else "",
+                cpu_rate(row),
                 f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
             )
             for row in sorted(rows, key=median, reverse=True)
         ]
-        head = ("", "cells/s", f"against the faster {PEER}" if base else "", "peak memory")
+        head = ("", "cells/s", f"against the faster {PEER}" if base else "", CPU, "peak memory")
         text += f"\n**Blocks × blocks a window, delay: {setting}**\n\n{table(head, lines)}"
     return text
 
 
 def speeds_table(record: Record) -> str:
     """One line a contender and setting."""
-    head = ("", "setting", "cells/s", "peak memory")
-    memory = [f"{row['peak_rss_bytes'] / 1e6:,.0f} MB" for row in record["rows"]]
-    return table(
-        head,
-        [(row["contender"], row["setting"], rate(row), mb) for row, mb in zip(record["rows"], memory, strict=True)],
-    )
+    lines = [
+        (row["contender"], row["setting"], rate(row), cpu_rate(row), f"{row['peak_rss_bytes'] / 1e6:,.0f} MB")
+        for row in record["rows"]
+    ]
+    return table(("", "setting", "cells/s", CPU, "peak memory"), lines)
 
 
 def pivot(record: Record, key: str) -> str:
@@ -115,8 +120,13 @@ def pivot(record: Record, key: str) -> str:
     lines = []
     for value in dict.fromkeys(row[key] for row in record["rows"]):
         found = {row["contender"]: row for row in record["rows"] if row[key] == value}
-        lines.append([f"{value:,}", *(rate(found[name]) if name in found else "" for name in names)])
+        lines.append([f"{value:,}", *(both_rates(found[name]) if name in found else "" for name in names)])
     return table([key, *names], lines)
+
+
+def both_rates(row: Record) -> str:
+    """Write cells per second and, where they were recorded, per CPU second: for tables with a column a contender."""
+    return f"{rate(row)}, {cpu_rate(row)} a CPU second" if cpu_rate(row) else rate(row)
 
 
 def growth_table(record: Record) -> str:
@@ -128,7 +138,12 @@ def growth_table(record: Record) -> str:
         found = {row["n_obs"]: row for row in rows}
         kept = f"{median(found[sizes[-1]]) / median(found[sizes[0]]):.0%}" if len(found) == len(sizes) else ""
         lines.append(
-            (name, TITLES.get(setting, setting), *(rate(found[size]) if size in found else "" for size in sizes), kept)
+            (
+                name,
+                TITLES.get(setting, setting),
+                *(both_rates(found[size]) if size in found else "" for size in sizes),
+                kept,
+            )
         )
     return table(("", "setting", *(f"{size:,} cells" for size in sizes), "kept"), lines)
 
@@ -140,8 +155,8 @@ def workers_table(record: Record) -> str:
     for row in record["rows"]:
         note = "" if row["whole_epochs"] else f" ({row['cells_per_round']:,} cells a round)"
         memory = f"{row['peak_rss_bytes'] / 1e6:,.0f} MB"
-        lines.append((row["contender"] + note, rate(row), f"{median(row) / base:.2f}×", memory))
-    return table(("", "cells/s", "of the loader alone", "peak memory, workers included"), lines)
+        lines.append((row["contender"] + note, rate(row), f"{median(row) / base:.2f}×", cpu_rate(row), memory))
+    return table(("", "cells/s", "of the loader alone", CPU, "peak memory, workers included"), lines)
 
 
 def codecs_table(record: Record) -> str:
@@ -152,7 +167,7 @@ def codecs_table(record: Record) -> str:
         rows = {row["setting"]: row for row in record["rows"] if row["contender"] == contender}
         codec = contender.partition("codec ")[2] or "blosc"
         lines.append(
-            (f"`{codec}`", f"{rows[settings[0]]['bytes_per_cell']:,.0f}", *(rate(rows[one]) for one in settings))
+            (f"`{codec}`", f"{rows[settings[0]]['bytes_per_cell']:,.0f}", *(both_rates(rows[one]) for one in settings))
         )
     return table(("`codec`", "bytes a cell", *(TITLES.get(one, one) for one in settings)), lines)
 
@@ -165,6 +180,7 @@ def build_table(record: Record) -> str:
             row["contender"],
             row["setting"],
             f"{middle(row['seconds']):.1f} s",
+            f"{middle(row['cpu_s']):.1f} s" if "cpu_s" in row else "",
             rate(row),
             f"{median(row) / base:.2f}×",
             f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
@@ -172,4 +188,45 @@ def build_table(record: Record) -> str:
         )
         for row in record["rows"]
     ]
-    return table(("", "", "time", "cells/s", "ratio", "peak memory", "bytes a cell"), lines)
+    return table(("", "", "time", "CPU time", "cells/s", "ratio", "peak memory", "bytes a cell"), lines)
+
+
+def random_rows_table(record: Record) -> str:
+    """Speeds of random rows, by wall and by CPU time, beside cellstream, a table an input and batch size."""
+    text = ""
+    for cells, size in dict.fromkeys((row["cells"], row["batch_size"]) for row in record["rows"]):
+        rows = [row for row in record["rows"] if (row["cells"], row["batch_size"]) == (cells, size)]
+        base = next((row for row in rows if row["contender"] == CELLSTREAM), None)
+        lines = []
+        for row in sorted(rows, key=lambda row: median(row, "cells_per_cpu_s"), reverse=True):
+            by_wall, by_cpu = (
+                "" if base is None else "{:.2f}× ({:.2f}–{:.2f})".format(*ratios(row, base, key))
+                for key in ("cells_per_s", "cells_per_cpu_s")
+            )
+            memory = f"{row['peak_rss_bytes'] / 1e6:,.0f} MB"
+            lines.append((row["contender"], cpu_rate(row), by_cpu, rate(row), by_wall, memory))
+        head = ("", CPU, f"against {CELLSTREAM}", "cells/s", f"against {CELLSTREAM}", "peak memory")
+        facts = rows[0]
+        size_of = f"{facts['n_obs']:,} cells, {facts['nnz'] / facts['n_obs']:,.0f} values a cell"
+        text += f"\n**Batches of {size:,}, {cells} ({size_of})**\n\n{table(head, lines)}"
+    return f"{ahead_of_ours(record)}\n{text}"
+
+
+def ahead_of_ours(record: Record) -> str:
+    """Say where other contenders gave more cells a CPU second, or a second, than the best of this project."""
+    found = []
+    for key, what in (("cells_per_cpu_s", "a CPU second"), ("cells_per_s", "a second")):
+        for cells, setting in dict.fromkeys((row["cells"], row["setting"]) for row in record["rows"]):
+            rows = [row for row in record["rows"] if (row["cells"], row["setting"]) == (cells, setting)]
+            own = [row for row in rows if row["contender"].startswith(OURS)]
+            best = max(own, key=lambda row: median(row, key), default=None)
+            for row in rows:
+                if best is not None and row not in own and median(row, key) > median(best, key):
+                    times = median(row, key) / median(best, key)
+                    found.append(
+                        f"{row['contender']} gives {times:.2f} times as many cells {what} as {best['contender']} "
+                        f"({setting}, {cells})"
+                    )
+    if not found:
+        return "No other contender gives more cells, a second or a CPU second, than the best codec of this project.\n"
+    return "Ahead of the best codec of this project:\n\n" + "".join(f"- {line}\n" for line in found)
