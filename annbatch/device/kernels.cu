@@ -3,13 +3,14 @@
 // A window lies in the memory of the device as it was stored: `values` and `indices` in their narrow types, row behind
 // row, or chunk behind chunk with each chunk's bytes shuffled. Every row of a batch knows where it begins there.
 //
-// 1. `check_rows` says which rows do not ascend, and whether an index is out of range.
-// 2. `scatter_csr` copies rows to their places in a CSR batch, and widens them.
-// 3. `scatter_dense` writes rows into a dense batch that was set to zero.
-// 4. `sum_rows` sums up rows for the other two, where they are to normalise values.
+// 1. `unpack_blocks` unpacks the blocks of packed chunks (docs/packed.md) that a window needs.
+// 2. `check_rows` says which rows do not ascend, and whether an index is out of range.
+// 3. `scatter_csr` copies rows to their places in a CSR batch, and widens them.
+// 4. `scatter_dense` writes rows into a dense batch that was set to zero.
+// 5. `sum_rows` sums up rows for the other two, where they are to normalise values.
 //
-// All parameters are 64-bit integers: addresses and sizes. A block of threads works on a row; no thread waits for
-// another. The types are macros:
+// All parameters are 64-bit integers: addresses and sizes. A block of threads works on a row, or on a packed block. No
+// thread waits for another, except at the end of a PHASE. The types are macros:
 //
 //   VALUE, INDEX          types of stored values and column numbers
 //   OUT, INDEX_OUT        types of those handed over
@@ -221,7 +222,144 @@ __device__ inline VALUE value_at(const Staged& of, i64 position) {
 
 __device__ inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
+// --- packed blocks ---------------------------------------------------------------------------------------------------
+
+enum { PACKED_VALUES = 256, LANES = 16, FLAGS_NBYTES = PACKED_VALUES / 8 };
+
+// The threads of a block run the body for i in range(n) between them, and then wait for each other. So a body may use
+// what earlier phases wrote to shared memory, and nothing that other threads write in its own phase.
+#ifndef PHASE
+#define PHASE(i, n)                                                   \
+  for (bool is_on = true; is_on; __syncthreads(), is_on = false)      \
+    for (int i = threadIdx.x; i < (n); i += blockDim.x)
+#endif
+
+// The parts of a block, as docs/packed.md names them.
+struct Packed {
+  const unsigned char *words, *flags, *extras, *places, *patches;
+  int width, extra, n_extras, patch_nbytes, n_patches;
+};
+
+__device__ inline bool is_sound(const Packed& block) {
+  int bits = 8 * (int)sizeof(VALUE);
+  if (block.width > bits || block.patch_nbytes > (int)sizeof(VALUE)) return false;
+  if (block.extra != 0 && block.extra != 2 && block.extra != 4) return false;
+  if (block.extra == 0 && block.n_extras != 0) return false;
+  return block.n_patches == 0 || block.width + block.extra < bits;
+}
+
+// Find the parts of the block that begins at byte `at` of `nbytes`; false if its descriptor is unsound, or it does not
+// lie there.
+__device__ inline bool find_parts(Packed& block, i64 descriptor, i64 bytes, i64 at, i64 nbytes) {
+  block.width = (int)(descriptor & 255);
+  block.extra = (int)(descriptor >> 8 & 15);
+  block.patch_nbytes = (int)(descriptor >> 12 & 15);
+  block.n_extras = (int)(descriptor >> 16 & 255);
+  block.n_patches = (int)(descriptor >> 24 & 255);
+  int flags = 32 * block.width;
+  int extras = flags + (block.extra == 0 ? 0 : FLAGS_NBYTES);
+  int places = extras + (block.n_extras * block.extra + 7) / 8;
+  int patches = places + block.n_patches;
+  int end = patches + block.n_patches * block.patch_nbytes;
+  if (!is_sound(block) || end > PACKED_VALUES * (int)sizeof(VALUE) || at < 0 || at > nbytes - end) return false;
+  block.words = (const unsigned char*)bytes + at;
+  block.flags = block.words + flags;
+  block.extras = block.words + extras;
+  block.places = block.words + places;
+  block.patches = block.words + patches;
+  return true;
+}
+
+// Blocks begin at any byte.
+__device__ inline unsigned int load_pair(const unsigned char* at) { return at[0] | (unsigned int)at[1] << 8; }
+
+__device__ inline int count_bits(unsigned int byte) {
+  byte -= byte >> 1 & 0x55u;
+  byte = (byte & 0x33u) + (byte >> 2 & 0x33u);
+  return (int)((byte + (byte >> 4)) & 15u);
+}
+
+// The bits of number i that are stored for all numbers.
+__device__ inline unsigned long long unpack_word(const Packed& block, int i) {
+  unsigned long long found = 0;
+  for (int plane = 0; 16 * plane < block.width; plane++) {
+    int bits = (int)least(16, block.width - 16 * plane), bit = i / LANES * bits, shift = bit % 16;
+    const unsigned char* word = block.words + 512 * plane + 2 * (bit / 16 * LANES + i % LANES);
+    unsigned int value = load_pair(word) >> shift;
+    if (shift + bits > 16) value |= load_pair(word + 2 * LANES) << (16 - shift);
+    found |= (unsigned long long)(value & ((1u << bits) - 1u)) << (16 * plane);
+  }
+  return found;
+}
+
+// The extra bits of number i, of which `before` numbers before its byte of flags are flagged.
+__device__ inline unsigned int unpack_extra(const Packed& block, int i, int before) {
+  unsigned int byte = block.flags[i / 8];
+  if ((byte >> (i % 8) & 1u) == 0) return 0;
+  int rank = before + count_bits(byte & ((1u << (i % 8)) - 1u));
+  if (rank >= block.n_extras) return 0;
+  int bit = rank * block.extra;
+  return (unsigned int)(block.extras[bit / 8] >> (bit % 8)) & ((1u << block.extra) - 1u);
+}
+
 // --- kernels ---------------------------------------------------------------------------------------------------------
+
+// Unpack blocks into `out`, 256 values of VALUE (unsigned) behind each other. Block b begins at byte sources[b] of
+// `bytes`; bit 32 of descriptors[b] says whether it holds differences. Whatever the bytes are, nothing outside of
+// range(nbytes) is read and no other value written: `broken` is set to the number (from 1) of a block that is unsound.
+extern "C" __global__ void unpack_blocks(
+    i64 bytes, i64 nbytes, i64 sources, i64 descriptors, i64 bases, i64 n_blocks, i64 out, i64 broken) {
+  __shared__ VALUE numbers[PACKED_VALUES], row_sums[LANES];
+  __shared__ int flagged_before[FLAGS_NBYTES];
+  for (i64 b = blockIdx.x; b < n_blocks; b += gridDim.x) {
+    i64 descriptor = ((const i64*)descriptors)[b];
+    bool is_delta = (descriptor >> 32 & 1) != 0;
+    VALUE base = (VALUE)((const i64*)bases)[b];
+    VALUE* to = (VALUE*)out + b * PACKED_VALUES;
+    Packed block;
+    if (!find_parts(block, descriptor, bytes, ((const i64*)sources)[b], nbytes)) {
+      *(i64*)broken = b + 1;
+      continue;
+    }
+    PHASE(k, block.extra == 0 ? 0 : FLAGS_NBYTES) {
+      int before = 0;
+      for (int j = 0; j < k; j++) before += count_bits(block.flags[j]);
+      flagged_before[k] = before;
+      if (k == FLAGS_NBYTES - 1 && before + count_bits(block.flags[k]) != block.n_extras) *(i64*)broken = b + 1;
+    }
+    PHASE(i, PACKED_VALUES) {
+      unsigned long long number = unpack_word(block, i);
+      if (block.extra != 0)
+        number += (unsigned long long)unpack_extra(block, i, flagged_before[i / 8]) << block.width;
+      numbers[i] = (VALUE)number;
+    }
+    // Places that do not ascend may meet in one number, which is void then.
+    PHASE(j, block.n_patches) {
+      unsigned long long patch = 0;
+      for (int k = 0; k < block.patch_nbytes; k++)
+        patch |= (unsigned long long)block.patches[j * block.patch_nbytes + k] << (8 * k);
+      if (j > 0 && block.places[j - 1] >= block.places[j]) *(i64*)broken = b + 1;
+      numbers[block.places[j]] += (VALUE)(patch << (block.width + block.extra));
+    }
+    if (!is_delta) {
+      PHASE(i, PACKED_VALUES) to[i] = (VALUE)(base + numbers[i]);
+      continue;
+    }
+    PHASE(row, PACKED_VALUES / LANES) {
+      VALUE sum = 0;
+      for (int i = row * LANES; i < (row + 1) * LANES; i++) {
+        sum = (VALUE)(sum + numbers[i]);
+        numbers[i] = sum;
+      }
+      row_sums[row] = sum;
+    }
+    PHASE(i, PACKED_VALUES) {
+      VALUE sum = (VALUE)(base + (VALUE)i + numbers[i]);
+      for (int row = 0; row < i / LANES; row++) sum = (VALUE)(sum + row_sums[row]);
+      to[i] = sum;
+    }
+  }
+}
 
 // For rows of a window: `unordered` is set to 1 where column numbers do not ascend; `wrong` to the number (from 1, of
 // the window) of a row that has a column number out of range(n_columns).

@@ -33,14 +33,20 @@ from annbatch.errors import DeviceMemoryError
 
 SOURCE = Path(__file__).parents[2] / "annbatch" / "device" / "kernels.cu"
 COMPILER = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
-N_ARGUMENTS = {"check_rows": 11, "sum_rows": 8, "scatter_csr": 18, "scatter_dense": 19}
+N_ARGUMENTS = {"check_rows": 11, "sum_rows": 8, "scatter_csr": 18, "scatter_dense": 19, "unpack_blocks": 8}
+PHASED = {"unpack_blocks"}
+"""Kernels whose threads wait for each other: one thread does the work of all, phase by phase."""
 
 _HEAD = """
 #include <utility>
 #define __global__
 #define __device__ static
+#define __shared__ static thread_local
 struct Index { unsigned x; };
 static thread_local Index blockIdx, threadIdx, blockDim, gridDim;
+// In odd blocks the other way round, so that a phase that depends on the order of its threads is found out.
+static int in_turn(int k, int n) { return blockIdx.x % 2 ? n - 1 - k : k; }
+#define PHASE(i, n) for (int i##_ = 0, i = in_turn(0, n); i##_ < (n); i = in_turn(++i##_, n))
 typedef long long i64;
 template <class... A, std::size_t... I>
 static void call(void (*kernel)(A...), const i64* a, std::index_sequence<I...>) { kernel(a[I]...); }
@@ -89,7 +95,7 @@ def _caller(run: Any, name: str) -> Callable[[int, Sequence[int]], None]:
     def call(n_rows: int, arguments: Sequence[int]) -> None:
         assert len(arguments) == N_ARGUMENTS[name]
         # Fewer blocks than rows and fewer threads than elements, so that both go round.
-        run(max(1, min(n_rows, 3)), 5, (ctypes.c_longlong * len(arguments))(*arguments))
+        run(max(1, min(n_rows, 3)), 1 if name in PHASED else 5, (ctypes.c_longlong * len(arguments))(*arguments))
 
     return call
 
