@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from annbatch.batch import Emit
 from annbatch.batches.casts import Casting, Emitted, check_casts, emitted, stored_type
-from annbatch.batches.decoded_on_device import why_not
+from annbatch.batches.device_decoding import needs_nvcomp, why_not
 from annbatch.device.nvcomp import missing
 from annbatch.errors import InputError
 from annbatch.order.row_selection import Runs, digest
@@ -296,7 +296,10 @@ class Dataset:
             for part in self.parts.values()
         ]
         reasons = [why_not(matrices) for matrices in sparse if matrices] or [why_not([])]
-        return next((why for why in reasons if why is not None), None) or missing()
+        why = next((why for why in reasons if why is not None), None)
+        if why is None and needs_nvcomp([matrix for matrices in sparse for _, matrix in matrices]):
+            return missing()
+        return why
 
     def named_matrices(self) -> list[tuple[str, Matrix]]:
         """Give the matrices of all stores, with what messages call them; not those of modalities."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from annbatch.batch import Batch, Emit, Modality
 from annbatch.batches.casts import Emitted
-from annbatch.batches.decoded_on_device import DecodedOnDevicePart
+from annbatch.batches.device_decoding import part_of
 from annbatch.batches.exact import check_exact
 from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, Waiting, padded
 from annbatch.batches.on_device import HandOver, OnDevicePart
@@ -176,7 +176,7 @@ class Fetcher:
                     names = [f"{store.name} {element}" for store in one.stores]
                     part = SparsePart(matrices, names, *arguments)
                     if staging is not None and OnDevicePart.can_serve(part):
-                        kind = DecodedOnDevicePart if decodes_on_device else OnDevicePart
+                        kind = part_of(matrices[0]) if decodes_on_device else OnDevicePart
                         part = kind(matrices, names, *arguments, staging=staging)
                 else:
                     part = DensePart(matrices, *arguments)

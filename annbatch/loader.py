@@ -143,10 +143,11 @@ class Loader(Summary):
         with the same contents, bit for bit. Those are made on the stream that is current in CuPy when a batch is asked
         for; on that stream they may be used and dropped at any time. Codes and index stay NumPy arrays.
     decode
-        With such a device, where chunks are decoded: ``"cpu"``, or ``"gpu"``, by nvCOMP, which takes local stores whose
-        inner chunks are zstd, shuffled by numcodecs or not, as ``create_anndata_collection(codec="zstd")`` writes them.
-        ``"auto"`` takes the device if it can decode all sparse matrices, and says through `logging` what it took. What
-        damaged frames do in nvCOMP is not defined: read stores that you do not trust with ``"cpu"``.
+        With such a device, where chunks are decoded: ``"cpu"``, or ``"gpu"``, which takes local stores whose inner
+        chunks are packed, or zstd, shuffled by numcodecs or not, as ``create_anndata_collection`` writes them with
+        ``codec="packed"`` and ``codec="zstd"``. zstd needs nvCOMP. ``"auto"`` takes the device if it can decode all
+        sparse matrices, and says through `logging` what it took. What damaged zstd frames do in nvCOMP is not defined:
+        read zstd stores that you do not trust with ``"cpu"``.
 
     Raises
     ------

@@ -113,7 +113,7 @@ def address_of(array: Array) -> int:
 
 
 @intrinsic
-def _fetch_add(typing: Any, address: Any, value: Any) -> Any:
+def fetch_add(typing: Any, address: Any, value: Any) -> Any:
     """Add to the int64 at an address, as one step for all threads; gives what it was before."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -126,7 +126,7 @@ def _fetch_add(typing: Any, address: Any, value: Any) -> Any:
 @inline
 def take_ticket(tickets: Array) -> int:
     """Give the next number of a counter, (1,) int64, that several threads share: each number to one of them."""
-    return _fetch_add(address_of(tickets), 1)  # type: ignore[no-any-return]
+    return fetch_add(address_of(tickets), 1)  # type: ignore[no-any-return]
 
 
 @intrinsic

@@ -1,10 +1,9 @@
-"""How do chunks that a device decodes become batches?
+"""How do zstd chunks that nvCOMP decodes become batches?
 
-1. `why_not` says whether a device can decode the chunks of some matrices: all zstd, alike in form, on the local disk.
-2. `DecodedOnDevicePart` has them read as they are stored (`annbatch.device.stored_chunks`), copies them, and
+1. `DecodedOnDevicePart` has them read as they are stored (`annbatch.device.stored_chunks`), copies them, and
    lets the device decode them and check the column numbers. What it found is there before the first batch of the
    window is handed over.
-3. Shuffled bytes are put together when batches are made (`annbatch.batches.on_device`).
+2. Shuffled bytes are put together when batches are made (`annbatch.batches.on_device`).
 """
 
 from __future__ import annotations
@@ -19,17 +18,12 @@ from annbatch.batches.on_device import DeviceWindow, OnDeviceArray, OnDevicePart
 from annbatch.batches.on_host import Filling
 from annbatch.buffers import aligned
 from annbatch.device.nvcomp import ALIGNMENT_BYTES, Frames
-from annbatch.device.stored_chunks import FrameRead, describe, missing_frame, plan_chunks
+from annbatch.device.stored_chunks import FrameRead, describe, find_chunks, missing_frame, plan_chunks
 from annbatch.errors import CorruptStoreError
 from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import Ints, WindowPlan, address
-from annbatch.shards.chunk_files import locate_all
-from annbatch.shards.codecs import Codec
 from annbatch.shards.decode_kernels import Status
-from annbatch.shards.local_array import MAX_FILES
-from annbatch.shards.scatter import Form
 from annbatch.shards.shard_index import Located
-from annbatch.stores.anndata_store import Matrix, SparseMatrix
 from annbatch.stores.elements import DirectElements, Elements, Work
 
 AT_ONCE = 4096
@@ -37,34 +31,6 @@ AT_ONCE = 4096
 times what it decodes)."""
 
 _INT64 = np.dtype(np.int64)
-
-
-def why_not(matrices: Sequence[tuple[str, Matrix]]) -> str | None:
-    """Say why a device cannot decode the chunks of these sparse matrices of all stores; None if it can.
-
-    Dense ones among them do not matter: they are decoded on the CPU in any case.
-    """
-    sparse = [(name, matrix) for name, matrix in matrices if isinstance(matrix, SparseMatrix)]
-    if not sparse:
-        return "there is no sparse matrix"
-    forms: dict[str, Form] = {}
-    for name, matrix in sparse:
-        for key, elements in (("data", matrix.data), ("indices", matrix.indices)):
-            if not isinstance(elements, DirectElements):
-                return f"{name}/{key} is not read directly from a local disk"
-            form = elements.form
-            if form.decoder.codec is not Codec.ZSTD:
-                return f"the chunks of {name}/{key} are {form.decoder.codec.name.lower()}, not zstd"
-            if form.decoder.delta:
-                return f"{name}/{key} is stored as differences"
-            if form.decoder.shuffle not in (1, form.dtype.itemsize):
-                return (
-                    f"{name}/{key} is shuffled by {form.decoder.shuffle} bytes, its elements have {form.dtype.itemsize}"
-                )
-            element = name.rpartition(" ")[2]
-            if forms.setdefault(f"{element}/{key}", form) != form:
-                return f"the chunks of {name}/{key} have another type, size or codec than those of the first store"
-    return None
 
 
 class _Array:
@@ -76,13 +42,8 @@ class _Array:
         self.tables = [array.tables for array in direct]
         self.pieces, self.sources = plan_chunks(rows, self.form.chunk_elements)
         self.stride = _up(self.form.nbytes)
-        per_shard = [tables.layout.chunks_per_shard for tables in self.tables]
-        # As on the CPU: a window of single rows may touch every file, and only so many are held open.
-        parts = self.pieces.parts(per_shard, MAX_FILES) if len(self.pieces.chunks) else []
-        located = [locate_all(self.tables, part.edges, part.chunks) for part in parts[:1]]
-        self._parts = list(zip(parts, located if len(parts) == 1 else [None] * len(parts), strict=True))
-        found = located if len(parts) == 1 else (locate_all(self.tables, part.edges, part.chunks) for part in parts)
-        stored = np.concatenate([np.empty(0, np.int64), *(part.nbytes for part in found)])
+        self._found = find_chunks(self.tables, self.pieces)
+        stored = self._found.nbytes
         is_missing = stored < 0
         self._missing = missing_frame(self.form) if is_missing.any() else np.empty(0, np.uint8)
         self.room = np.where(is_missing, len(self._missing), stored)
@@ -91,7 +52,7 @@ class _Array:
     def work(self, targets: Ints) -> Work:
         """Say what reads the chunks to these addresses."""
         reads, first = [], 0
-        for part, located in self._parts:
+        for part, located in self._found.parts:
             own = targets[first : first + len(part.chunks)]
             reads.append(FrameRead(self.form, self.tables, part, own, self._missing, located))
             first += len(own)
@@ -204,13 +165,7 @@ class DecodedOnDevicePart(OnDevicePart):
                     f"{statuses[own][j]}, {decoded[own][j]} of {array.form.nbytes} bytes)"
                 )
             first = own.stop
-        if wrong[0]:
-            read = int(np.flatnonzero(plan.order == wrong[0] - 1)[0])
-            reading = plan.readings[int(np.searchsorted(rows.edges, read, "right")) - 1]
-            row = int(reading.ranges.rows[read - reading.first])
-            raise CorruptStoreError(
-                f"{self._names[reading.store]}/indices: row {row}: {Status.LIMIT.text} of {self._n_stored}"
-            )
+        self._refuse_row(plan, rows, int(wrong[0]))
 
 
 def _staged(at: int, array: _Array) -> OnDeviceArray:

@@ -22,10 +22,11 @@ from annbatch.batches.on_host import Filling, SparsePart
 from annbatch.buffers import aligned
 from annbatch.device.cuda import Event, Kernel, Stream
 from annbatch.device.window_memory import WindowMemory, WindowMemoryPool
+from annbatch.errors import CorruptStoreError
 from annbatch.plan.column_selection import NO_LOOKUP
 from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import WindowPlan, address
-from annbatch.shards.decode_kernels import native_types
+from annbatch.shards.decode_kernels import Status, native_types
 from annbatch.shards.shard_index import Located
 from annbatch.stores.elements import Work
 from annbatch.transform import LogNormalize, ValueKernel
@@ -34,7 +35,7 @@ _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 _ROWS_OF_BLOCK = 32
 """Rows that a block of threads sums up, each by one of them: few, so that all of a device has something to do."""
 
-_C_TYPES = {
+C_TYPES = {
     "u1": "unsigned char",
     "u2": "unsigned short",
     "u4": "unsigned int",
@@ -57,7 +58,7 @@ def value_macros(
         extra = ("BFLOAT16" if bfloat16 else "HALF", "1")
         return None if name is None else (("VALUE", name), ("OUT", "unsigned short"), extra)
     types = native_types(stored, wanted)
-    return None if types is None else (("VALUE", _C_TYPES[types[0].str[1:]]), ("OUT", _C_TYPES[types[1].str[1:]]))
+    return None if types is None else (("VALUE", C_TYPES[types[0].str[1:]]), ("OUT", C_TYPES[types[1].str[1:]]))
 
 
 def changed_macros(
@@ -75,7 +76,7 @@ def changed_macros(
 
 
 def _c_type(dtype: np.dtype[Any]) -> str | None:
-    return "unsigned char" if dtype.kind == "b" else _C_TYPES.get(dtype.str[1:])
+    return "unsigned char" if dtype.kind == "b" else C_TYPES.get(dtype.str[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ class OnDevicePart(SparsePart):
         self._pool = staging
         macros = _value_macros(self)
         assert macros is not None
-        self._macros = *macros, ("INDEX", _C_TYPES[self._stored_index_dtype.str[1:]])
+        self._macros = *macros, ("INDEX", C_TYPES[self._stored_index_dtype.str[1:]])
         self._lookup = NO_LOOKUP if self._selection is None else self._selection.lookup
 
     @classmethod
@@ -245,7 +246,7 @@ class OnDevicePart(SparsePart):
         to_data, to_indices, to_indptr = map(self._pool.device.address, wanted)
         stream.zero(to_data + nnz * self._dtype.itemsize, (nse - nnz) * self._dtype.itemsize)
         stream.zero(to_indices + nnz * index_dtype.itemsize, (nse - nnz) * index_dtype.itemsize)
-        kernel = Kernel("scatter_csr", (*self._macros, ("INDEX_OUT", _C_TYPES[index_dtype.str[1:]])))
+        kernel = Kernel("scatter_csr", (*self._macros, ("INDEX_OUT", C_TYPES[index_dtype.str[1:]])))
         rows = _rows_of(window, b, first, n_rows)
         totals = self._totals(window, b, first, n_rows, stream)
         stream.launch(kernel, n_all, (*rows, n_all, to_data, to_indices, to_indptr, *totals.arguments))
@@ -276,6 +277,16 @@ class OnDevicePart(SparsePart):
         stream.launch(kernel, -(-n_rows // _ROWS_OF_BLOCK), (*window.values.arguments, *tables, n_rows, at))
         target = int(np.float64(self._kernel.target_sum).view(np.int64))
         return _Totals(totals, (at, target))
+
+    def _refuse_row(self, plan: WindowPlan, rows: RowPlan, number: int) -> None:
+        """Raise CorruptStoreError if a device found a column number out of range: in row ``number`` (from 1, or 0)."""
+        if number:
+            read = int(np.flatnonzero(plan.order == number - 1)[0])
+            reading = plan.readings[int(np.searchsorted(rows.edges, read, "right")) - 1]
+            row = int(reading.ranges.rows[read - reading.first])
+            raise CorruptStoreError(
+                f"{self._names[reading.store]}/indices: row {row}: {Status.LIMIT.text} of {self._n_stored}"
+            )
 
     def _check_rows(self, window: DeviceWindow, rows: RowPlan, wrong: int) -> None:
         """Queue a look at the column numbers of all rows."""

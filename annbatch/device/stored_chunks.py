@@ -1,6 +1,7 @@
 """How do stored chunks get into page-locked memory, to be decoded elsewhere?
 
-1. `plan_chunks` says which chunks hold a window's rows, and where in them each row begins.
+1. `plan_chunks` says which chunks hold a window's rows, and where in them each row begins; `find_chunks` where they are
+   stored.
 2. A `FrameRead` lets threads read their bytes as they are, and check what can be checked on the CPU: crc32c, and that
    the zstd frame's header announces the size of a chunk. A missing chunk gets the frame that it would have.
 """
@@ -23,6 +24,7 @@ from annbatch.plan.window import Ints
 from annbatch.shards.checksum import crc32c_at
 from annbatch.shards.chunk_files import ChunkFiles, locate_all
 from annbatch.shards.decode_kernels import Status
+from annbatch.shards.local_array import MAX_FILES
 from annbatch.shards.scatter import Form
 from annbatch.shards.shard_index import Located
 
@@ -79,6 +81,28 @@ def _plan_chunks(lo: Any, hi: Any, edges: Any, n: Any) -> Any:
                 sources[i] = (slot - 1 - (last - first)) * n + lo[i] - first * n
         chunk_edges[reading + 1] = slot
     return chunk_edges, chunks, sources
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundChunks:
+    """Where chunks are stored, in parts that are read one after the other."""
+
+    parts: list[tuple[Pieces, Located | None]]
+    """None means that they are found again when they are read: only so many files are held open."""
+    nbytes: Ints
+    """(n_chunks,) their stored sizes; -1 for one that is missing."""
+
+
+def find_chunks(tables: Sequence[ChunkFiles], pieces: Pieces) -> FoundChunks:
+    """Find the chunks of arrays on the local disk."""
+    per_shard = [of_array.layout.chunks_per_shard for of_array in tables]
+    # As on the CPU: a window of single rows may touch every file.
+    parts = pieces.parts(per_shard, MAX_FILES) if len(pieces.chunks) else []
+    if len(parts) == 1:
+        located = locate_all(tables, pieces.edges, pieces.chunks)
+        return FoundChunks([(parts[0], located)], located.nbytes)
+    sizes = [locate_all(tables, part.edges, part.chunks).nbytes for part in parts]
+    return FoundChunks([(part, None) for part in parts], np.concatenate([np.empty(0, np.int64), *sizes]))
 
 
 def missing_frame(form: Form) -> NDArray[np.uint8]:

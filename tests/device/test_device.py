@@ -11,7 +11,6 @@ import pickle
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -26,7 +25,6 @@ from hypothesis import strategies as st
 
 import host_device
 from annbatch import (
-    CSR,
     Batch,
     Binarize,
     Capacity,
@@ -47,6 +45,7 @@ from annbatch.device import cuda as device_module
 from annbatch.device import nvcomp as nvcomp_module
 from annbatch.shards.decode_kernels import Status
 from datagen import write_inputs
+from device_epochs import both, check_same
 from host_device import HostDevice
 from live_threads import background_threads
 from stores import named_stores, opened, write_store
@@ -87,42 +86,6 @@ def collection(tmp_path_factory) -> Collection:
     return create_anndata_collection(
         inputs, folder / "out", rows_per_store=50, chunk_elements=64, shard_elements=256, codec="zstd", progress=False
     )
-
-
-def parts_of(matrix: Any) -> list[np.ndarray]:
-    return [matrix.data, matrix.indices, matrix.indptr] if isinstance(matrix, CSR) else [matrix]
-
-
-def matrices_of(batch: Batch) -> Iterator[tuple[str, Any]]:
-    yield "X", batch.data
-    for kind in ("layers", "obsm"):
-        yield from (getattr(batch, kind) or {}).items()
-
-
-def check_same(found: list[Batch], expected: list[Batch]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert one.n_padding == other.n_padding
-        for (name, matrix), (_, truth) in zip(matrices_of(one), matrices_of(other), strict=True):
-            assert matrix.shape == truth.shape
-            for part, true_part in zip(parts_of(matrix), parts_of(truth), strict=True):
-                assert part.dtype == true_part.dtype, name
-                assert part.tobytes() == true_part.tobytes(), name
-        np.testing.assert_array_equal(one.index, other.index)
-        for name in other.codes:
-            np.testing.assert_array_equal(one.codes[name], other.codes[name])
-
-
-def both(device: HostDevice, add: Any, emit: Emit = Emit(), **options: Any) -> tuple[Loader, list[Batch]]:  # noqa: B008
-    """Compare an epoch on the device with the same on the CPU."""
-    options = {"casting": "unsafe"} | options
-    on_cpu = {name: value for name, value in options.items() if name != "decode"}
-    expected = list(add(Loader(**on_cpu)).batches(emit))
-    ds = add(Loader(**options, device="cuda"))
-    found = list(ds.batches(emit))
-    device.synchronize()
-    check_same(found, expected)
-    return ds, found
 
 
 EMITS = {
@@ -407,7 +370,7 @@ def test_missing_chunks_are_all_fill_value(device, tmp_path, compressors):
 
 
 def test_a_window_that_touches_many_files(device, tmp_path, monkeypatch):
-    monkeypatch.setattr("annbatch.batches.decoded_on_device.MAX_FILES", 2)
+    monkeypatch.setattr("annbatch.device.stored_chunks.MAX_FILES", 2)
     monkeypatch.setattr("annbatch.batches.decoded_on_device.AT_ONCE", 3)
     root, _ = zstd_store(tmp_path / "0.zarr", n=200, shards=1)
     both(device, add(root), batch_size=50, chunk_size=1, preload_nchunks=100, decode="gpu")
@@ -479,14 +442,14 @@ def test_what_cannot_be_decoded_there_is_said(device, stores_of, collection, cap
         monkeypatch.setattr(dataset_module, "missing", lambda: "nvCOMP 6 could not be loaded")
         assert Loader(batch_size=8, device="cuda").use_collection(collection.path).decode == "cpu"
     assert [record.message for record in caplog.records if "chunks are" in record.message] == [
-        "chunks are decoded on the CPU: the chunks of adatas[0] X/data are gzip, not zstd",
+        "chunks are decoded on the CPU: the chunks of adatas[0] X/data are gzip, not packed or zstd",
         "chunks are decoded on the device",
         "chunks are decoded on the CPU: decode is 'cpu'",
         "chunks are decoded on the CPU: nvCOMP 6 could not be loaded",
     ]
     with pytest.raises(InputError, match="decode 'gpu' cannot be had: nvCOMP 6"):
         Loader(batch_size=8, device="cuda", decode="gpu").use_collection(collection.path)
-    with pytest.raises(InputError, match="decode 'gpu' cannot be had: .*gzip, not zstd"):
+    with pytest.raises(InputError, match="decode 'gpu' cannot be had: .*gzip, not packed or zstd"):
         Loader(batch_size=8, device="cuda", decode="gpu").add_anndatas(adatas)
 
 

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 import host_device
 from annbatch import CSR, Binarize, LogNormalize
-from annbatch.batches.on_device import _C_TYPES, OnDeviceArray, changed_macros, value_macros
+from annbatch.batches.on_device import C_TYPES, OnDeviceArray, changed_macros, value_macros
 from annbatch.batches.value_kernels import apply, totals_of
 from annbatch.device.cuda import Kernel
 from annbatch.plan.column_selection import NO_LOOKUP, fill_dense
@@ -38,8 +38,8 @@ N_COLUMNS = 50
 
 
 def index_macros(stored: np.dtype, wanted: np.dtype | None = None) -> tuple[tuple[str, str], ...]:
-    macros = (("INDEX", _C_TYPES[stored.str[1:]]),)
-    return macros if wanted is None else (*macros, ("INDEX_OUT", _C_TYPES[wanted.str[1:]]))
+    macros = (("INDEX", C_TYPES[stored.str[1:]]),)
+    return macros if wanted is None else (*macros, ("INDEX_OUT", C_TYPES[wanted.str[1:]]))
 
 
 def csr_kernel(stored, wanted, index, index_out) -> Kernel:

@@ -44,7 +44,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Collectio
             [folder / "cells.h5ad"], folder / codec, rows_per_store=9_000, chunk_elements=2**12, codec=codec,
             progress=False,
         )  # type: ignore[call-overload]
-        for codec in ("blosc", "zstd")
+        for codec in ("blosc", "packed", "zstd")
     }  # fmt: skip
 
 
@@ -94,6 +94,20 @@ def test_bit_for_bit(ours: Path, emit: str, decode: Any) -> None:
         for _ in range(2):
             ds.set_epoch(0)
             check_same(list(ds.batches(EMITS[emit])), expected)
+
+
+@pytest.mark.parametrize("emit", EMITS)
+@pytest.mark.parametrize("chunk_size", [64, 1])
+def test_packed_chunks_need_no_nvcomp(
+    collections: dict[str, Collection], emit: str, chunk_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("annbatch.dataset.missing", lambda: "nvCOMP is not here")
+    path = collections["packed"].directory
+    options = WINDOWS | {"chunk_size": chunk_size, "preload_nchunks": 2048 // chunk_size}
+    expected = list(Loader(**options).use_collection(path).batches(EMITS[emit]))
+    with Loader(**options, device="cuda").use_collection(path) as ds:
+        assert ds.decode == "gpu"
+        check_same(list(ds.batches(EMITS[emit])), expected)
 
 
 def test_chunks_that_only_the_cpu_decodes(collections: dict[str, Collection]) -> None:

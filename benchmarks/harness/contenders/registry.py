@@ -102,6 +102,11 @@ CONTENDERS = {
     "read-zarr": Contender("read_zarr with zarrs", others.open_read_zarr, "ours"),
     "gpu-cpu-csr": Contender("ours cpu-decode csr", ours.open_gpu("cpu", "csr"), "ours"),
     "gpu-cpu-csr-delta": Contender("ours cpu-decode csr, codec delta", ours.open_gpu("cpu", "csr"), "ours-delta"),
+    "gpu-cpu-csr-packed": Contender("ours cpu-decode csr, codec packed", ours.open_gpu("cpu", "csr"), "ours-packed"),
+    "gpu-gpu-csr-packed": Contender("ours gpu-decode csr, codec packed", ours.open_gpu("gpu", "csr"), "ours-packed"),
+    "gpu-gpu-dense-packed": Contender(
+        "ours gpu-decode dense, codec packed", ours.open_gpu("gpu", "dense"), "ours-packed"
+    ),
     "gpu-gpu-csr": Contender("ours gpu-decode csr", ours.open_gpu("gpu", "csr"), "ours-zstd"),
     "gpu-gpu-dense": Contender("ours gpu-decode dense", ours.open_gpu("gpu", "dense"), "ours-zstd"),
     "gpu-peer-torch": Contender("peer torch", peer.open_gpu("torch"), "peer", PEER_GPU, writes=True),
