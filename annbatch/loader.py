@@ -487,6 +487,15 @@ class Loader(Summary):
         return part
 
     @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """(n_obs,) global row numbers of this loader's rows, as in ``index`` of batches: the rows of `obs`, in its order."""
+        runs = self._runs()
+        if runs is None:
+            return np.arange(self._opened().n_obs)
+        rows = runs.find(np.arange(len(runs)))
+        return rows if runs.order is None else rows[runs.order]
+
+    @property
     def n_obs(self) -> int:
         """Rows that there are: those of ``rows``, or of this part of a split, or of all stores."""
         return self._scheduled().n_rows
