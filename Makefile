@@ -1,6 +1,7 @@
 # Every target makes the virtual environment that it needs; nothing else has to be installed before.
 #   make demo    real cells from .h5ad files into a torch and a Flax model, about two minutes after installation
 #   make test    the whole suite (ARGS="-k sampler -x" is passed on to pytest)
+#   make test-clients    the tests with programs that train from a loader (scvi-tools), in an environment of their own
 #   make lint    ruff, mypy --strict, and the floors of the rooms (import-linter)
 #   make docs    the documentation, in docs/_build/html
 #   make bench   the benchmarks (ARGS is passed on)
@@ -14,7 +15,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: demo test test-gpu lint format docs bench bench-gpu mutants clean
+.PHONY: demo test test-clients .run-clients test-gpu lint format docs bench bench-gpu mutants clean
 .SECONDARY:
 
 demo: $(VENV)/.installed-demo
@@ -43,6 +44,12 @@ bench: $(VENV)/.installed-bench
 mutants: $(VENV)/.installed-mutants
 	$(BIN)/python tests/mutants/run.py $(ARGS)
 	$(BIN)/python tests/mutants/table.py
+
+test-clients:
+	$(MAKE) --no-print-directory VENV=$(VENV)-clients .run-clients
+
+.run-clients: $(VENV)/.installed-clients
+	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 test-gpu: $(VENV)/.installed-gpu
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -488,7 +488,7 @@ class Loader(Summary):
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
-        """(n_obs,) global row numbers of this loader's rows, as in ``index`` of batches: the rows of `obs`, in its order."""
+        """(n_obs,) global row numbers of this loader, as in ``index`` of batches: the rows of `obs`, in its order."""
         runs = self._runs()
         if runs is None:
             return np.arange(self._opened().n_obs)

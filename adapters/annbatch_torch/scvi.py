@@ -2,7 +2,7 @@
 
 1. scvi-tools itself registers the cells: the model's own ``setup_anndata`` gets an AnnData of all cells with the obs
    columns that it asks for, and without counts. Categories, codes and the registry are those of an AnnData in memory.
-2. A batch is a dictionary of tensors, as the modules of scvi-tools take it: the counts come from the collection,
+2. A batch is a dictionary of tensors, as the modules of scvi-tools take it: counts come from the collection,
    everything else from what was registered, by row number.
 3. Semi-supervised models get pairs: a batch of all cells and one of cells that have a label.
 """
@@ -10,12 +10,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, repeat
 from typing import Any
 
 import anndata as ad
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy.sparse as sp
 import torch
@@ -40,15 +42,15 @@ Tensors = dict[str, torch.Tensor]
 
 
 class ScviDataModule(AnnDataModule):
-    """The batches of a model of scvi-tools: what to give to ``model.train(datamodule=…)``.
+    """The batches of a model of scvi-tools: what ``model.train(datamodule=…)`` takes.
 
-    The arguments of the model's ``setup_anndata`` are given here, by the same names. Training stops, is saved and goes
-    on as with `AnnDataModule`: under ``strategy="ddp"`` each rank gets its own cells, and ``train(ckpt_path=…)`` goes
-    on with the next batch.
+    The arguments of the model's ``setup_anndata`` are given here, by the same names. The model is made from `adata`.
+    Resuming and ranks work as with `AnnDataModule`: under ``strategy="ddp"`` each rank gets its own cells, and
+    ``train(ckpt_path=…)`` goes on with the next batch.
 
-    ``train(train_size=…, validation_size=…, batch_size=…)`` do nothing with a data module. Give ``validation_size`` and
-    ``batch_size`` here. Methods that go through cells, such as ``get_latent_representation``, need
-    ``dataloader=module.inference_dataloader()``.
+    ``train(train_size=…, validation_size=…, batch_size=…)`` have no effect with a data module: give ``validation_size``
+    and ``batch_size`` here. A last training batch of a single cell is left out, another one each epoch. Methods that go
+    through cells, such as ``get_latent_representation``, need ``dataloader=module.inference_dataloader()``.
 
     Parameters
     ----------
@@ -61,41 +63,35 @@ class ScviDataModule(AnnDataModule):
     validation_size
         Share of the cells that are held out for validation; 0 holds out none.
     parts
-        Loaders as `annbatch.Loader.split` of ``data`` gives them, ``"train"`` and, if wanted, ``"val"`` and ``"test"``;
+        Loaders as `annbatch.Loader.split` of ``data`` gives them: ``"train"`` and, if wanted, ``"val"`` and ``"test"``.
         None splits by ``validation_size``.
     seed
         Seed of the split.
     **setup
         Arguments of ``model.setup_anndata``: ``layer``, ``batch_key``, ``labels_key``, ``unlabeled_category``,
-        ``categorical_covariate_keys``, ``continuous_covariate_keys``, ``size_factor_key``, ``sample_key`` and what
-        else the model has for columns of obs. Cells without a label get ``unlabeled_category``.
+        ``categorical_covariate_keys``, ``continuous_covariate_keys``, ``size_factor_key``, ``sample_key`` and what else
+        the model has for columns of obs. Cells whose label is missing get ``unlabeled_category``.
 
     Attributes
     ----------
-    registry : dict
-        What ``model(registry=…)`` takes: what scvi-tools knows of the cells.
-    labels : numpy.ndarray
-        (n_obs,) the label of each cell, as semi-supervised models ask for; None without ``labels_key``.
+    adata : anndata.AnnData
+        (n_obs, n_vars) all cells, registered for the model: the names of cells and genes, and the obs columns that were
+        named. The counts are in the collection. Here X and the layer hold NaN, so that what a model computes without
+        ``dataloader=`` is NaN or an error. ``model.load(…, adata=module.adata)`` loads a saved model.
     n_obs, n_vars : int
         Cells and genes.
 
     Raises
     ------
     annbatch.errors.InputError
-        If a column is not in obs, or a cell has no value in a column that must not have missing values.
+        If a column is not in obs, or a cell has no value where one is needed.
     TypeError
-        If ``model`` has no such argument.
-
-    Notes
-    -----
-    A model that keeps its data module, such as SCANVI, saves no more than the module's name: neither loaders, nor the
-    keys of object stores. A data module cannot be pickled for that reason: use ``strategy="ddp"``, not
-    ``"ddp_spawn"``.
+        If the model's ``setup_anndata`` has no such argument.
 
     Examples
     --------
     >>> module = ScviDataModule(scvi.model.SCVI, "collection", batch_key="donor")  # doctest: +SKIP
-    >>> model = scvi.model.SCVI(registry=module.registry)  # doctest: +SKIP
+    >>> model = scvi.model.SCVI(module.adata)  # doctest: +SKIP
     >>> model.train(max_epochs=10, datamodule=module)  # doctest: +SKIP
     >>> embedding = model.get_latent_representation(dataloader=module.inference_dataloader())  # doctest: +SKIP
     """
@@ -113,33 +109,32 @@ class ScviDataModule(AnnDataModule):
     ) -> None:
         layer = setup.get("layer")
         ds = _loader(data, batch_size, layer)
-        obs = _obs(ds, setup)
-        absent = _absent(ds.n_obs, ds.n_vars)
-        cells = ad.AnnData(absent, obs, pd.DataFrame(index=ds.var.index), layers={layer: absent} if layer else None)
-        model.setup_anndata(cells, **setup)
-        self.adata = cells
-        manager = model._get_most_recent_anndata_manager(cells, required=True)
-        self.registry: dict[str, Any] = manager.registry
-        self.n_obs, self.n_vars = ds.n_obs, ds.n_vars
-        labels_key = setup.get("labels_key")
-        self.labels = None if labels_key is None else obs[labels_key].to_numpy()
         if parts is None:
             fractions: dict[str, Any] = {"train": None, "val": validation_size} if validation_size else {"train": None}
             parts = ds.split(fractions, seed=seed)
         else:
             parts = {stage: _loader(part, batch_size, layer) for stage, part in parts.items()}
-        super().__init__(**parts, layout="dense")
+        # Batch normalisation cannot take a batch of one cell.
+        parts = {**parts, "train": parts["train"].replace(drop_last=parts["train"].drop_last or 2)}
+        super().__init__(**parts, layout="dense")  # type: ignore[arg-type]
         self._ds, self._layer = ds, layer
-        rows = ds.rows
-        self._positions = None if np.array_equal(rows, np.arange(rows.size)) else pd.Index(rows)
+        self.n_obs, self.n_vars = ds.n_obs, ds.n_vars
+        obs = _obs(ds, setup)
+        absent = _absent(self.n_obs, self.n_vars)
+        layers = None if layer is None else {layer: absent}
+        self.adata = ad.AnnData(absent, obs, pd.DataFrame(index=ds.var.index), layers=layers)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not contain unnormalized count data.*", UserWarning)
+            model.setup_anndata(self.adata, **setup)
+        manager = model._get_most_recent_anndata_manager(self.adata, required=True)
         self._registered = {key: _tensor(manager, key) for key in manager.data_registry if key != REGISTRY_KEYS.X_KEY}
-        is_labelled = issubclass(model, SemisupervisedTrainingMixin) and self.labels is not None
-        self._is_labelled = self.labels != setup.get("unlabeled_category") if is_labelled else None
+        self._row_numbers = pd.Index(ds.rows)
+        self._is_labelled: npt.NDArray[np.bool_] | None = None
+        if issubclass(model, SemisupervisedTrainingMixin) and "labels_key" in setup:
+            self._is_labelled = (obs[setup["labels_key"]] != setup.get("unlabeled_category")).to_numpy()
 
     def inference_dataloader(self, stage: str | None = None, *, batch_size: int | None = None) -> ScviBatches:
-        """Give all cells, or those of a stage, in the order of their row numbers.
-
-        It is the order of ``ds.obs()``; every rank gets all of them.
+        """Give all cells, or those of a stage, in the order of `adata`; every rank gets all of them.
 
         Parameters
         ----------
@@ -149,35 +144,34 @@ class ScviDataModule(AnnDataModule):
             Cells in a batch; None means that of training.
         """
         ds = self._ds if stage is None else self.loaders[stage]
-        options = {} if batch_size is None else {"batch_size": batch_size}
+        options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
         ordered = ds.replace(shuffle=False, drop_last=False, partition=Partition(0, 1), **options)
         return ScviBatches(TorchLoader(ordered, layout="dense"), self._tensors)
 
     def _batches(self, stage: str) -> Any:
-        batches = ScviBatches(super()._batches(stage), self._tensors)
+        batches = super()._batches(stage)
+        whole = ScviBatches(batches, self._tensors)
         if self._is_labelled is None:
-            return batches
+            return whole
         part = self.loaders[stage]
-        rows = part.rows
-        labelled = rows[self._is_labelled[self._at(rows)]]
+        labelled = part.rows[self._is_labelled[self._at(part.rows)]]
         if not labelled.size:
-            return batches
-        of_labelled = TorchLoader(part.replace(rows=np.sort(labelled), shuffle=True), device=batches.batches.device, layout="dense")
-        return ScviPairs(batches, ScviBatches(of_labelled, self._tensors))
+            return whole
+        of_labelled = part.replace(rows=labelled, shuffle=True, drop_last=2)
+        labelled_batches = TorchLoader(of_labelled, device=batches.device, layout="dense")
+        return ScviPairs(whole, ScviBatches(labelled_batches, self._tensors))
 
     def _tensors(self, batch: TorchBatch) -> Tensors:
-        """Give a batch as scvi-tools' modules take it."""
+        """Give a batch as the modules of scvi-tools take it."""
         assert batch.index is not None
-        counts = batch.data if self._layer is None else batch.layers[self._layer]
+        counts = batch.data if self._layer is None else batch["layers"][self._layer]
         at = torch.as_tensor(self._at(batch.index.cpu().numpy()))
-        return {key: values[at].to(counts.device) for key, values in self._registered.items()} | {REGISTRY_KEYS.X_KEY: counts}
+        registered = {key: values[at].to(counts.device) for key, values in self._registered.items()}
+        return registered | {REGISTRY_KEYS.X_KEY: counts}
 
-    def _at(self, rows: Any) -> Any:
-        """Say at which places of obs rows are, given their global numbers."""
-        return rows if self._positions is None else self._positions.get_indexer(rows)
-
-    def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (type(self).__name__,)
+    def _at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Say at which places of `adata` rows are, given their global numbers."""
+        return self._row_numbers.get_indexer(pd.Index(rows))
 
 
 class ScviBatches:
@@ -290,8 +284,8 @@ def _obs(ds: Loader, setup: Mapping[str, Any]) -> pd.DataFrame:
         for name in names:
             if n_missing := int(obs[name].isna().sum()):
                 raise InputError(
-                    f"{argument}: obs column {name!r} must have a value for each cell, and {n_missing:,} of {len(obs):,} "
-                    f"have none; leave them out with Loader(rows=…)"
+                    f"{argument}: obs column {name!r} must have a value for each cell, and {n_missing:,} of "
+                    f"{len(obs):,} have none; leave them out with Loader(rows=…)"
                 )
     return obs
 
@@ -303,6 +297,6 @@ def _tensor(manager: Any, key: str) -> torch.Tensor:
 
 
 def _absent(n_obs: int, n_vars: int) -> sp.csr_matrix:
-    """Give a matrix that takes the place of counts which are elsewhere: NaN in each row, so that nobody computes with it."""
+    """Give a matrix in place of counts that are elsewhere: NaN in each row, so that nobody computes with it."""
     values = np.full(n_obs, np.nan, np.float32)
     return sp.csr_matrix((values, np.zeros(n_obs, np.int32), np.arange(n_obs + 1)), shape=(n_obs, n_vars))

@@ -94,6 +94,19 @@ def test_the_obs_of_a_part_is_that_of_its_rows(stores):
     pd.testing.assert_frame_equal(plain(shuffled.obs(["n_counts"])), truth.iloc[sorted(named)][["n_counts"]])
 
 
+@pytest.mark.parametrize("rows", [None, [20, 3, 9, 4, 80], "a part"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_rows_are_those_of_obs_and_batches(stores, rows, shuffle):
+    adatas, _, obs = stores
+    given = None if isinstance(rows, str) else rows
+    ds = Loader(**OPTIONS, shuffle=shuffle, rows=given).add_anndatas(adatas)
+    ds = ds.split({"a": 0.3, "b": None})["a"] if isinstance(rows, str) else ds
+    assert ds.rows.dtype == np.int64
+    came = np.concatenate([batch["index"] for batch in ds])
+    np.testing.assert_array_equal(ds.rows, np.sort(came) if shuffle else came)
+    assert ds.obs([]).index.tolist() == obs.index[ds.rows].tolist()
+
+
 def test_columns_that_not_all_have_are_named(stores):
     first, second = awkward_obs(range(6)), awkward_obs(range(6, 9)).rename(columns={"age": "weeks"})
     rng = np.random.default_rng(0)

@@ -68,8 +68,8 @@ def imported(module: str) -> ModuleType:
     """Import a module, or skip the test if its framework is not installed."""
     if (framework := FRAMEWORKS.get(module.partition(".")[0])) is not None:
         pytest.importorskip(framework)
-    if module == "annbatch_torch.lightning":
-        pytest.importorskip("lightning")
+    if module in ("annbatch_torch.lightning", "annbatch_torch.scvi"):
+        pytest.importorskip(module.rpartition(".")[2])
     return importlib.import_module(module)
 
 
