@@ -24,7 +24,7 @@ from object_servers import s3_environment, s3_server
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = {
-    "building.md": 2,
+    "building.md": 3,
     "loading.md": 1,
     "transforms.md": 5,
     "sampling.md": 7,
