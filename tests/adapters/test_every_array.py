@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import anndata as ad
@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from annbatch import Loader
 from annbatch.adapter import Fields
+from annbatch.batch import Modality
 from epochs import each_batch
 
 X = sp.csr_matrix((np.arange(60).reshape(10, 6) % 7 / 4).astype(np.float32))
@@ -33,7 +34,11 @@ def arrays_of(batch: Any) -> dict[str, Any]:
     """All arrays of a batch, by name."""
     found = {"data": batch.data, "index": batch.index}
     for part in ("layers", "obsm", "codes"):
-        found |= {f"{part}/{name}": array for name, array in getattr(batch, part).items()}
+        found |= {f"{part}/{name}": array for name, array in (getattr(batch, part) or {}).items()}
+    for modality, one in (batch.modalities or {}).items():
+        found |= {f"{modality}/data": one.data, f"{modality}/mask": one.mask}
+        for part in ("layers", "obsm"):
+            found |= {f"{modality}/{part}/{name}": array for name, array in getattr(one, part).items()}
     return found
 
 
@@ -46,14 +51,18 @@ def test_torch_moves_every_tensor(layout: Any) -> None:
     from annbatch_torch import TorchLoader
 
     # A field that is added is to be moved, too, or to be named here.
-    assert {field.name for field in fields(Fields)} - {"data", "index", "layers", "obsm", "codes"} == {
+    assert {field.name for field in fields(Fields)} - {*("data", "index", "layers", "obsm", "codes", "modalities")} == {
         "make_labels",
         "names",
         "n_padding",
     }
     for batch in each_batch(TorchLoader(core(), layout=layout)):
+        mask = torch.ones(len(batch.index), dtype=torch.bool)
+        one = Modality(batch.data, layers=batch.layers, obsm=batch.obsm, mask=mask)
+        batch = replace(batch, modalities={"rna": one})
         before = arrays_of(batch)
-        assert before.keys() == NAMES
+        of_modality = {"rna/data", "rna/mask", *(f"rna/{name}" for name in NAMES if "s/" in name or "obsm" in name)}
+        assert before.keys() == NAMES | {name for name in of_modality if "codes" not in name}
         # The device "meta" takes no memory and needs no GPU.
         for name, tensor in arrays_of(batch.to("meta")).items():
             assert tensor.device.type == "meta", name

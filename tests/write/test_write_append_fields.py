@@ -57,6 +57,7 @@ def test_every_field_of_the_manifest(tmp_path: Path):
         "software": before.software,
         # The new stores begin with the first category again.
         "grouped_by": None,
+        "modalities": {},
     }
     for name, value in wanted.items():
         assert getattr(after, name) == value, name

@@ -145,7 +145,7 @@ def _modal(item: Any, modalities: Sequence[str] | None, load: Load | None, numbe
     if isinstance(item, ad.AnnData) or load is not None:
         return None
     if isinstance(item, ZarrStore):
-        return _stored(zarr.open_group(item, mode="r"), Origin(str(item), item, None), modalities)
+        return _in_store(item, modalities)
     if not isinstance(item, str | os.PathLike):
         return None
     path = expanded(item)
@@ -161,6 +161,16 @@ def _modal(item: Any, modalities: Sequence[str] | None, load: Load | None, numbe
         if isinstance(e, InputError):
             raise
         raise InputError(f"{origin.name}: cannot be read as MuData: {type(e).__name__}: {e}") from e
+
+
+def _in_store(store: ZarrStore, modalities: Sequence[str] | None) -> ModalInput | None:
+    try:
+        return _stored(zarr.open_group(store, mode="r"), Origin(str(store), store, None), modalities)
+    except Exception as e:  # Stores raise errors of their own libraries.
+        if modalities is None:
+            # Whoever reads it as AnnData says what is wrong with it.
+            return None
+        raise InputError(f"{store}: cannot be read as MuData: {type(e).__name__}: {e}") from e
 
 
 def _stored(group: Any, origin: Origin, wanted: Sequence[str] | None) -> ModalInput | None:
