@@ -159,7 +159,7 @@ class Modality(Summary, Mapping[str, Any]):
     obsm: Mapping[str, Any] | None = None
     """Per element of obsm asked for: as `Batch.obsm`; None if none were."""
     mask: Any = None
-    """(n_rows,) bool: which cells have the modality; None where all have."""
+    """Which cells have the modality, (n_rows,) bool; None where all have."""
 
     def __getitem__(self, key: str) -> Any:
         if key not in tuple(self):

@@ -34,7 +34,7 @@ class JaxBatch(Batch):
     """
 
     mask: jax.Array
-    """(n_rows,) bool: True for rows of the data, False for those that only fill the batch up."""
+    """Which rows are of the data, (n_rows,) bool; False for those that only fill the batch up."""
 
     def __iter__(self) -> Iterator[str]:
         yield from (key for key in super().__iter__() if key != "labels" or self.make_labels is not _no_labels)
