@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 
-def check_lasting(ds: Any, check: Callable[[Any], None], address: Callable[[Any], int], n_epochs: int = 3) -> None:
+def check_lasting(ds: Any, check: Callable[[Any], None], address: Callable[[Any], int], n_epochs: int = 5) -> None:
     """Keep batches, drop some at random while new ones come, and compare at the end all that is left.
 
     Parameters

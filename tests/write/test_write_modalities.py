@@ -100,7 +100,8 @@ def test_modalities_share_the_rows_of_their_cells(built, inputs, how):
         verify_store(collection, store)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+# What mudata asks of pandas 3.
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_mudata_reads_what_it_wrote_itself(tmp_path, inputs):
     mudata = pytest.importorskip("mudata")
     given: list[Any] = []

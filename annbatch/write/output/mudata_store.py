@@ -93,8 +93,8 @@ def _write_rest(root: Any, names: list[str], n_obs: int, layout: ArrayLayout) ->
     bounds = np.cumsum([0, *map(len, genes.values())])
     writing = frame_writer(layout)
 
-    def write(key: str, value: Any) -> None:
-        ad.experimental.write_dispatched(root, key, value, callback=writing)
+    def write(key: str, value: Any, group: Any = root) -> None:
+        ad.experimental.write_dispatched(group, key, value, callback=writing)
 
     write("var", pd.DataFrame(index=pd.Index(np.concatenate(list(genes.values())), dtype=object)))
     for key in ("obsm", "varm", "obsp", "varp", "uns", "obsmap", "varmap"):
@@ -103,10 +103,10 @@ def _write_rest(root: Any, names: list[str], n_obs: int, layout: ArrayLayout) ->
         columns = np.zeros(int(bounds[-1]), np.uint32)
         columns[start:stop] = np.arange(1, stop - start + 1)
         # Counted from 1; 0 is none.
-        write(f"obsmap/{name}", np.arange(1, n_obs + 1, dtype=np.uint32))
-        write(f"varmap/{name}", columns)
-        write(f"obsm/{name}", np.ones((n_obs, 1), bool))
-        write(f"varm/{name}", (columns > 0)[:, None])
+        write(name, np.arange(1, n_obs + 1, dtype=np.uint32), root["obsmap"])
+        write(name, columns, root["varmap"])
+        write(name, np.ones((n_obs, 1), bool), root["obsm"])
+        write(name, (columns > 0)[:, None], root["varm"])
 
 
 def _index(frame: Any) -> Any:
