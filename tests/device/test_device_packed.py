@@ -142,7 +142,11 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+FURTHER = {"signed", "64 bits", "chunks that are no whole groups"}
+"""Forms of which each compiles kernels of its own, or differs little from another."""
+
+
+@pytest.mark.parametrize("form", [pytest.param(one, marks=[pytest.mark.slow] * (one in FURTHER)) for one in FORMS])
 def test_every_form_of_stores(device, tmp_path, form, monkeypatch):
     if form == "many files":
         monkeypatch.setattr("annbatch.device.stored_chunks.MAX_FILES", 2)

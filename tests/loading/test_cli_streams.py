@@ -34,7 +34,7 @@ def shell(script: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 @needs_full
-@pytest.mark.parametrize("stream", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize("stream", ["2>&-", pytest.param("2>/dev/full", marks=pytest.mark.slow)])
 def test_a_build_goes_on_when_nobody_sees_its_progress(stream: str, tmp_path: Path, inputs: list[Path]):
     done = shell(f'exec "$@" {stream}', "create", *inputs, tmp_path / "store")
     assert (done.returncode, done.stderr) == (0, "")

@@ -198,7 +198,7 @@ def test_every_option(
 
 
 @given(st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)
 def test_random_matrices(tmp_path_factory, data):
     """Empty rows and stores of one row; chunks that end within rows, and rows that span many chunks."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))

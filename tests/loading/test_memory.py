@@ -77,7 +77,9 @@ def store(tmp_path_factory) -> Path:
         pytest.param(
             {"batch_size": 128, "chunk_size": 64, "preload_nchunks": 32, "prefetch": 3}, marks=pytest.mark.slow
         ),
-        {"batch_size": 2048, "chunk_size": 1, "preload_nchunks": 4096, "prefetch": 1},
+        pytest.param(
+            {"batch_size": 2048, "chunk_size": 1, "preload_nchunks": 4096, "prefetch": 1}, marks=pytest.mark.slow
+        ),
         {"batch_size": 4096, "chunk_size": 512, "preload_nchunks": 8, "prefetch": 2, "dtype": "float64"},
     ],
 )

@@ -32,7 +32,6 @@ def cases() -> list[Any]:
     """Every way to start a child × every form of store; a child that imports all anew takes seconds, so few do."""
     usual = {
         ("spawn", "v3 sharded", True),
-        ("spawn", "in memory", True),
         ("forkserver", "v3 sharded", False),
         ("forkserver", "v2", True),
     }

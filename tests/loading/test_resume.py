@@ -183,7 +183,7 @@ class Run(RuleBasedStateMachine):
 
 def test_any_history_gives_the_batches_of_an_uninterrupted_run(stores):
     machine = type("Run", (Run,), {"adatas": stores[0]})
-    machine.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+    machine.TestCase.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
     machine.TestCase("runTest").runTest()
 
 

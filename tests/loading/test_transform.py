@@ -79,9 +79,16 @@ def chosen(matrix: np.ndarray, columns) -> np.ndarray:
     return np.concatenate([matrix, np.zeros((len(matrix), 1))], axis=1)[:, columns]
 
 
-@pytest.mark.parametrize("genes", [False, True])
 @pytest.mark.parametrize(
-    "emit", [Emit(), Emit(layout="dense"), Emit(dtype=np.dtype("f8")), Emit(pad_rows=True, parts=2)]
+    ("emit", "genes"),
+    [
+        (Emit(), False),
+        (Emit(layout="dense"), True),
+        (Emit(pad_rows=True, parts=2), True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((Emit(), True), (Emit(layout="dense"), False))),
+        *(pytest.param(Emit(dtype=np.dtype("f8")), genes, marks=pytest.mark.slow) for genes in (False, True)),
+        pytest.param(Emit(pad_rows=True, parts=2), False, marks=pytest.mark.slow),
+    ],
 )
 def test_log_normalize_is_scanpys(table, path, emit, genes):
     """Totals are those of all genes; scanpy's float32 rounds a few times more."""

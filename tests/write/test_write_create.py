@@ -90,7 +90,7 @@ def bare_obs(first: int, size: int) -> pd.DataFrame:
 
 
 @pytest.mark.filterwarnings("ignore:few genes of")
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),
     density=st.sampled_from([0.0, 0.05, 0.5, 1.0]),

@@ -205,7 +205,7 @@ def as_objects(labels: pd.DataFrame) -> list[list[Any]]:
 
 
 # Shrinking builds collections again and again: a failing example is small as it is.
-@settings(max_examples=10, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
 @given(inputs(range(4)), inputs(range(4, 8)))
 def test_what_one_build_joins_an_append_joins(a: ad.AnnData, b: ad.AnnData):
     """And it refuses, before it writes, what one build leaves out."""

@@ -45,7 +45,7 @@ def paths(tmp_path: Path) -> list[Path]:
         pytest.param({}, marks=pytest.mark.slow),
         {"groupby": "cell_type"},
         pytest.param({"shuffle": False}, marks=pytest.mark.slow),
-        {"dense": ["X"]},
+        pytest.param({"dense": ["X"]}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -52,7 +52,7 @@ def exactly(found: Any, inputs: list[ad.AnnData]) -> bool:
     ]
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     mix=st.lists(st.tuples(st.sampled_from(DTYPES), st.sampled_from(WHAT)), min_size=2, max_size=3),
     narrow=st.booleans(),

@@ -62,7 +62,7 @@ def as_objects(frame: pd.DataFrame) -> dict[str, list[Any]]:
     return {name: values.where(values.notna(), None).tolist() for name, values in plain.items()}
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(
     inputs=st.lists(INPUT, min_size=1, max_size=3),
     merge=st.sampled_from(MERGES),
