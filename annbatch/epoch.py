@@ -13,13 +13,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from threading import RLock
+from threading import RLock, Thread
+from typing import Any
 
 from annbatch.batch import Batch
 from annbatch.fetch import BegunWindow, Fetcher, PlannedWindow
@@ -27,6 +29,9 @@ from annbatch.order.consumers import Window
 from annbatch.order.state import Position
 from annbatch.order.turns import Turns
 from annbatch.prefetch import Prefetch
+
+_PATIENCE_S = 5.0
+"""How long dropping an iterator waits for its threads to end."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +90,7 @@ class Epoch(Iterator[Batch]):
         # How many of them have been made what is handed over.
         self._n_made = 0
         self._closed = False
+        self._stages: tuple[Prefetch[Any], ...] = ()
         # A signal handler may close the iterator in the thread that is asking it for a batch.
         self.lock = RLock()
         """Held while a batch is taken; adapters hold it where they do more in one step."""
@@ -102,6 +108,7 @@ class Epoch(Iterator[Batch]):
         self._begun = Prefetch(begin, len(reads), n_ahead if fetcher.is_remote else 0)
         self._plans = Prefetch(partial(_plan_windows, self._begun, fetcher), len(reads), n_ahead)
         self._windows = Prefetch(partial(_read_windows, self._plans, fetcher), len(reads), prefetch)
+        self._stages = (self._begun, self._plans, self._windows)
 
     def __next__(self) -> Batch:
         with self.lock:
@@ -150,13 +157,9 @@ class Epoch(Iterator[Batch]):
             self._stop()
 
     def __del__(self) -> None:
-        # An error while it began may have left it half made.
-        if hasattr(self, "_windows"):
-            self._stop()
-
-    def _drop(self) -> None:
-        self._batches.clear()
-        self._n_made = 0
+        # Empty if it has not begun, or an error came while it did, or it has ended.
+        if self._stages:
+            _run_aside(partial(_stop, self._fetcher, self._stages))
 
     def _make(self, n: int) -> None:
         """Let the first ``n`` of the batches that were read be made."""
@@ -165,13 +168,36 @@ class Epoch(Iterator[Batch]):
             self._n_made += 1
 
     def _stop(self) -> None:
-        # All of it, from the last one up, even if an interrupt comes while one of them is waited for.
-        with ExitStack() as steps:
-            for close in (self._fetcher.close, self._begun.close, self._plans.close, self._windows.close):
-                steps.callback(close)
-            # Threads that wait for requests would otherwise wait on.
-            steps.callback(self._fetcher.cancel)
-            steps.callback(self._drop)
+        self._batches.clear()
+        self._n_made = 0
+        _stop(self._fetcher, self._stages)
+        self._stages = ()
+
+
+def _stop(fetcher: Fetcher, stages: Sequence[Prefetch[Any]]) -> None:
+    """End the threads, the last stage first, all of them even if an interrupt comes while one is waited for."""
+    with ExitStack() as steps:
+        for close in (fetcher.close, *(stage.close for stage in stages)):
+            steps.callback(close)
+        # Threads that wait for requests would otherwise wait on.
+        steps.callback(fetcher.cancel)
+
+
+def _run_aside(stop: Callable[[], None]) -> None:
+    """Run a finaliser that waits for threads in a thread of its own, and wait for it only briefly.
+
+    The garbage collector runs finalisers in any thread, behind any lock. That may be the thread, or the lock, that the
+    threads to be ended wait for: the one in which zarr reads, for example.
+    """
+    thread = Thread(target=stop, name="annbatch-stop", daemon=True)
+    try:
+        if sys.is_finalizing():
+            raise RuntimeError("no thread starts any more")
+        thread.start()
+    except RuntimeError:
+        stop()
+    else:
+        thread.join(_PATIENCE_S)
 
 
 def _begin_windows(turns: Turns, reads: Reads, index: int, fetcher: Fetcher, number: int) -> BegunWindow:

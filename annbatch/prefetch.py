@@ -2,7 +2,7 @@
 
 1. A thread of its own computes results in order, at most ``depth`` ahead of what was asked for.
 2. An exception waits in its place in line and reaches the user's loop with its traceback.
-3. `close`, or dropping the iterator, cancels what has not begun, waits for what has, and leaves no thread.
+3. `close` cancels what has not begun, and waits for what has. Dropping the iterator cancels, and waits for nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -59,16 +58,18 @@ class Prefetch(Generic[T]):
 
     def close(self) -> None:
         """Give up what is still to come; returns when the thread has ended."""
+        self._end(wait=True)
+
+    def __del__(self) -> None:
+        # The garbage collector may run in the very thread that would be waited for, or in one that it waits for.
+        self._end(wait=False)
+
+    def _end(self, *, wait: bool) -> None:
         self._todo = iter(())
         self._ahead.clear()
         # A forked child has no such thread, and no right to its locks.
         if self._pool is not None and self._pid == os.getpid():
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def __del__(self) -> None:
-        # The garbage collector may run in the very thread that would be waited for; it ends by itself.
-        with suppress(RuntimeError):
-            self.close()
+            self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _submit(self) -> None:
         i = next(self._todo, None)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
+import zarr
+from zarr.core.sync import sync
 
-from annbatch import Loader
+from annbatch import Loader, epoch
 from contracts import check_shared_by_threads
 from live_threads import background_threads
+from stores import opened, write_store
 
 N = 120
 
@@ -23,9 +29,9 @@ N = 120
 def test_every_batch_goes_to_one_of_them(prefetch):
     ds = Loader(batch_size=2, chunk_size=4, preload_nchunks=4, prefetch=prefetch, threads=2)
     ds.add_anndatas([ad.AnnData(sp.csr_matrix(np.eye(N, dtype=np.float32)))])
-    for epoch in range(4):
+    for number in range(4):
         check_shared_by_threads(ds, N)
-        assert ds.next_epoch == epoch + 1
+        assert ds.next_epoch == number + 1
 
 
 def test_closing_while_others_ask():
@@ -53,3 +59,33 @@ def test_closing_while_others_ask():
         state = ds.state_dict()
         assert state["epoch"] * len(ds) + sum(n for _, n in state["parts"]) == n_batches
         assert not background_threads()
+
+
+async def _collect() -> None:
+    """Collect in the thread in which zarr reads, once a loader's thread waits for that one."""
+    time.sleep(0.2)
+    gc.collect()
+
+
+def test_the_collector_drops_an_iterator_where_its_threads_wait(monkeypatch):
+    """An exception's traceback, say, may keep an iterator in a cycle until the collector runs: anywhere."""
+    monkeypatch.setattr(epoch, "_PATIENCE_S", 0.5)
+    x = sp.csr_matrix(np.eye(N, dtype=np.float32))
+    obs = pd.DataFrame(index=[f"c{row}" for row in range(N)])
+    ds = Loader(batch_size=2, chunk_size=2, preload_nchunks=1, prefetch=20)
+    ds.add_anndatas([opened(write_store(zarr.storage.MemoryStore(), x, obs, zarr_format=2))])
+    gc.collect()
+    gc.disable()
+    try:
+        batches = iter(ds)
+        next(batches)
+        cycle = [batches]
+        cycle.append(cycle)
+        del batches, cycle, ds
+        sync(_collect(), timeout=30)
+        deadline = time.monotonic() + 20
+        while background_threads() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not background_threads()
+    finally:
+        gc.enable()
