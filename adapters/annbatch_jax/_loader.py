@@ -248,7 +248,7 @@ class JaxLoader(Adapter):
         # Integers are a transform's: numbers of tokens, say.
         if not jnp.issubdtype(values.dtype, jnp.floating):
             return matrix
-        values = values.astype(self.dtype)
+        values = _cast(values, self.dtype)
         return replace(matrix, data=values) if isinstance(matrix, PaddedCSR) else values
 
     def _matrix(self, data: CSR | Array) -> Any:
@@ -328,6 +328,14 @@ class _MadeAhead(Iterator[JaxBatch]):
                 self._waits.append(self._lender.wait_for_made())
             wait()
             return self._hand_over(batch)
+
+
+def _cast(values: jax.Array, dtype: Any) -> jax.Array:
+    """Cast each shard where it lies: computations on global arrays have to start in one order in all processes."""
+    if values.is_fully_addressable:
+        return values.astype(dtype)
+    shards = [shard.data.astype(dtype) for shard in values.addressable_shards]
+    return jax.make_array_from_single_device_arrays(values.shape, values.sharding, shards)
 
 
 @jax.jit

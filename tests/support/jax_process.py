@@ -279,7 +279,7 @@ def with_chosen_genes() -> None:
 
 
 def with_sixteen_bits() -> None:
-    """Processes may narrow batches ahead at different times: nothing waits for the other process there."""
+    """Each process narrows its own shards ahead, whenever it comes to them."""
     ds = JaxLoader(core(casting="same_kind"), dtype=jnp.bfloat16, nse=Capacity(fixed=512), sharding=by_rows())
     total = jax.jit(lambda data: densify(data).sum(dtype=jnp.float32))
     found = [float(total(batch.data)) for batch in ds]
