@@ -19,7 +19,7 @@ from harness.settings import SETTINGS, Setting
 from harness.stores import jobs_of
 
 DEFAULT_CONTENDERS = (
-    "direct", "direct-delta", "zarr", "direct-peer-store", "peer", "scdataset", "mapped", "annloader",
+    "direct", "direct-packed", "zarr", "direct-peer-store", "peer", "scdataset", "mapped", "annloader",
     "limit", "limit-peer-store",
 )  # fmt: skip
 RANDOM_ACCESS = {"mapped", "annloader"}

@@ -25,12 +25,12 @@ from harness.settings import SETTINGS
 from harness.stores import Bench, jobs_of, prepare
 
 REMOTE = (
-    "direct", "direct-delta", "cached", "direct-peer-store", "peer-remote", "peer-remote-fused",
+    "direct", "direct-packed", "cached", "direct-peer-store", "peer-remote", "peer-remote-fused",
     "objectstore", "objectstore-fused",
 )  # fmt: skip
 LOCAL = {
     "direct": "annbatch-dlpack, local directory",
-    "direct-delta": "annbatch-dlpack, codec delta, local directory",
+    "direct-packed": "annbatch-dlpack, codec packed, local directory",
     "direct-peer-store": "annbatch-dlpack, the other's, local",
 }
 

@@ -134,7 +134,7 @@ _CODEC = partial(click.option, "--codec", type=click.Choice(get_args(Codec)))
 @_BUILD_OPTIONS
 @_CODEC(
     default="blosc",
-    help="blosc is read by every zarr reader, packed fastest by this loader; zstd is what nvCOMP decodes on a GPU.",
+    help="blosc is read by every zarr reader, packed is the fastest with this loader, zstd is the smallest.",
 )
 @click.option(
     "--join",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from annbatch.shards.array_metadata import describe
 from annbatch.shards.codecs import Codec as Compressor
 from annbatch.stores.collection import FORMAT, Collection
 
-Codec = Literal["blosc", "delta", "packed", "zstd"]
+Codec = Literal["blosc", "packed", "zstd"]
 """What compresses inner chunks, see `ArrayLayout.codec`."""
 
 
@@ -29,9 +30,8 @@ class ArrayLayout:
     plain_rows: int = 2**20
     """Elements in a plain chunk of ``indptr`` or of an obs column."""
     codec: Codec = "blosc"
-    """What compresses inner chunks: blosc (lz4, shuffled), which all zarr readers know; delta, the same with column
-    numbers as differences; packed, which is smallest but for zstd, and decodes fastest, a row alone above all; or zstd
-    behind a shuffle."""
+    """What compresses inner chunks: blosc (lz4, shuffled), which every zarr reader decodes; packed, which this loader
+    decodes fastest; or zstd behind a shuffle, which takes the fewest bytes."""
 
     def __post_init__(self) -> None:
         # Blosc cannot hold a chunk of 2 GiB or more.
@@ -44,21 +44,38 @@ class ArrayLayout:
         if self.plain_rows < 1:
             raise ValueError(f"plain_rows must be >= 1, got {self.plain_rows}")
 
-    @classmethod
-    def of(cls, collection: Collection) -> ArrayLayout:
-        """Say how matrices were cut and compressed in a collection's last store; by default if it is none of ours."""
-        if collection.format != FORMAT or not collection.stores:
-            return cls()
-        if collection.modalities:
-            return cls.of(collection.modality(next(iter(collection.modalities))))
-        sparse = [f"{key}/indices" for key, types in collection.types.items() if types.indices is not None]
-        found = describe(collection.store_paths[-1] / (*sparse, "X")[0])
-        if isinstance(found, str):
-            return cls()
-        codecs: dict[Compressor, Codec] = {Compressor.PACKED: "packed", Compressor.ZSTD: "zstd"}
-        codec = codecs.get(found.decoder.codec, "delta" if found.decoder.delta else "blosc")
-        return cls(found.chunk_elements, codec=codec)
-
     def shard(self, length: int, chunk: int, limit: int) -> int:
         """Give the shard length for an axis of ``length``: whole chunks, at most ``limit``, no more than needed."""
         return chunk * max(1, min(limit // chunk, -(-length // chunk)))
+
+
+def kept_layout(collection: Collection, codec: Codec | None, chunk_elements: int | None) -> tuple[Codec, int]:
+    """Choose codec and chunk size for stores that follow those of a collection.
+
+    What is None is taken from the collection's last store; if the codec changes, chunks get its default size. Blosc on
+    differences (``numcodecs.delta``) is no longer written: such a collection goes on with packed chunks, with a warning
+    unless the codec was chosen.
+    """
+    last = collection
+    if collection.modalities:
+        last = collection.modality(next(iter(collection.modalities)))
+    sparse = [f"{key}/indices" for key, types in last.types.items() if types.indices is not None]
+    found = describe(last.store_paths[-1] / (*sparse, "X")[0]) if last.format == FORMAT and last.stores else ""
+    if isinstance(found, str):
+        # None of ours: what others chose says nothing about what suits this loader.
+        kept = ArrayLayout()
+    elif found.decoder.codec is Compressor.BLOSC and found.decoder.delta:
+        kept = ArrayLayout(min(found.chunk_elements, chunk_elements_of("packed")), codec="packed")
+        if codec is None:
+            warnings.warn(
+                f"{collection.path}: its codec, blosc on differences (numcodecs.delta), is no longer written; new "
+                "stores get the codec 'packed'. Pass codec='blosc' if programs without this package shall read them",
+                UserWarning,
+                stacklevel=3,
+            )
+    else:
+        codecs: dict[Compressor, Codec] = {Compressor.PACKED: "packed", Compressor.ZSTD: "zstd"}
+        kept = ArrayLayout(found.chunk_elements, codec=codecs.get(found.decoder.codec, "blosc"))
+    if codec is None or codec == kept.codec:
+        return kept.codec, kept.chunk_elements if chunk_elements is None else chunk_elements
+    return codec, chunk_elements_of(codec) if chunk_elements is None else chunk_elements

@@ -15,7 +15,7 @@ from annbatch.check import expanded
 from annbatch.errors import InputError, redacted
 from annbatch.remote.urls import is_url
 from annbatch.stores.collection import Collection
-from annbatch.write.array_layout import ArrayLayout, Codec, chunk_elements_of
+from annbatch.write.array_layout import Codec, chunk_elements_of, kept_layout
 from annbatch.write.build import build
 from annbatch.write.build_modalities import build_modalities
 from annbatch.write.inputs.append_target import AppendTarget
@@ -163,11 +163,11 @@ def create_anndata_collection(
     shard_elements
         Elements of a shard, which is one file; at most, and in whole chunks.
     codec
-        What compresses the inner chunks: ``"blosc"``, which all readers of zarr know; ``"packed"``, which is smaller
-        and decodes fastest, single rows above all, and which zarr-python reads wherever this package is installed
-        (``docs/packed.md`` describes it; values other than integers, and dense matrices, get blosc); ``"delta"``,
-        blosc with column numbers as differences from the one before (``numcodecs.delta``); or ``"zstd"`` behind a
-        shuffle of bytes, which a GPU can decode (``Loader(decode="gpu")``).
+        What compresses the inner chunks: ``"blosc"``, which every zarr reader decodes; ``"packed"``, which this
+        loader decodes fastest, single rows above all, and which zarr-python decodes wherever this package is installed
+        (``docs/packed.md`` describes it; values other than integers, and dense matrices, get blosc); or ``"zstd"``
+        behind a shuffle of bytes, which takes the fewest bytes. A GPU decodes ``"packed"`` and ``"zstd"``
+        (``Loader(decode="gpu")``).
     narrow
         Whether values that are all whole and non-negative are stored in the smallest of uint16, uint32 and uint64 that
         holds them, and column numbers too. The original type is recorded as ``original-dtype`` in the attributes.
@@ -305,7 +305,8 @@ def append_to_collection(
         As for `create_anndata_collection`.
     chunk_elements, codec
         As for `create_anndata_collection`; None means what the collection's last store has. With another codec than
-        that, chunks get the size that suits the codec unless it is given.
+        that, chunks get the size that suits the codec unless it is given. A collection written with the former codec
+        ``"delta"`` goes on with ``"packed"``, with a warning.
     memory_limit, threads, client, progress
         As for `create_anndata_collection`.
 
@@ -327,7 +328,7 @@ def append_to_collection(
     """
     output = _local("collection_path", collection_path)
     collection = AppendTarget.check(output)
-    layout = ArrayLayout.of(collection)
+    codec, chunk_elements = kept_layout(collection, codec, chunk_elements)
     inputs = as_modal_inputs(adata_paths, list(collection.modalities) or None, load)
     if inputs is not None and not collection.modalities:
         raise InputError(f"{output}: has no modalities, got the input {inputs[0].name} with {list(inputs[0].parts)}")
@@ -349,9 +350,9 @@ def append_to_collection(
         obs_names=obs_names,
         strict=strict,
         rows_per_store=rows_per_store,
-        chunk_elements=_chunk_elements(layout, codec) if chunk_elements is None else chunk_elements,
+        chunk_elements=chunk_elements,
         shard_elements=shard_elements,
-        codec=layout.codec if codec is None else codec,
+        codec=codec,
         narrow=narrow,
         allow_nonfinite=allow_nonfinite,
     )
@@ -398,7 +399,8 @@ def reshuffle_collection(
         As for `create_anndata_collection`.
     chunk_elements, codec
         As for `create_anndata_collection`; None means what the collection has, if it is one of this program. With
-        another codec than that, chunks get the size that suits the codec unless it is given.
+        another codec than that, chunks get the size that suits the codec unless it is given. The former codec
+        ``"delta"`` becomes ``"packed"``, with a warning.
     memory_limit, threads, client, overwrite, progress
         As for `create_anndata_collection`.
 
@@ -419,7 +421,7 @@ def reshuffle_collection(
     >>> collection = reshuffle_collection("store", "reshuffled", seed=1)  # doctest: +SKIP
     """
     source = Collection.open(source_path)
-    layout = ArrayLayout.of(source)
+    codec, chunk_elements = kept_layout(source, codec, chunk_elements)
     chosen = None if layers is None else [_layer_key(name) for name in layers]
     dense = [
         key
@@ -441,9 +443,9 @@ def reshuffle_collection(
         dense=dense,
         allow_nonfinite=True,
         rows_per_store=rows_per_store,
-        chunk_elements=_chunk_elements(layout, codec) if chunk_elements is None else chunk_elements,
+        chunk_elements=chunk_elements,
         shard_elements=shard_elements,
-        codec=layout.codec if codec is None else codec,
+        codec=codec,
         memory_limit=memory_limit,
         threads=threads,
         client=client,
@@ -464,8 +466,3 @@ def _local(name: str, path: str | os.PathLike[str]) -> Path:
         raise InputError(f"{name} must be a local directory, got the URL {redacted(path)}; copy what is built to it")
     # Beside the real directory, so that a link to it stays a link and the rename stays on one filesystem.
     return Path(os.path.realpath(expanded(path)))
-
-
-def _chunk_elements(layout: ArrayLayout, codec: Codec | None) -> int:
-    """Give the elements of a chunk for stores that follow those of a layout, with another codec or the same."""
-    return layout.chunk_elements if codec in (None, layout.codec) else chunk_elements_of(codec)

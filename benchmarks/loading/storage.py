@@ -56,7 +56,7 @@ def codecs(arguments: argparse.Namespace) -> None:
     bench = prepared(arguments)
     rows: list[dict[str, Any]] = []
     for setting in (BLOCKS, SMALL_BLOCKS, SINGLE_ROWS):
-        jobs = jobs_of(bench, ("direct", "direct-delta", "direct-packed", "direct-zstd"), setting)
+        jobs = jobs_of(bench, ("direct", "direct-packed", "direct-zstd"), setting)
         found = measure(bench, jobs)
         print_table(found, reference=CONTENDERS["direct"].title)
         for row, one in zip(found, jobs, strict=True):

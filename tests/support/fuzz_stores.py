@@ -47,6 +47,7 @@ from annbatch.write.inputs.contents import describe
 from annbatch.write.inputs.matrix_rows import matrix_of, read_dense, read_rows
 from annbatch.write.inputs.opening import as_origins
 from datagen import named_matrix
+from former_codecs import with_differences
 from mutations import Base, Mutation, mutate, write
 from stores import opened_store
 
@@ -80,7 +81,7 @@ def write_bases(folder: Path) -> None:
     adata.obsm["pca"] = np.ones((N_OBS, 2), np.float32)
     cut: dict[str, Any] = {"chunk_elements": CHUNK, "shard_elements": SHARD}
     create_anndata_collection(adata, folder / "collection", **cut, progress=False)
-    create_anndata_collection(adata, folder / "differences", **cut, codec="delta", progress=False)
+    with_differences(create_anndata_collection(adata, folder / "differences", **cut, progress=False))
     for name, zarr_format in (("v2", 2), ("v3", 3)):
         ad.settings.zarr_write_format = zarr_format
         adata.write_zarr(folder / name / "a.zarr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import warnings
 from pathlib import Path
@@ -23,6 +24,7 @@ from annbatch import (
 from annbatch.cli import main
 from annbatch.stores import array_opening
 from datagen import write_inputs
+from former_codecs import with_differences
 
 SMALL: dict[str, Any] = {"rows_per_store": 40, "chunk_elements": 64, "shard_elements": 256, "progress": False}
 
@@ -34,11 +36,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 SHUFFLE = {"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}
-DELTA = {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}
 PACKED: dict[str, Any] = {"name": "annbatch.packed"}
 CODECS: dict[Any, tuple[list[Any], list[Any]]] = {
     "zstd": (["bytes", SHUFFLE, "zstd", "crc32c"], ["bytes", SHUFFLE, "zstd", "crc32c"]),
-    "delta": (["bytes", "blosc", "crc32c"], [DELTA, "bytes", "blosc", "crc32c"]),
     "packed": ([PACKED | {"configuration": {"delta": False}}], [PACKED | {"configuration": {"delta": True}}]),
 }
 """Codec -> those of the inner chunks of X/data and X/indices, by name, or as a whole."""
@@ -99,7 +99,7 @@ def test_it_can_be_appended_to_and_reshuffled_and_looked_at(codec: Any, inputs: 
 
 
 @pytest.mark.parametrize(
-    ("codec", "name"), [("zstd", "data"), ("delta", "indices"), ("packed", "indices"), ("packed", "data")]
+    ("codec", "name"), [("zstd", "data"), ("blosc", "indices"), ("packed", "indices"), ("packed", "data")]
 )
 def test_a_flipped_bit_is_found(codec: Any, name: str, inputs: list[Path], tmp_path: Path) -> None:
     collection = create_anndata_collection(inputs, tmp_path / "out", codec=codec, **SMALL)
@@ -111,13 +111,52 @@ def test_a_flipped_bit_is_found(codec: Any, name: str, inputs: list[Path], tmp_p
         batches(collection)
 
 
-@pytest.mark.parametrize("codec", ["delta", "packed"])
-def test_they_come_from_an_object_store_too(codec: Any, inputs: list[Path], tmp_path: Path) -> None:
+def test_packed_chunks_come_from_an_object_store_too(inputs: list[Path], tmp_path: Path) -> None:
     obstore = pytest.importorskip("obstore")
-    collection = create_anndata_collection(inputs, tmp_path / "out", codec=codec, **SMALL)
+    collection = create_anndata_collection(inputs, tmp_path / "out", codec="packed", **SMALL)
     assert batches(obstore.store.LocalStore(prefix=str(collection.path))) == batches(collection)
 
 
 def test_other_codecs_are_refused(inputs: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="codec must be one of 'blosc', 'delta', 'packed', 'zstd', got 'lz4'"):
-        create_anndata_collection(inputs, tmp_path / "out", codec="lz4", **SMALL)  # type: ignore[arg-type]
+    for codec in ("lz4", "delta"):
+        with pytest.raises(InputError, match=f"codec must be one of 'blosc', 'packed', 'zstd', got '{codec}'"):
+            create_anndata_collection(inputs, tmp_path / "out", codec=codec, **SMALL)  # type: ignore[arg-type]
+
+
+def test_what_was_written_as_differences_is_read_and_goes_on_packed(
+    inputs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blosc = create_anndata_collection(inputs, tmp_path / "blosc", **SMALL)
+    old = with_differences(create_anndata_collection(inputs, tmp_path / "old", **SMALL))
+    assert "numcodecs.delta" in codecs_of(old.store_paths[0])
+    old.verify()
+    expected = batches(blosc)
+    assert batches(old) == expected
+    if importlib.util.find_spec("obstore"):
+        store = importlib.import_module("obstore").store.LocalStore(prefix=str(old.path))
+        assert batches(store) == expected
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Numcodecs codecs are not in the Zarr version 3 specification")
+        found = ad.read_zarr(old.store_paths[0])
+    np.testing.assert_array_equal(found.X.toarray(), ad.read_zarr(blosc.store_paths[0]).X.toarray())
+    with monkeypatch.context() as patch:
+        patch.setattr(array_opening, "DIRECT", False)
+        assert batches(old) == expected
+
+    rest = {key: value for key, value in SMALL.items() if key != "chunk_elements"}
+    with pytest.warns(UserWarning, match="numcodecs.delta.*is no longer written; new stores get"):
+        anew = reshuffle_collection(old.path, tmp_path / "anew", **rest)
+    assert all("annbatch.packed" in codecs_of(path) for path in anew.store_paths)
+    chosen = reshuffle_collection(old.path, tmp_path / "chosen", codec="blosc", **SMALL)
+    assert batches(chosen) == batches(anew)
+    command = ["append", *map(str, inputs), str(old.path), "--no-progress"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    assert "Pass --codec blosc if programs" in done.output
+    more = Collection.open(old.path)
+    assert "numcodecs.delta" in codecs_of(more.store_paths[0])
+    assert "annbatch.packed" in codecs_of(more.store_paths[-1])
+    assert len(batches(more)) == 2 * len(expected)
+    more.verify()

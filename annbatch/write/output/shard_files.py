@@ -66,11 +66,6 @@ def shuffled_zstd(itemsize: int, level: int) -> Encode:
     return encode
 
 
-def differences(encode: Encode) -> Encode:
-    """Give what compresses a chunk's first element and the differences from each to the next, which may wrap."""
-    return lambda chunk: encode(np.diff(chunk, prepend=chunk.dtype.type(0)))
-
-
 class ShardFiles:
     """Fills the shards of a new local zarr array from the front; cut along the first axis only.
 

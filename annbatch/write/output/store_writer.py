@@ -35,7 +35,7 @@ from annbatch.write.array_layout import ArrayLayout, Codec
 from annbatch.write.inputs.contents import Element
 from annbatch.write.inputs.obs_table import NAMES, ObsTable
 from annbatch.write.inputs.text_file import decode
-from annbatch.write.output.shard_files import Cname, ShardFiles, blosc, differences, packing, shuffled_zstd
+from annbatch.write.output.shard_files import Cname, ShardFiles, blosc, packing, shuffled_zstd
 from annbatch.write.shuffle.freed_memory import give_back
 from annbatch.write.shuffle.run_reader import RowPiece
 
@@ -122,8 +122,6 @@ def _write_matrices(
             encode = shuffled_zstd(dtype.itemsize, ZSTD_LEVEL)
         else:
             encode = blosc(*level)
-            if ascends and layout.codec == "delta":
-                encode = differences(encode)
         writers[array.path] = ShardFiles(array, encode, workers, syncing)
 
     for element in contents.elements:
@@ -228,9 +226,8 @@ def _codecs(
     else:
         cname, clevel = level
         compressors = [BloscCodec(cname=cname, clevel=clevel, shuffle="shuffle", typesize=dtype.itemsize)]
-    delta = {"name": "numcodecs.delta", "configuration": {"dtype": dtype.newbyteorder("<").str}}
     return {
-        "filters": [delta] if ascends and codec == "delta" else None,
+        "filters": None,
         "serializer": BytesCodec(endian="little"),
         "compressors": [*compressors, Crc32cCodec()],
         "fill_value": 0,

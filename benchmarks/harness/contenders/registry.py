@@ -33,7 +33,7 @@ def _limit(stage: str) -> Callable[[Job], Epoch]:
     return open_limit
 
 
-CODECS = ("blosc", "delta", "packed", "zstd")
+CODECS = ("blosc", "packed", "zstd")
 """Codecs of this project's collections; the first one is the default."""
 
 
@@ -101,7 +101,6 @@ CONTENDERS = {
     "read-h5ad": Contender("read_h5ad, uncompressed", others.open_read_h5ad, None),
     "read-zarr": Contender("read_zarr with zarrs", others.open_read_zarr, "ours"),
     "gpu-cpu-csr": Contender("ours cpu-decode csr", ours.open_gpu("cpu", "csr"), "ours"),
-    "gpu-cpu-csr-delta": Contender("ours cpu-decode csr, codec delta", ours.open_gpu("cpu", "csr"), "ours-delta"),
     "gpu-cpu-csr-packed": Contender("ours cpu-decode csr, codec packed", ours.open_gpu("cpu", "csr"), "ours-packed"),
     "gpu-gpu-csr-packed": Contender("ours gpu-decode csr, codec packed", ours.open_gpu("gpu", "csr"), "ours-packed"),
     "gpu-gpu-dense-packed": Contender(
