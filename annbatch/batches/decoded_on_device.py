@@ -3,7 +3,8 @@
 1. `DecodedOnDevicePart` has them read as they are stored (`annbatch.device.stored_chunks`), copies them, and
    lets the device decode them and check the column numbers. What it found is there before the first batch of the
    window is handed over.
-2. Shuffled bytes are put together when batches are made (`annbatch.batches.on_device`).
+2. The device sums up chunks that are stored as differences; stores of one collection may differ in that.
+3. Shuffled bytes are put together when batches are made (`annbatch.batches.on_device`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.batches.on_device import DeviceWindow, OnDeviceArray, OnDevicePart, extent, place_in
+from annbatch.batches.on_device import C_TYPES, DeviceWindow, OnDeviceArray, OnDevicePart, extent, place_in
 from annbatch.batches.on_host import Filling
 from annbatch.buffers import aligned
+from annbatch.device.cuda import Kernel, Stream
 from annbatch.device.nvcomp import ALIGNMENT_BYTES, Frames
 from annbatch.device.stored_chunks import FrameRead, describe, find_chunks, missing_frame, plan_chunks
 from annbatch.errors import CorruptStoreError
@@ -48,6 +50,8 @@ class _Array:
         self._missing = missing_frame(self.form) if is_missing.any() else np.empty(0, np.uint8)
         self.room = np.where(is_missing, len(self._missing), stored)
         self.nbytes = self.room - np.where(is_missing, 0, 4 if self.form.decoder.crc32c else 0)
+        are_differences = np.repeat([array.form.decoder.delta for array in direct], np.diff(self.pieces.edges))
+        self.are_differences = are_differences & ~is_missing
 
     def work(self, targets: Ints) -> Work:
         """Say what reads the chunks to these addresses."""
@@ -58,13 +62,22 @@ class _Array:
             first += len(own)
         return Work(shared=[*reads]) if len(reads) == 1 else Work(single=[*reads])
 
+    def decoded(self, stream: Stream, at: int, are_differences: int) -> OnDeviceArray:
+        """Let the device sum up decoded chunks at an address; ``are_differences`` is that of which ones, there."""
+        found = OnDeviceArray(at, self.form.chunk_elements, self.stride, self.form.decoder.shuffle > 1)
+        if self.are_differences.any():
+            kernel = Kernel("undo_differences", (("VALUE", C_TYPES[f"u{self.form.dtype.itemsize}"]),))
+            n_chunks = len(self.are_differences)
+            stream.launch(kernel, n_chunks, (*found.arguments, are_differences, n_chunks))
+        return found
+
 
 class DecodedOnDevicePart(OnDevicePart):
     """A CSR matrix over all stores whose chunks are decoded, and whose batches are made, on a device."""
 
     def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
         """Take page-locked memory for the window's chunks, as they are stored, and say what reads them."""
-        values, indices = arrays = [_Array(elements, rows) for elements in self._arrays(plan)]
+        values, indices = arrays = [_Array(part, rows) for part in self._arrays(plan)]
         n_rows, n_values = len(rows.lo), len(values.room)
         room, nbytes = (np.concatenate([getattr(one, name) for one in arrays]) for name in ("room", "nbytes"))
         n_frames = len(room)
@@ -74,7 +87,7 @@ class DecodedOnDevicePart(OnDevicePart):
             (n_rows, _INT64),
             (len(rows.starts), _INT64),
             (len(self._lookup), np.dtype(np.int32)),
-            (4 * n_frames, _INT64),
+            (5 * n_frames, _INT64),
             (int(ends[-1]) if n_frames else 0, np.dtype(np.uint8)),
             (1, _INT64),
             (n_frames, _INT64),
@@ -86,6 +99,7 @@ class DecodedOnDevicePart(OnDevicePart):
         targets = address(frames) + ends - _up(room)
         work = values.work(targets[:n_values])
         work += indices.work(targets[n_values:])
+        are_differences = np.concatenate([one.are_differences for one in arrays])
 
         def send() -> DeviceWindow:
             device = self._pool.device
@@ -99,7 +113,8 @@ class DecodedOnDevicePart(OnDevicePart):
             staging = self._pool.take(marks + aligned(n_rows))
             place = partial(place_in, staging, host)
             at = staging.ptr + first
-            table.reshape(4, n_frames)[:] = place(frames) + ends - _up(room), nbytes, at + places, sizes
+            sources = place(frames) + ends - _up(room)
+            table.reshape(5, n_frames)[:] = sources, nbytes, at + places, sizes, are_differences
             stream.copy(staging.ptr, address(host[0]), sent)
             stream.zero(place(wrong), results)
             stream.zero(staging.ptr + marks, n_rows)
@@ -126,8 +141,8 @@ class DecodedOnDevicePart(OnDevicePart):
                 )
             window = DeviceWindow(
                 staging,
-                _staged(at, values),
-                _staged(at + n_values * values.stride, indices),
+                values.decoded(stream, at, place(table) + 32 * n_frames),
+                indices.decoded(stream, at + n_values * values.stride, place(table) + 32 * n_frames + 8 * n_values),
                 place(value_rows),
                 place(index_rows),
                 place(starts),
@@ -166,11 +181,6 @@ class DecodedOnDevicePart(OnDevicePart):
                 )
             first = own.stop
         self._refuse_row(plan, rows, int(wrong[0]))
-
-
-def _staged(at: int, array: _Array) -> OnDeviceArray:
-    form = array.form
-    return OnDeviceArray(at, form.chunk_elements, array.stride, form.decoder.shuffle > 1)
 
 
 def _up(nbytes: Any) -> Any:

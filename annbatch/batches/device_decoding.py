@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from annbatch.batches.decoded_on_device import DecodedOnDevicePart
 from annbatch.batches.on_device import OnDevicePart
@@ -38,8 +39,6 @@ def why_not(matrices: Sequence[tuple[str, Matrix]]) -> str | None:
             codec = form.decoder.codec
             if codec not in _KINDS:
                 return f"the chunks of {name}/{key} are {codec.name.lower()}, not packed or zstd"
-            if codec is Codec.ZSTD and form.decoder.delta:
-                return f"{name}/{key} is stored as differences"
             if form.decoder.shuffle not in (1, form.dtype.itemsize):
                 return (
                     f"{name}/{key} is shuffled by {form.decoder.shuffle} bytes, its elements have {form.dtype.itemsize}"
@@ -48,6 +47,9 @@ def why_not(matrices: Sequence[tuple[str, Matrix]]) -> str | None:
                 names = codecs[name].name.lower(), codec.name.lower()
                 return f"the chunks of {name}/data are {names[0]}, those of {name}/indices {names[1]}"
             element = name.rpartition(" ")[2]
+            if codec is Codec.ZSTD:
+                # Collections that were appended to may hold both: what are differences is summed up when it is decoded.
+                form = replace(form, decoder=replace(form.decoder, delta=False))
             if forms.setdefault(f"{element}/{key}", form) != form:
                 return f"the chunks of {name}/{key} have another type, size or codec than those of the first store"
     return None

@@ -4,13 +4,14 @@
 // row, or chunk behind chunk with each chunk's bytes shuffled. Every row of a batch knows where it begins there.
 //
 // 1. `unpack_blocks` unpacks the blocks of packed chunks (docs/packed.md) that a window needs.
-// 2. `check_rows` says which rows do not ascend, and whether an index is out of range.
-// 3. `scatter_csr` copies rows to their places in a CSR batch, and widens them.
-// 4. `scatter_dense` writes rows into a dense batch that was set to zero.
-// 5. `sum_rows` sums up rows for the other two, where they are to normalise values.
+// 2. `undo_differences` sums up the chunks that are stored as differences.
+// 3. `check_rows` says which rows do not ascend, and whether an index is out of range.
+// 4. `scatter_csr` copies rows to their places in a CSR batch, and widens them.
+// 5. `scatter_dense` writes rows into a dense batch that was set to zero.
+// 6. `sum_rows` sums up rows for the other two, where they are to normalise values.
 //
-// All parameters are 64-bit integers: addresses and sizes. A block of threads works on a row, or on a packed block. No
-// thread waits for another, except at the end of a PHASE. The types are macros:
+// All parameters are 64-bit integers: addresses and sizes. A block of threads works on a row, a chunk or a packed block.
+// No thread waits for another, except at the end of a PHASE. The types are macros:
 //
 //   VALUE, INDEX          types of stored values and column numbers
 //   OUT, INDEX_OUT        types of those handed over
@@ -210,6 +211,20 @@ __device__ inline T element(const Staged& of, const unsigned char* chunk, i64 e)
   return found.value;
 }
 
+template <typename T>
+__device__ inline void set_element(const Staged& of, unsigned char* chunk, i64 e, T value) {
+  if (!of.is_shuffled) {
+    ((T*)chunk)[e] = value;
+    return;
+  }
+  union {
+    T value;
+    unsigned char bytes[sizeof(T)];
+  } wanted;
+  wanted.value = value;
+  for (int k = 0; k < (int)sizeof(T); k++) chunk[k * of.n + e] = wanted.bytes[k];
+}
+
 __device__ inline i64 column_at(const Staged& of, i64 position) {
   Run run = run_at(of, position);
   return (i64)element<INDEX>(of, run.chunk, run.first);
@@ -222,9 +237,7 @@ __device__ inline VALUE value_at(const Staged& of, i64 position) {
 
 __device__ inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 
-// --- packed blocks ---------------------------------------------------------------------------------------------------
-
-enum { PACKED_VALUES = 256, LANES = 16, FLAGS_NBYTES = PACKED_VALUES / 8 };
+// --- threads that wait for each other --------------------------------------------------------------------------------
 
 // The threads of a block run the body for i in range(n) between them, and then wait for each other. So a body may use
 // what earlier phases wrote to shared memory, and nothing that other threads write in its own phase.
@@ -233,6 +246,10 @@ enum { PACKED_VALUES = 256, LANES = 16, FLAGS_NBYTES = PACKED_VALUES / 8 };
   for (bool is_on = true; is_on; __syncthreads(), is_on = false)      \
     for (int i = threadIdx.x; i < (n); i += blockDim.x)
 #endif
+
+// --- packed blocks ---------------------------------------------------------------------------------------------------
+
+enum { PACKED_VALUES = 256, LANES = 16, FLAGS_NBYTES = PACKED_VALUES / 8 };
 
 // The parts of a block, as docs/packed.md names them.
 struct Packed {
@@ -357,6 +374,47 @@ extern "C" __global__ void unpack_blocks(
       VALUE sum = (VALUE)(base + (VALUE)i + numbers[i]);
       for (int row = 0; row < i / LANES; row++) sum = (VALUE)(sum + row_sums[row]);
       to[i] = sum;
+    }
+  }
+}
+
+enum { RUN = 16, RUNS = 256, GROUPS = RUNS / RUN, TILE = RUN * RUNS };
+
+// Replace the elements of those chunks for which `are_differences` (int64) is not 0 by their running sums, which wrap as
+// VALUE (unsigned) does. A block of threads works on a tile after the other: on runs of elements, then on groups of runs.
+extern "C" __global__ void undo_differences(
+    i64 values, i64 n, i64 nbytes, i64 is_shuffled, i64 are_differences, i64 n_chunks) {
+  __shared__ VALUE numbers[TILE], run_sums[RUNS], group_sums[GROUPS], before[GROUPS + 1];
+  Staged of = staged(values, n, nbytes, is_shuffled);
+  for (i64 c = blockIdx.x; c < n_chunks; c += gridDim.x) {
+    if (((const i64*)are_differences)[c] == 0) continue;
+    unsigned char* chunk = (unsigned char*)values + c * nbytes;
+    for (i64 first = 0; first < n; first += TILE) {
+      int n_here = (int)least(TILE, n - first);
+      PHASE(i, TILE) numbers[i] = i < n_here ? element<VALUE>(of, chunk, first + i) : (VALUE)0;
+      PHASE(run, RUNS) {
+        VALUE sum = 0;
+        for (int i = run * RUN; i < (run + 1) * RUN; i++) numbers[i] = sum = (VALUE)(sum + numbers[i]);
+        run_sums[run] = sum;
+      }
+      PHASE(group, GROUPS) {
+        VALUE sum = 0;
+        for (int run = group * RUN; run < (group + 1) * RUN; run++) run_sums[run] = sum = (VALUE)(sum + run_sums[run]);
+        group_sums[group] = sum;
+      }
+      PHASE(one, 1) {
+        VALUE sum = first == 0 ? (VALUE)0 : before[GROUPS];
+        for (int group = 0; group < GROUPS; group++) {
+          before[group] = sum;
+          sum = (VALUE)(sum + group_sums[group]);
+        }
+        before[GROUPS + one] = sum;
+      }
+      PHASE(i, n_here) {
+        int run = i / RUN;
+        VALUE sum = (VALUE)(before[run / RUN] + numbers[i]);
+        set_element<VALUE>(of, chunk, first + i, run % RUN == 0 ? sum : (VALUE)(sum + run_sums[run - 1]));
+      }
     }
   }
 }

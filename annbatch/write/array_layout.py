@@ -31,7 +31,7 @@ class ArrayLayout:
     """Elements in a plain chunk of ``indptr`` or of an obs column."""
     codec: Codec = "blosc"
     """What compresses inner chunks: blosc (lz4, shuffled), which every zarr reader decodes; packed, which this loader
-    decodes fastest; or zstd behind a shuffle, which takes the fewest bytes."""
+    decodes fastest; or zstd behind a shuffle, column numbers as differences, which takes the fewest bytes."""
 
     def __post_init__(self) -> None:
         # Blosc cannot hold a chunk of 2 GiB or more.

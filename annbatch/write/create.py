@@ -166,8 +166,8 @@ def create_anndata_collection(
         What compresses the inner chunks: ``"blosc"``, which every zarr reader decodes; ``"packed"``, which this
         loader decodes fastest, single rows above all, and which zarr-python decodes wherever this package is installed
         (``docs/packed.md`` describes it; values other than integers, and dense matrices, get blosc); or ``"zstd"``
-        behind a shuffle of bytes, which takes the fewest bytes. A GPU decodes ``"packed"`` and ``"zstd"``
-        (``Loader(decode="gpu")``).
+        behind a shuffle of bytes, column numbers as differences, which takes the fewest bytes. A GPU decodes
+        ``"packed"`` and ``"zstd"`` (``Loader(decode="gpu")``).
     narrow
         Whether values that are all whole and non-negative are stored in the smallest of uint16, uint32 and uint64 that
         holds them, and column numbers too. The original type is recorded as ``original-dtype`` in the attributes.

@@ -318,11 +318,11 @@ def zstd_store(folder: Any, *, seed: int = 0, n: int = 60, **options: Any) -> tu
         return write_store(str(folder), x, obs, **options), x
 
 
-def add(root: Any) -> Any:
+def add(*roots: Any) -> Any:
     def to(ds: Loader) -> Loader:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return ds.add_anndatas([opened(root)])
+            return ds.add_anndatas([opened(root) for root in roots])
 
     return to
 
@@ -343,13 +343,21 @@ def test_chains_of_codecs_that_a_device_decodes(device, tmp_path, options):
     assert ds.decode == "gpu"
 
 
-def test_differences_are_undone_on_the_cpu(device, tmp_path):
+def test_stores_with_and_without_differences(device, tmp_path):
+    """As in a collection that was written before differences were, and appended to since; one has a missing chunk."""
     delta = {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}
-    root, _ = zstd_store(tmp_path / "0.zarr", filters=[delta])
-    ds, _ = both(device, add(root), **SMALL)
-    assert ds.decode == "cpu"
-    with pytest.raises(InputError, match=r"decode 'gpu' cannot be had: adatas\[0\] X/data is stored as differences"):
-        add(root)(Loader(**SMALL, device="cuda", decode="gpu"))
+    forms: list[dict[str, Any]] = [{}, {"filters": [delta]}, {"filters": [delta], "fill_value": 7}, {}]
+    roots = [zstd_store(tmp_path / f"{i}.zarr", seed=i, **form)[0] for i, form in enumerate(forms)]
+    assert both(device, add(*roots), **SMALL, decode="auto")[0].decode == "cpu"  # one has another fill value
+    del roots[2]
+    for stores in (roots, roots[1:], roots[1:2]):
+        ds, _ = both(device, add(*stores), **SMALL, decode="auto")
+        assert ds.decode == "gpu"
+    filled = zstd_store(tmp_path / "filled.zarr", filters=[delta], fill_value=7, shards=None)[0]
+    (tmp_path / "filled.zarr" / "X" / "data" / "c" / "3").unlink()
+    ds, found = both(device, add(filled), **SMALL, shuffle=False, decode="auto")
+    assert ds.decode == "gpu"
+    assert np.concatenate([batch.data.data for batch in found])[48:64].tolist() == [7] * 16
 
 
 @pytest.mark.parametrize("compressors", [[ZSTD], [SHUFFLE, ZSTD, zarr.codecs.Crc32cCodec()]])

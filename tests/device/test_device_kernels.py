@@ -68,6 +68,10 @@ def changed_kernels(stored: str, wanted: str, change: ValueKernel) -> list[Kerne
     return [Kernel("sum_rows", dense), Kernel("scatter_csr", csr), Kernel("scatter_dense", dense)]
 
 
+def differences_kernel(itemsize: int) -> Kernel:
+    return Kernel("undo_differences", (("VALUE", C_TYPES[f"u{itemsize}"]),))
+
+
 @pytest.fixture(scope="module")
 def kernels():
     wanted = [csr_kernel(*cast, U2, I4) for cast in CASTS]
@@ -76,6 +80,7 @@ def kernels():
     wanted += [dense_kernel(U2, F4, index) for index in INDEX_TYPES]
     wanted += [dense_kernel(stored, F4, U2, bfloat16=True) for stored in BFLOAT16]
     wanted += [Kernel("check_rows", index_macros(index)) for index in INDEX_TYPES]
+    wanted += [differences_kernel(size) for size in (1, 2, 4, 8)]
     wanted += [kernel for case in CHANGED for kernel in changed_kernels(*case)]
     return compiled(list(dict.fromkeys(wanted)))
 
@@ -341,6 +346,27 @@ def test_rows_that_do_not_ascend_are_found_across_chunks(kernels, index, form):
     check(len(rows), [*of_indices, *(table.ctypes.data for table in tables), *results])
     assert wrong[0] == 0
     np.testing.assert_array_equal(unordered, expected)
+
+
+@pytest.mark.parametrize("is_shuffled", [True, False])
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+def test_differences_are_summed_up(kernels, itemsize, is_shuffled):
+    """Around the sizes of runs, groups and tiles, in some of the chunks, and in no byte between them."""
+    rng = np.random.default_rng(itemsize)
+    dtype = np.dtype(f"u{itemsize}")
+    for n in (1, 15, 16, 17, 255, 257, 4095, 4096, 4097, 8192, 9001):
+        stride = n * itemsize + 16 - n * itemsize % 8
+        memory = rng.integers(0, 256, (4, stride), np.uint8)
+        flags = np.array([1, 0, 1, 0], np.int64)
+        expected = memory.copy()
+        for c in np.flatnonzero(flags):
+            planes = expected[c, : n * itemsize]
+            values = (planes.reshape(itemsize, n).T if is_shuffled else planes).copy().view(dtype).reshape(-1)
+            sums = np.cumsum(values, dtype=dtype).view(np.uint8).reshape(n, itemsize)
+            planes[:] = (sums.T if is_shuffled else sums).reshape(-1)
+        form = OnDeviceArray(memory.ctypes.data, n, stride, is_shuffled)
+        kernels[differences_kernel(itemsize)](4, [*form.arguments, flags.ctypes.data, 4])
+        np.testing.assert_array_equal(memory, expected)
 
 
 def test_a_wait_that_is_missing_shows():

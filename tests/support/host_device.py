@@ -33,8 +33,15 @@ from annbatch.errors import DeviceMemoryError
 
 SOURCE = Path(__file__).parents[2] / "annbatch" / "device" / "kernels.cu"
 COMPILER = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
-N_ARGUMENTS = {"check_rows": 11, "sum_rows": 8, "scatter_csr": 18, "scatter_dense": 19, "unpack_blocks": 8}
-PHASED = {"unpack_blocks"}
+N_ARGUMENTS = {
+    "check_rows": 11,
+    "sum_rows": 8,
+    "scatter_csr": 18,
+    "scatter_dense": 19,
+    "undo_differences": 6,
+    "unpack_blocks": 8,
+}
+PHASED = {"undo_differences", "unpack_blocks"}
 """Kernels whose threads wait for each other: one thread does the work of all, phase by phase."""
 
 _HEAD = """

@@ -36,9 +36,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 SHUFFLE = {"name": "numcodecs.shuffle", "configuration": {"elementsize": 2}}
+DELTA = {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}
 PACKED: dict[str, Any] = {"name": "annbatch.packed"}
 CODECS: dict[Any, tuple[list[Any], list[Any]]] = {
-    "zstd": (["bytes", SHUFFLE, "zstd", "crc32c"], ["bytes", SHUFFLE, "zstd", "crc32c"]),
+    "zstd": (["bytes", SHUFFLE, "zstd", "crc32c"], [DELTA, "bytes", SHUFFLE, "zstd", "crc32c"]),
     "packed": ([PACKED | {"configuration": {"delta": False}}], [PACKED | {"configuration": {"delta": True}}]),
 }
 """Codec -> those of the inner chunks of X/data and X/indices, by name, or as a whole."""

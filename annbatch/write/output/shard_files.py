@@ -55,11 +55,16 @@ def _with_crc32c(stored: bytes) -> bytes:
     return stored + crc.to_bytes(4, "little")
 
 
-def shuffled_zstd(itemsize: int, level: int) -> Encode:
-    """Give what shuffles bytes by the size of the elements, compresses with zstd, and puts a crc32c behind."""
+def shuffled_zstd(itemsize: int, level: int, *, delta: bool) -> Encode:
+    """Give what shuffles bytes by the size of the elements, compresses with zstd, and puts a crc32c behind.
+
+    With ``delta``, elements become differences from the one before in their chunk first, which may wrap.
+    """
     codec = Zstd(level=level)
 
     def encode(chunk: npt.NDArray[Any]) -> bytes:
+        if delta:
+            chunk = np.diff(chunk, prepend=chunk.dtype.type(0))
         planes = chunk.reshape(-1).view(np.uint8).reshape(-1, itemsize).T
         return _with_crc32c(bytes(codec.encode(np.ascontiguousarray(planes))))
 

@@ -44,8 +44,8 @@ DATA_LEVEL: tuple[Cname, int] = ("lz4hc", 2)
 OTHER_LEVEL: tuple[Cname, int] = ("lz4", 5)
 """Compressor and level of everything else: column numbers hardly repeat, lz4hc would only cost time."""
 
-ZSTD_LEVEL = 3
-"""Level where the codec is zstd."""
+ZSTD_LEVEL = 1
+"""Level where the codec is zstd: higher ones take time, and make counts and differences hardly any smaller."""
 
 NAMES_IN_CHUNK = 2048
 """Names in an inner chunk: of fewer, reading all takes longer; of more, reading those of a block of 512 rows."""
@@ -119,7 +119,7 @@ def _write_matrices(
         if _is_packed(dtype, layout.codec, is_dense=is_dense):
             encode = packing(delta=ascends)
         elif layout.codec == "zstd":
-            encode = shuffled_zstd(dtype.itemsize, ZSTD_LEVEL)
+            encode = shuffled_zstd(dtype.itemsize, ZSTD_LEVEL, delta=ascends)
         else:
             encode = blosc(*level)
         writers[array.path] = ShardFiles(array, encode, workers, syncing)
@@ -226,8 +226,9 @@ def _codecs(
     else:
         cname, clevel = level
         compressors = [BloscCodec(cname=cname, clevel=clevel, shuffle="shuffle", typesize=dtype.itemsize)]
+    delta = {"name": "numcodecs.delta", "configuration": {"dtype": dtype.newbyteorder("<").str}}
     return {
-        "filters": None,
+        "filters": [delta] if ascends and codec == "zstd" else None,
         "serializer": BytesCodec(endian="little"),
         "compressors": [*compressors, Crc32cCodec()],
         "fill_value": 0,
