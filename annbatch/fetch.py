@@ -2,8 +2,8 @@
 
 1. `Fetcher.begin` sorts the rows, so that each store is read forwards and each chunk once (`annbatch.plan.window`), and
    requests what remote stores have to say of them.
-2. `Fetcher.plan` lays out the rows of every batch (`annbatch.plan.row_places`), and requests the chunks of remote
-   stores.
+2. `Fetcher.plan` lays out the rows of every batch (`annbatch.plan.row_places`), and requests chunks that are not in
+   memory (`annbatch.stores.chunk_arrival`).
 3. `Fetcher.read` lets every part of a batch (X, layers, obsm) take its memory and say what has to be read
    (`annbatch.batches.on_host`).
 4. A pool of threads reads, decodes and scatters; meanwhile labels are gathered (`annbatch.batches.label_rows`).
@@ -36,9 +36,11 @@ from annbatch.plan.column_selection import Selection
 from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import Found, WindowPlan, plan_readings
 from annbatch.remote.request_pool import Requests
-from annbatch.shards.shard_index import Located
+from annbatch.shards.local_array import MAX_FILES
+from annbatch.shards.uncached_reads import UncachedReads
 from annbatch.stores.anndata_store import SparseMatrix, Store
 from annbatch.stores.cell_names import CellNames, Names, names_in_order
+from annbatch.stores.chunk_arrival import ArrivingChunks, exceed_memory
 from annbatch.stores.elements import TASK_BYTES, Elements, RemoteElements, Task, Work
 from annbatch.stores.label_columns import Column
 from annbatch.transform import LogNormalize, Transforms
@@ -94,8 +96,8 @@ class PlannedWindow:
     """Its rows."""
     rows: dict[Element, RowPlan]
     """Per element: where the rows lie, and where they go."""
-    requested: dict[Element, list[Future[Located]]]
-    """Per element: the chunks of remote stores, on their way."""
+    requested: dict[Element, list[ArrivingChunks]]
+    """Per element: chunks on their way into memory."""
 
 
 class Fetcher:
@@ -194,6 +196,7 @@ class Fetcher:
         nbytes = sum(array.size * array.dtype.itemsize for array in _arrays(stores))
         self._batch_nbytes = nbytes / max(1, int(self._first_rows[-1])) * batch_size
         self._requests = Requests()
+        self._uncached = UncachedReads(MAX_FILES) if exceed_memory(_arrays(stores)) else None
         self._pid = os.getpid()
         self._pool: Executor = ThreadPoolExecutor(n_threads, thread_name_prefix="annbatch")
 
@@ -218,6 +221,8 @@ class Fetcher:
         """Stop the threads; waits for tasks under way. A forked child has none of them, and leaves them alone."""
         if self._pid == os.getpid():
             self._pool.shutdown(wait=True, cancel_futures=True)
+            if self._uncached is not None:
+                self._uncached.close()
 
     def begin(self, window: Window, others: Sequence[Window] = ()) -> BegunWindow:
         """Say in which order a window's rows are read; waits for nothing.
@@ -246,7 +251,8 @@ class Fetcher:
             for element, part in self._parts.items()
         }
         requested = {
-            element: part.request(plan, rows[element], self._requests) for element, part in self._parts.items()
+            element: part.request(plan, rows[element], self._requests, self._uncached)
+            for element, part in self._parts.items()
         }
         return PlannedWindow(begun, rows, requested)
 

@@ -26,6 +26,7 @@ from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import Ints, WindowPlan, address
 from annbatch.shards.decode_kernels import Status
 from annbatch.shards.shard_index import Located
+from annbatch.stores.chunk_arrival import joined
 from annbatch.stores.elements import DirectElements, Elements, Work
 
 AT_ONCE = 4096
@@ -38,13 +39,13 @@ _INT64 = np.dtype(np.int64)
 class _Array:
     """The chunks of one window in ``data``, or in ``indices``, of all stores."""
 
-    def __init__(self, arrays: Sequence[Elements], rows: RowPlan) -> None:
+    def __init__(self, arrays: Sequence[Elements], rows: RowPlan, located: Located | None) -> None:
         direct = [array for array in arrays if isinstance(array, DirectElements)]
         self.form = direct[0].form
         self.tables = [array.tables for array in direct]
         self.pieces, self.sources = plan_chunks(rows, self.form.chunk_elements)
         self.stride = _up(self.form.nbytes)
-        self._found = find_chunks(self.tables, self.pieces)
+        self._found = find_chunks(self.tables, self.pieces, located)
         stored = self._found.nbytes
         is_missing = stored < 0
         self._missing = missing_frame(self.form) if is_missing.any() else np.empty(0, np.uint8)
@@ -75,9 +76,9 @@ class _Array:
 class DecodedOnDevicePart(OnDevicePart):
     """A CSR matrix over all stores whose chunks are decoded, and whose batches are made, on a device."""
 
-    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]) -> Filling:
         """Take page-locked memory for the window's chunks, as they are stored, and say what reads them."""
-        values, indices = arrays = [_Array(part, rows) for part in self._arrays(plan)]
+        values, indices = arrays = [_Array(part, rows, joined(part, located)) for part in self._arrays(plan)]
         n_rows, n_values = len(rows.lo), len(values.room)
         room, nbytes = (np.concatenate([getattr(one, name) for one in arrays]) for name in ("room", "nbytes"))
         n_frames = len(room)

@@ -164,7 +164,7 @@ class OnDevicePart(SparsePart):
             and _value_macros(part) is not None
         )
 
-    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]) -> Filling:
         """Take page-locked memory for the window's rows, and say what fills it."""
         lengths = rows.hi - rows.lo
         n_rows, n_elements = len(lengths), int(lengths.sum())

@@ -13,7 +13,6 @@ out the rows of a window, ``request`` asks for what is remote; ``begin`` takes s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,8 +31,10 @@ from annbatch.plan.window import Found, Ints, WindowPlan, address
 from annbatch.remote.request_pool import Requests
 from annbatch.shards.select_scatter import Picked
 from annbatch.shards.shard_index import Located
+from annbatch.shards.uncached_reads import UncachedReads
 from annbatch.stores.anndata_store import DenseMatrix, SparseMatrix
-from annbatch.stores.elements import Elements, RemoteElements, Work, plan_work, request_chunks
+from annbatch.stores.chunk_arrival import ArrivingChunks, are_at_hand, request_chunks
+from annbatch.stores.elements import Elements, RemoteElements, Work, plan_work
 from annbatch.stores.selected_elements import can_select, plan_selected
 from annbatch.transform import LogNormalize, ValueKernel
 
@@ -128,11 +129,13 @@ class SparsePart:
             )
         return rows
 
-    def request(self, plan: WindowPlan, rows: RowPlan, requests: Requests) -> list[Future[Located]]:
-        """Begin to fetch the chunks of remote stores."""
-        return _request(self._arrays(plan), rows, requests)
+    def request(
+        self, plan: WindowPlan, rows: RowPlan, requests: Requests, uncached: UncachedReads | None
+    ) -> list[ArrivingChunks]:
+        """Begin to get chunks into memory that are not there."""
+        return _request(self._arrays(plan), rows, requests, uncached)
 
-    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]) -> Filling:
         """Take memory for the window's batches, and say what fills it from the chunks that were requested."""
         n_batches, n = len(plan.cuts) - 1, self._n_parts
         most: list[int | None] = [None] * n_batches if rows.most is None else rows.most.tolist()
@@ -177,7 +180,7 @@ class SparsePart:
         stores = [self._matrices[reading.store] for reading in plan.readings]
         return [[store.data for store in stores], [store.indices for store in stores]]
 
-    def _work(self, plan: WindowPlan, rows: RowPlan, matrices: list[CSR], located: Iterator[Located]) -> Work:
+    def _work(self, plan: WindowPlan, rows: RowPlan, matrices: list[CSR], located: Iterator[Located | None]) -> Work:
         arrays = self._arrays(plan)
         targets = [[matrix.data for matrix in matrices], [matrix.indices for matrix in matrices]]
         work = Work()
@@ -258,7 +261,7 @@ class SparsePart:
         return np.promote_types(self._stored_index_dtype, np.min_scalar_type(max(0, self._n_columns - 1)))
 
     def _pick(
-        self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]
+        self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]
     ) -> tuple[Work, Callable[[int], CSR], int] | None:
         """Say how wanted elements alone are picked out of chunks, what joins those of a part, and what memory it takes.
 
@@ -373,11 +376,13 @@ class DensePart:
         """Lay the window's rows out; what other consumers have is of the same size."""
         return plan_dense(plan, self._width)
 
-    def request(self, plan: WindowPlan, rows: RowPlan, requests: Requests) -> list[Future[Located]]:
-        """Begin to fetch the chunks of remote stores."""
-        return _request([self._values(plan)], rows, requests)
+    def request(
+        self, plan: WindowPlan, rows: RowPlan, requests: Requests, uncached: UncachedReads | None
+    ) -> list[ArrivingChunks]:
+        """Begin to get chunks into memory that are not there."""
+        return _request([self._values(plan)], rows, requests, uncached)
 
-    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]) -> Filling:
         """Take memory for the window's batches, and say what fills it from the chunks that were requested."""
         arrays = [self._allocate(n_rows, self._width) for n_rows in np.diff(plan.cuts).tolist()]
         values = self._values(plan)
@@ -430,15 +435,18 @@ def _checked(check: Check | None, finish: Callable[[int], Any], is_heavy: bool) 
     return checked, True
 
 
-def _request(parts: Sequence[Sequence[Elements]], rows: RowPlan, requests: Requests) -> list[Future[Located]]:
-    """Begin to fetch the chunks of the parts' remote arrays: in the order in which their work is planned."""
-    if not any(isinstance(elements, RemoteElements) for part in parts for elements in part):
+def _request(
+    parts: Sequence[Sequence[Elements]], rows: RowPlan, requests: Requests, uncached: UncachedReads | None
+) -> list[ArrivingChunks]:
+    """Begin to get the chunks of the parts' arrays into memory: in the order in which their work is planned."""
+    is_remote = any(isinstance(elements, RemoteElements) for part in parts for elements in part)
+    if not is_remote and are_at_hand(parts, rows):
         return []
     nowhere = [[np.empty(0, np.uint8)] * (len(rows.cuts) - 1)] * len(parts)
     return [
-        future
+        arriving
         for elements, pieces in zip(parts, cut(rows, *_extents(parts, nowhere)), strict=True)
-        for future in request_chunks(elements, pieces, requests)
+        for arriving in request_chunks(elements, pieces, requests, uncached)
     ]
 
 

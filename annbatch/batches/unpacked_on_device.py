@@ -27,6 +27,7 @@ from annbatch.plan.window import Ints, WindowPlan, address
 from annbatch.shards.decode_kernels import Status
 from annbatch.shards.packed_layout import BLOCK
 from annbatch.shards.shard_index import Located
+from annbatch.stores.chunk_arrival import joined
 from annbatch.stores.elements import DirectElements, Elements, Work
 
 _INT64 = np.dtype(np.int64)
@@ -35,14 +36,14 @@ _INT64 = np.dtype(np.int64)
 class _Blocks:
     """The blocks of one window in ``data``, or in ``indices``, of all stores."""
 
-    def __init__(self, arrays: Sequence[Elements], rows: RowPlan) -> None:
+    def __init__(self, arrays: Sequence[Elements], rows: RowPlan, located: Located | None) -> None:
         direct = [array for array in arrays if isinstance(array, DirectElements)]
         self.form = direct[0].form
         self.tables = [array.tables for array in direct]
         self.plan = plan_blocks(rows, self.form.chunk_elements)
         self.n = len(self.plan.units) * self.plan.blocks_per_unit
         self.unit_nbytes = self.plan.blocks_per_unit * BLOCK * self.form.dtype.itemsize
-        self._found = find_chunks(self.tables, self.plan.pieces)
+        self._found = find_chunks(self.tables, self.plan.pieces, located)
         # No block takes more bytes than its values do, and those of a chunk no more than are stored.
         most = np.diff(self.plan.bounds) * self.unit_nbytes
         self.room = int(np.minimum(most, np.maximum(self._found.nbytes, 0)).sum())
@@ -76,9 +77,9 @@ class _Blocks:
 class UnpackedOnDevicePart(OnDevicePart):
     """A CSR matrix over all stores whose packed chunks are unpacked, and whose batches are made, on a device."""
 
-    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located]) -> Filling:
+    def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]) -> Filling:
         """Take page-locked memory for the window's blocks, packed, and say what reads them."""
-        values, indices = arrays = [_Blocks(elements, rows) for elements in self._arrays(plan)]
+        values, indices = arrays = [_Blocks(part, rows, joined(part, located)) for part in self._arrays(plan)]
         n_rows = len(rows.lo)
         host = self._slabs.arrays(
             (n_rows, _INT64),

@@ -93,8 +93,10 @@ class FoundChunks:
     """(n_chunks,) their stored sizes; -1 for one that is missing."""
 
 
-def find_chunks(tables: Sequence[ChunkFiles], pieces: Pieces) -> FoundChunks:
-    """Find the chunks of arrays on the local disk."""
+def find_chunks(tables: Sequence[ChunkFiles], pieces: Pieces, located: Located | None = None) -> FoundChunks:
+    """Find the chunks of arrays on the local disk, unless they are in memory already: where they are ``located``."""
+    if located is not None:
+        return FoundChunks([(pieces, located)], located.nbytes)
     per_shard = [of_array.layout.chunks_per_shard for of_array in tables]
     # As on the CPU: a window of single rows may touch every file.
     parts = pieces.parts(per_shard, MAX_FILES) if len(pieces.chunks) else []

@@ -1,4 +1,4 @@
-"""Which byte ranges of which objects are asked for, so that pieces arrive soon and with few requests?
+"""Which byte ranges of which objects or files are asked for, so that pieces arrive soon and with few requests?
 
 Pure: no I/O. A request costs a round trip, and bytes cost bandwidth:
 
@@ -21,7 +21,7 @@ from annbatch.native import Kernel
 Ints = NDArray[np.int64]
 
 MAX_GAP_NBYTES = 1 << 17
-"""Bytes between two pieces that are fetched with them rather than left out at the cost of a request."""
+"""Bytes between two pieces of an object that are fetched with them rather than left out at the cost of a request."""
 MAX_RANGE_NBYTES = 1 << 22
 """A range takes in no further piece that makes it larger."""
 MAX_GROUP = 10
@@ -53,7 +53,7 @@ class ByteRanges:
         ]
 
 
-def merge(objects: Ints, starts: Ints, nbytes: Ints) -> ByteRanges:
+def merge(objects: Ints, starts: Ints, nbytes: Ints, max_gap_nbytes: int = MAX_GAP_NBYTES) -> ByteRanges:
     """Merge pieces to ranges.
 
     Parameters
@@ -64,9 +64,11 @@ def merge(objects: Ints, starts: Ints, nbytes: Ints) -> ByteRanges:
         (n_pieces,) first byte; -1 where there is none to fetch.
     nbytes
         (n_pieces,) at least 1.
+    max_gap_nbytes
+        Bytes between two pieces that are read with them.
     """
     order = np.lexsort((starts, objects))
-    return ByteRanges(*_merge(objects, starts, nbytes, order, MAX_GAP_NBYTES, MAX_RANGE_NBYTES))
+    return ByteRanges(*_merge(objects, starts, nbytes, order, max_gap_nbytes, MAX_RANGE_NBYTES))
 
 
 @Kernel

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,14 @@ class ChunkFiles:
         """Say where ascending chunks are stored; see `locate_all`."""
         wanted = np.require(chunks, np.int64, ["C", "W"])
         return locate_all([self], (0, wanted.size), wanted)
+
+    def stored_nbytes(self) -> int:
+        """Add up the sizes of the files; what does not exist has none."""
+        n_bytes = 0
+        for shard in range(self.layout.n_shards):
+            with suppress(OSError):
+                n_bytes += Path(self.layout.key(shard)).stat().st_size
+        return n_bytes
 
     def _open(self, shard: int) -> _File | None:
         """Give a shard's file, and see to it that its index is known; the lock is held."""

@@ -23,7 +23,8 @@ In the order in which a collection is opened:
 19. `array_opening`: how an array is opened: by the kernels, or by zarr.
 20. `elements`: how the elements of an array get to their places in the batches.
 21. `selected_elements`: the same for the elements of wanted columns alone.
-22. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
+22. `chunk_arrival`: how chunks get into memory while others are decoded.
+23. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
 Other rooms take `Collection`, `open_stores` and `open_anndata`, and read through `Store`, `Elements` and `ArraySlices`.
 """

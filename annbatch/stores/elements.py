@@ -5,8 +5,8 @@ arrays of several stores into `Work`: functions without arguments that read chun
 
 1. `DirectElements` are local zarr v3 arrays whose codecs our kernels know: bytes are read, decoded and cast into
    their final places without zarr and without the GIL, those of like arrays in one call.
-2. `RemoteElements` are such arrays in an object store: `request_chunks` begins to fetch bytes long before the work is
-   planned, and the same kernels decode them from memory.
+2. `RemoteElements` are such arrays in an object store: their chunks are fetched long before the work is planned
+   (`annbatch.stores.chunk_arrival`), and the same kernels decode them from memory.
 3. `ZarrElements` are everything else that zarr, or NumPy, can index.
 4. `elements_of` chooses, and says why.
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -27,9 +26,7 @@ import zarr
 
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import Pieces
-from annbatch.remote.chunk_objects import fetch_chunks
 from annbatch.remote.remote_array import RemoteArray
-from annbatch.remote.request_pool import Requests
 from annbatch.shards.chunk_files import ChunkFiles
 from annbatch.shards.codecs import Workspace
 from annbatch.shards.decode_kernels import Status, copy_types, native_types, scatter_buffer
@@ -72,31 +69,6 @@ class Elements(Protocol):
     chunk_elements: int
 
 
-def request_chunks(arrays: Sequence[Elements], pieces: Pieces, requests: Requests) -> list[Future[Located]]:
-    """Begin to fetch the chunks of those arrays that are remote.
-
-    Parameters
-    ----------
-    arrays
-        The arrays.
-    pieces
-        Planned for their chunks; their destinations do not matter yet.
-    requests
-        What the chunks are requested with.
-
-    Returns
-    -------
-    list of Future
-        What `plan_work` takes, one behind the other.
-    """
-    found = []
-    for alike, part in alike_runs(arrays, pieces):
-        if isinstance(alike[0], RemoteElements):
-            tables = [array.tables for array in alike if isinstance(array, RemoteElements)]
-            found.append(requests.submit(fetch_chunks(tables, part.edges, part.chunks)))
-    return found
-
-
 def alike_runs(arrays: Sequence[Elements], pieces: Pieces) -> Iterator[tuple[list[Elements], Pieces]]:
     """Give runs of arrays that are read together, with their pieces."""
     first = 0
@@ -112,7 +84,7 @@ def plan_work(
     dtype: np.dtype[Any],
     limit: int | None,
     keep: Any,
-    located: Iterator[Located],
+    located: Iterator[Located | None],
 ) -> Work:
     """Say how all pieces get to their places.
 
@@ -129,17 +101,20 @@ def plan_work(
     keep
         Whatever owns the memory behind the addresses; every task holds on to it.
     located
-        The chunks that `request_chunks` had fetched.
+        Where chunks are that `annbatch.stores.chunk_arrival.request_chunks` got into memory; None for those that are to
+        be read, and nothing if all are.
     """
     work = Work()
     for alike, part in alike_runs(arrays, pieces):
         first = alike[0]
         if isinstance(first, DirectElements):
             tables = [array.tables for array in alike if isinstance(array, DirectElements)]
-            work += _plan_direct(first.form, tables, part, dtype, limit, keep)
+            work += _plan_direct(first.form, tables, part, dtype, limit, keep, next(located, None))
         elif isinstance(first, RemoteElements):
             layouts = [array.tables.layout for array in alike if isinstance(array, RemoteElements)]
-            scatter = Scatter(first.form, layouts, part, dtype, limit, next(located))
+            fetched = next(located)
+            assert fetched is not None
+            scatter = Scatter(first.form, layouts, part, dtype, limit, fetched)
             work.shared.append(partial(_run, scatter, keep))
         else:
             for i, array in enumerate(alike):
@@ -149,8 +124,17 @@ def plan_work(
 
 
 def _plan_direct(
-    form: Form, tables: Sequence[ChunkFiles], pieces: Pieces, dtype: np.dtype[Any], limit: int | None, keep: Any
+    form: Form,
+    tables: Sequence[ChunkFiles],
+    pieces: Pieces,
+    dtype: np.dtype[Any],
+    limit: int | None,
+    keep: Any,
+    located: Located | None,
 ) -> Work:
+    if located is not None:
+        scatter = Scatter(form, [of_array.layout for of_array in tables], pieces, dtype, limit, located)
+        return Work(shared=[partial(_run, scatter, keep)])
     parts = pieces.parts([of_array.layout.chunks_per_shard for of_array in tables], MAX_FILES)
     if len(parts) == 1:
         return Work(shared=[partial(_run, Scatter.of(form, tables, parts[0], dtype, limit), keep)])

@@ -39,7 +39,7 @@ def plan_selected(
     pieces: Pieces,
     selection: Selection,
     picked: Picked,
-    located: Iterator[Located],
+    located: Iterator[Located | None],
 ) -> Work | None:
     """Say how the wanted elements of all pieces are picked.
 
@@ -54,7 +54,7 @@ def plan_selected(
     picked
         Where wanted elements go.
     located
-        The chunks of remote arrays, of values and then of column numbers.
+        Where chunks are that are in memory, of values and then of column numbers.
 
     Returns
     -------
@@ -67,9 +67,10 @@ def plan_selected(
         first = alike[0]
         assert isinstance(first, DirectElements | RemoteElements)
         limit = len(selection.lookup) if scatters else None
-        if isinstance(first, RemoteElements):
-            layouts = [array.tables.layout for array in alike if isinstance(array, RemoteElements)]
-            scatters.append(Scatter(first.form, layouts, part, first.dtype, limit, next(located)))
+        in_memory = next(located, None)
+        if in_memory is not None:
+            layouts = [array.tables.layout for array in alike if isinstance(array, DirectElements | RemoteElements)]
+            scatters.append(Scatter(first.form, layouts, part, first.dtype, limit, in_memory))
             continue
         tables = [array.tables for array in alike if isinstance(array, DirectElements)]
         if len(part.parts([of_array.layout.chunks_per_shard for of_array in tables], MAX_FILES)) != 1:

@@ -37,13 +37,17 @@ from annbatch import (
     LogNormalize,
     Partition,
     create_anndata_collection,
+    reshuffle_collection,
 )
 from annbatch import dataset as dataset_module
+from annbatch import fetch as fetch_module
 from annbatch import loader as loader_module
 from annbatch.batches import on_device as staged_module
 from annbatch.device import cuda as device_module
 from annbatch.device import nvcomp as nvcomp_module
 from annbatch.shards.decode_kernels import Status
+from annbatch.shards.uncached_reads import UncachedChunks
+from annbatch.stores import chunk_arrival
 from datagen import write_inputs
 from device_epochs import both, check_same
 from host_device import HostDevice
@@ -375,6 +379,29 @@ def test_missing_chunks_are_all_fill_value(device, tmp_path, compressors):
     ds, found = both(device, add(root), **SMALL)
     assert ds.decode == "gpu"
     assert sum(int(batch.data.data.astype(int).sum()) for batch in found) == 210
+
+
+@pytest.mark.parametrize("codec", ["zstd", "packed"])
+def test_chunks_that_were_read_past_the_page_cache(device, collection, tmp_path, monkeypatch, codec):
+    """Of a collection whose stores differ in whether column numbers are differences, for zstd."""
+    if codec == "zstd":
+        delta = {"name": "numcodecs.delta", "configuration": {"dtype": "<u2"}}
+        forms: list[dict[str, Any]] = [{}, {"filters": [delta]}, {}]
+        to = add(*(zstd_store(tmp_path / f"{i}.zarr", seed=i, **form)[0] for i, form in enumerate(forms)))
+    else:
+        place = tmp_path / "packed"
+        options: dict[str, Any] = {"chunk_elements": 64, "shard_elements": 256, "progress": False}
+        reshuffle_collection(collection.path, place, codec="packed", **options)
+        to = lambda ds: ds.use_collection(place)  # noqa: E731
+    arrived = []
+    result = UncachedChunks.result
+    monkeypatch.setattr(UncachedChunks, "result", lambda chunks: arrived.append(result(chunks)) or arrived[-1])
+    monkeypatch.setattr(fetch_module, "exceed_memory", lambda arrays: True)
+    monkeypatch.setattr(chunk_arrival, "are_cached", lambda chunks: False)
+    for decode in ("gpu", "cpu"):
+        ds, _ = both(device, to, **SMALL, decode=decode)
+        assert ds.decode == decode
+    assert len(arrived) > 4
 
 
 def test_a_window_that_touches_many_files(device, tmp_path, monkeypatch):
