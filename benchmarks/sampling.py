@@ -6,7 +6,7 @@
    are grouped by cell type, in interleaved rounds within one process; and the *read amplification*: stored values that
    are decoded, divided by those that are handed over, counted from the plan of an epoch.
 
-Usage: ``python benchmarks/sampling.py [--cells 200000] [--round-cells 60000] [--rounds 5]``
+Usage: ``python benchmarks/sampling.py [--codec packed] [--cells 200000] [--round-cells 60000] [--rounds 5]``
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from annbatch.order.consumers import Segment
 from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.state import Position
 from annbatch.samplers import Shuffled
+from annbatch.shards.packed_layout import BLOCK, NAME
 from harness.command_line import options, prepared
+from harness.contenders.registry import CODECS
 from harness.jobs import Matrix
 from harness.results import median, save, spread
 from harness.touch import touch
@@ -104,7 +106,8 @@ def amplification(loader: annbatch.Loader, collection: annbatch.Collection) -> f
     segment: Segment = loader._scheduled().segment(Position(), 1)[0]
     groups = [zarr.open_group(path, mode="r")["X"] for path in collection.store_paths]
     indptrs = [group["indptr"][:] for group in groups]
-    sizes = [group["data"].chunks[0] for group in groups]
+    # Of packed chunks, the blocks that hold wanted rows are decoded, and no others.
+    sizes = [BLOCK if NAME in str(group["data"].metadata.to_dict()) else group["data"].chunks[0] for group in groups]
     first = np.cumsum([0, *(len(indptr) - 1 for indptr in indptrs)])
     decoded = handed = 0
     for number in range(segment.n_windows):
@@ -174,18 +177,22 @@ def main() -> None:
         print(json.dumps(plan(sys.argv[2])))
         return
     parser = options("Measure what each sampler costs.")
+    parser.add_argument("--codec", default=CODECS[0], choices=CODECS, help="what the collections are written with")
     parser.add_argument("--round-cells", type=int, default=60_000, help="cells that each sampler gives in a round")
     arguments = parser.parse_args()
     bench = prepared(arguments)
     rows: list[dict[str, Any]] = plans(arguments.rounds)
+    ending = "" if arguments.codec == CODECS[0] else f"-{arguments.codec}"
     for title, folder, options_of in (
-        ("shuffled", bench.store("ours"), {}),
-        ("grouped by cell type", bench.store("ours-grouped"), {"groupby": "cell_type"}),
+        ("shuffled", bench.store(f"ours{ending}"), {}),
+        ("grouped by cell type", bench.store(f"ours-grouped{ending}"), {"groupby": "cell_type"}),
     ):
         if not (folder / "collection.json").exists():
-            annbatch.create_anndata_collection(bench.files, folder, progress=False, **options_of)
-        rows += reading(folder, title, bench.facts["n_obs"], arguments.rounds, arguments.round_cells)
-    save("sampling", arguments, bench.facts, rows)
+            options_of |= {"codec": arguments.codec, "progress": False}
+            annbatch.create_anndata_collection(bench.files, folder, **options_of)
+        named = f"{title}, codec {arguments.codec}" if ending else title
+        rows += reading(folder, named, bench.facts["n_obs"], arguments.rounds, arguments.round_cells)
+    save(f"sampling{ending}", arguments, bench.facts, rows)
 
 
 if __name__ == "__main__":
