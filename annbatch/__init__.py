@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from annbatch.loader import Loader
     from annbatch.order.consumers import Partition
+    from annbatch.stats import Stats
     from annbatch.stores.collection import Collection
     from annbatch.transform import Binarize, LogNormalize
     from annbatch.write import append_to_collection, create_anndata_collection, reshuffle_collection
@@ -47,6 +48,7 @@ __all__ = [
     "OutputError",
     "OutputExistsError",
     "Partition",
+    "Stats",
     "StoreError",
     "samplers",
     "append_to_collection",
@@ -69,6 +71,7 @@ _HOMES = {
     ),
     "annbatch.loader": ("Loader",),
     "annbatch.order.consumers": ("Partition",),
+    "annbatch.stats": ("Stats",),
     "annbatch.stores.collection": ("Collection",),
     "annbatch.transform": ("Binarize", "LogNormalize"),
     "annbatch.write": ("append_to_collection", "create_anndata_collection", "reshuffle_collection"),

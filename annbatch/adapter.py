@@ -16,6 +16,7 @@ from annbatch.check import available_cores, integer
 from annbatch.epoch import Epoch
 from annbatch.loader import WHOLE, Loader
 from annbatch.order.consumers import Partition
+from annbatch.stats import Stats
 from annbatch.summary import Summary
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "Array",
     "Epoch",
     "Partition",
+    "Stats",
     "Summary",
     "WHOLE",
     "a_loader",
@@ -144,6 +146,10 @@ class Adapter(Summary, ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next ``iter`` go on where a state was taken, as `Loader.load_state_dict` does."""
         self.loader.load_state_dict(state, self.partition)
+
+    def stats(self) -> Stats:
+        """Say what the running epoch did so far, or the last one, as `Loader.stats` does."""
+        return self.loader.stats()
 
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read obs without the counts, as `Loader.obs` does."""

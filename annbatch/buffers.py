@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -86,11 +87,25 @@ class SlabPool:
         self.max_idle_bytes = max_idle_bytes
         self.allocate = allocate
         self._idle: dict[int, deque[NDArray[np.uint8]]] = {}
+        self._lock = threading.Lock()
+        self._used_bytes = self._peak_bytes = 0
+        # What was given back since `_used_bytes` was counted: finalisers must not wait for a lock.
+        self._returned: deque[int] = deque()
 
     @property
     def idle_bytes(self) -> int:
         """Memory that waits for its next use."""
         return sum(size * len(slabs) for size, slabs in list(self._idle.items()))
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most memory of slabs that was in use at once since `begin_peak`."""
+        return self._peak_bytes
+
+    def begin_peak(self) -> None:
+        """Let `peak_bytes` begin anew, at what is in use now."""
+        with self._lock:
+            self._peak_bytes = self._count(0)
 
     def arrays(self, *wanted: tuple[int, np.dtype[Any]]) -> list[NDArray[Any]]:
         """Give aligned arrays of so many elements each, uninitialised, that share a slab of their own."""
@@ -102,14 +117,27 @@ class SlabPool:
         for fitting in sorted(self._idle):
             if size <= fitting <= size + size // 4:
                 with suppress(IndexError):
-                    return Slab(self._idle[fitting].pop(), self)
-        return Slab(np.empty(size, np.uint8) if self.allocate is None else self.allocate(size), self)
+                    return self._slab(self._idle[fitting].pop())
+        return self._slab(np.empty(size, np.uint8) if self.allocate is None else self.allocate(size))
 
     def clear(self) -> None:
         """Free what waits for its next use."""
         self._idle.clear()
 
+    def _slab(self, memory: NDArray[np.uint8]) -> Slab:
+        with self._lock:
+            self._peak_bytes = max(self._peak_bytes, self._count(len(memory)))
+        return Slab(memory, self)
+
+    def _count(self, n_bytes: int) -> int:
+        """Count bytes that are taken, and those that were given back; gives what is in use. The lock is held."""
+        self._used_bytes += n_bytes
+        while self._returned:
+            self._used_bytes -= self._returned.popleft()
+        return self._used_bytes
+
     def _give_back(self, memory: NDArray[np.uint8]) -> None:
         # Runs in finalisers, at any moment in any thread: only single operations that the interpreter makes atomic.
+        self._returned.append(len(memory))
         if self.idle_bytes + len(memory) <= self.max_idle_bytes:
             self._idle.setdefault(len(memory), deque()).append(memory)

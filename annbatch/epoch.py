@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
@@ -117,6 +118,7 @@ class Epoch(Iterator[Batch]):
     def _next(self) -> Batch:
         if self._closed:
             raise RuntimeError("this iterator was closed: its loader was closed, or a new epoch was started")
+        asked_ns = time.perf_counter_ns()
         if self._begin is not None:
             self._start(self._begin(self))
             self._begin = None
@@ -130,10 +132,13 @@ class Epoch(Iterator[Batch]):
             self._closed = not isinstance(e, StopIteration)
             if isinstance(e, StopIteration) and self._position.begun:
                 self._position.end()
+                self._fetcher.counters.handed_over(0, asked_ns)
             raise
         self._position.advance()
         self._n_made -= 1
-        return self._batches.popleft()
+        batch = self._batches.popleft()
+        self._fetcher.counters.handed_over(batch.n_rows - batch.n_padding, asked_ns)
+        return batch
 
     def ahead(self, n: int) -> list[Batch]:
         """Give up to ``n`` of the batches that come next, as far as they have been read; none of them counts as had."""

@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, Waiting, 
 from annbatch.batches.on_device import HandOver, OnDevicePart
 from annbatch.batches.on_host import DensePart, Filling, SparsePart
 from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
+from annbatch.counters import REQUEST_NS, Counters, waiting
 from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.errors import InputError
 from annbatch.order.consumers import Window
@@ -51,6 +52,8 @@ REQUEST_BYTES = 1 << 28
 
 READ_BYTES = 1 << 25
 """Decoded size, as stored, of the small windows that are read at a time."""
+
+T = TypeVar("T")
 
 Element = tuple[str, str]
 """A modality, ``""`` where there are none, and an element of it: ``"X"``, ``"layers/…"`` or ``"obsm/…"``."""
@@ -129,6 +132,8 @@ class Fetcher:
         Whether the device decodes the chunks of sparse matrices.
     transforms
         What becomes of each batch.
+    counters
+        Those of the epoch.
 
     Raises
     ------
@@ -151,7 +156,9 @@ class Fetcher:
         staging: WindowMemoryPool | None = None,
         decodes_on_device: bool = False,
         transforms: Transforms,
+        counters: Counters,
     ) -> None:
+        self.counters = counters
         self._labels = LabelReader(columns)
         self._return_index = return_index
         self._cell_names = cell_names
@@ -195,7 +202,7 @@ class Fetcher:
         self.is_remote = any(isinstance(array, RemoteElements) for array in _arrays(stores))
         nbytes = sum(array.size * array.dtype.itemsize for array in _arrays(stores))
         self._batch_nbytes = nbytes / max(1, int(self._first_rows[-1])) * batch_size
-        self._requests = Requests()
+        self._requests = Requests(counters)
         self._uncached = UncachedReads(MAX_FILES) if exceed_memory(_arrays(stores)) else None
         self._pid = os.getpid()
         self._pool: Executor = ThreadPoolExecutor(n_threads, thread_name_prefix="annbatch")
@@ -229,6 +236,10 @@ class Fetcher:
 
         ``others`` are what other consumers get at the same time; they matter if batches are to be alike.
         """
+        with self.counters.measured("plan"):
+            return self._begin(window, others)
+
+    def _begin(self, window: Window, others: Sequence[Window]) -> BegunWindow:
         plan, *theirs = (plan_readings(one.rows, one.cuts, self._first_rows) for one in (window, *others))
         indptrs = {element: part.locate(plan, self._requests) for element, part in self._parts.items()}
         of_others = {
@@ -245,6 +256,10 @@ class Fetcher:
 
         The next window may be planned while this one is read.
         """
+        with self.counters.measured("plan"):
+            return self._plan(begun)
+
+    def _plan(self, begun: BegunWindow) -> PlannedWindow:
         plan = begun.plan
         rows = {
             element: part.plan(plan, begun.indptrs[element], begun.of_others[element])
@@ -262,12 +277,8 @@ class Fetcher:
         window, plan, n_batches = begun.window, begun.plan, len(begun.window.cuts) - 1
         if not n_batches:
             return []
-        # Memory is taken when all that was requested is there.
-        located = {element: [chunks.result() for chunks in each] for element, each in planned.requested.items()}
-        fillings = {
-            element: part.begin(plan, planned.rows[element], iter(located.pop(element)))
-            for element, part in self._parts.items()
-        }
+        with self.counters.measured("decode"):
+            fillings = self._fillings(planned)
         work, n_bytes = Work(), 0
         for filling in fillings.values():
             work += filling.work
@@ -275,12 +286,13 @@ class Fetcher:
         slab_bytes = max(n_bytes, n_batches * MIN_SLAB_BYTES)
         self._slabs.max_idle_bytes = max(self._slabs.max_idle_bytes, self._n_windows * slab_bytes)
         # This thread does its share of the work: another one would have to be woken, and waited for.
-        tasks = shared_out(work, self._n_threads, n_bytes)
+        tasks = self._counted("decode", shared_out(work, self._n_threads, n_bytes))
         with running(self._pool, tasks[1:]):
-            labels = self._labels.read(plan, window.rows, begun.labels)
-            names: Sequence[Names | None] = [None] * n_batches
-            if self._cell_names is not None:
-                names = np.split(names_in_order(plan, begun.names), plan.cuts[1:-1])
+            with self.counters.measured("decode"):
+                labels = self._labels.read(plan, window.rows, begun.labels)
+                names: Sequence[Names | None] = [None] * n_batches
+                if self._cell_names is not None:
+                    names = np.split(names_in_order(plan, begun.names), plan.cuts[1:-1])
             for task in tasks[:1]:
                 task()
         matrices = {element: self._finished(filling, n_batches) for element, filling in fillings.items()}
@@ -290,16 +302,31 @@ class Fetcher:
         ]
         if not self._transforms.functions or self._hand_over is not None:
             return batches
-        return run(self._pool, [partial(self._transforms, batch) for batch in batches])
+        return run(self._pool, self._counted("transform", [partial(self._transforms, batch) for batch in batches]))
 
     def hand_over(self, batch: Batch) -> Batch:
         """Make a batch that was read what it shall be, in the thread of whoever asked for it."""
-        return batch if self._hand_over is None else self._transforms(self._hand_over(batch))
+        if self._hand_over is None:
+            return batch
+        made = self.counters.run("device", partial(self._hand_over, batch))
+        return self.counters.run("transform", partial(self._transforms, made))
+
+    def _fillings(self, planned: PlannedWindow) -> dict[Element, Filling]:
+        """Take memory for a window when all that was requested is there, and say what fills it."""
+        with waiting(REQUEST_NS):
+            located = {element: [chunks.result() for chunks in each] for element, each in planned.requested.items()}
+        return {
+            element: part.begin(planned.begun.plan, planned.rows[element], iter(located.pop(element)))
+            for element, part in self._parts.items()
+        }
+
+    def _counted(self, stage: str, tasks: Iterable[Callable[[], T]]) -> list[Callable[[], T]]:
+        return [partial(self.counters.run, stage, task) for task in tasks]
 
     def _finished(self, filling: Filling, n_batches: int) -> list[Any]:
         if not filling.heavy:
             return [filling.finish(b) for b in range(n_batches)]
-        return run(self._pool, [partial(filling.finish, b) for b in range(n_batches)])
+        return run(self._pool, self._counted("decode", [partial(filling.finish, b) for b in range(n_batches)]))
 
     def _batch(self, matrices: dict[Element, Any], labels: LabelRows, names: Names | None) -> Batch:
         index = labels.index

@@ -30,6 +30,7 @@ from annbatch.batch import Batch, Emit
 from annbatch.batches.casts import Casting, Emitted
 from annbatch.buffers import SlabPool
 from annbatch.check import available_cores, boolean, byte_count, distinct_names, expanded, integer, least_rows, one_of
+from annbatch.counters import Counters
 from annbatch.dataset import Dataset
 from annbatch.device.cuda import open_device
 from annbatch.device.window_memory import WindowMemoryPool
@@ -45,6 +46,7 @@ from annbatch.order.state import Position, load, save
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.sources import Opening, Sources
+from annbatch.stats import Stats
 from annbatch.stores.gene_selection import Absent, Genes, VarNames, Wanted
 from annbatch.stores.label_columns import warn_of
 from annbatch.summary import Summary
@@ -247,6 +249,7 @@ class Loader(Summary):
         self._slabs = SlabPool()
         self._position = Position()
         self._live: weakref.ref[Epoch] | None = None
+        self._counters = Counters()
 
     def add_anndatas(self, adatas: Sequence[ad.AnnData], labels: Sequence[str] | None = None) -> Self:
         """Add AnnData objects whose X is a `anndata.io.sparse_dataset` on a zarr store, or a CSR matrix in memory.
@@ -618,6 +621,22 @@ class Loader(Summary):
         self._scheduled().turns(position, position.parts[-1][0] if position.parts else 1)
         self._position = position
 
+    def stats(self) -> Stats:
+        """Say what the running epoch did so far, or the last one: how fast it was, and what it waited for.
+
+        Counting is always on. It can be asked for at any time, from any thread.
+
+        Returns
+        -------
+        Stats
+            All zeros before the first batch was asked for.
+
+        Examples
+        --------
+        >>> print(ds.stats())  # doctest: +SKIP
+        """
+        return Stats.of(self._counters, self._slabs.peak_bytes)
+
     def __iter__(self) -> Iterator[Batch]:
         return self.batches(Emit())
 
@@ -651,6 +670,8 @@ class Loader(Summary):
             allocate = device.page_locked
         if self._slabs.allocate != allocate:
             self._slabs = SlabPool(allocate=allocate)
+        threads = self.threads or available_cores()
+        counters = Counters(position.epoch, threads)
         fetcher = Fetcher(
             {
                 name: Carried(part.stores, self._emitted_of(name, part, emit), part.selection, part.measured)
@@ -659,7 +680,7 @@ class Loader(Summary):
             dataset.carried,
             emit,
             self.batch_size,
-            self.threads or available_cores(),
+            threads,
             self._slabs,
             self.prefetch + 2,
             return_index=self.return_index,
@@ -667,9 +688,12 @@ class Loader(Summary):
             staging=self._staging,
             decodes_on_device=self.decode == "gpu",
             transforms=self._transforms,
+            counters=counters,
         )
         self._stop()
+        self._slabs.begin_peak()
         self._position = position
+        self._counters = counters
         self._live = weakref.ref(epoch)
         return Start(turns, partition.index, position, fetcher, self.prefetch)
 
@@ -729,7 +753,8 @@ class Loader(Summary):
 
     def __getstate__(self) -> dict[str, Any]:
         sources = self._sources.for_others()
-        state = self.__dict__ | {"_live": None, "_slabs": SlabPool(), "_staging": None, "_sources": sources}
+        own = {"_live": None, "_slabs": SlabPool(), "_staging": None, "_counters": Counters()}
+        state = self.__dict__ | own | {"_sources": sources}
         if self._dataset is not None:
             # pickle may not take a function; the stores have been opened with what it gave.
             kept: Any = self.var_names

@@ -1,8 +1,9 @@
 """How does compiled code reach memory, files and C functions?
 
 1. `inline` compiles a part of a kernel, `Kernel` a kernel that is cached on disk.
-2. `view` gives an array at an address, `load` one element of it, `pread` fills one from a file or memory,
-   `call_decompress` calls a C decoder by address: kernels that hold a ctypes object could not be cached.
+2. `view` gives an array at an address, `load` one element of it, `pread` fills one from a file or memory and counts the
+   bytes and the time, `call_decompress` calls a C decoder by address: kernels that hold a ctypes object could not be
+   cached.
 3. `stream_line` and `accumulate_vectors` are what LLVM would not make of a loop by itself.
 
 Caches are renewed when a kernel's own file changes, not when this one does: remove ``__pycache__`` after a change here.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -23,6 +25,8 @@ from llvmlite import ir
 from numba import extending
 from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
+
+from annbatch.counters import BYTES_READ, CLOCK, READ_NS
 
 Array = np.ndarray[Any, Any]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -236,24 +240,40 @@ IN_MEMORY = -2
 _c_pread = types.ExternalFunction("pread", types.int64(types.int32, types.int64, types.int64, types.int64))
 _c_memcpy = types.ExternalFunction("memcpy", types.int64(types.int64, types.int64, types.int64))
 _c_errno = types.ExternalFunction("__error" if sys.platform == "darwin" else "__errno_location", types.int64())
+_c_clock = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))
+_MONOTONIC = getattr(time, "CLOCK_MONOTONIC", 1)
 _INT32 = np.empty(0, np.int32)
 _BYTES = np.empty(0, np.uint8)
 _EINTR = 4
 
 
 @inline
-def pread(fd: int, address: int, size: int, offset: int) -> int:
-    """Read exactly ``size`` bytes of a file, or of memory, to an address; a file may give them in parts."""
+def _now_ns(counts: Array) -> int:
+    """Read the clock; ``counts`` has room for what it says."""
+    _c_clock(np.int32(_MONOTONIC), address_of(counts) + 8 * CLOCK)
+    return counts[CLOCK] * 1_000_000_000 + counts[CLOCK + 1]  # type: ignore[no-any-return]
+
+
+@inline
+def pread(fd: int, address: int, size: int, offset: int, counts: Array) -> int:
+    """Read exactly ``size`` bytes of a file, or of memory, to an address; a file may give them in parts.
+
+    Bytes of a file, and the time that they take, are added to ``counts``, those of the thread
+    (`annbatch.counters.of_thread`).
+    """
     if fd == IN_MEMORY:
         _c_memcpy(address, offset, size)
         return READ_OK
-    done = 0
-    while done < size:
+    began = _now_ns(counts)
+    done, status = 0, READ_OK
+    while done < size and status == READ_OK:
         got = _c_pread(np.int32(fd), address + done, size - done, offset + done)
         if got == 0:
-            return READ_SHORT
-        if got > 0:
+            status = READ_SHORT
+        elif got > 0:
             done += got
         elif view(_c_errno(), 1, _INT32)[0] != _EINTR:
-            return READ_FAILED
-    return READ_OK
+            status = READ_FAILED
+    counts[BYTES_READ] += done
+    counts[READ_NS] += _now_ns(counts) - began
+    return status

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from annbatch.counters import BYTES_DECODED, of_thread
 from annbatch.device.stored_chunks import describe, plan_chunks
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.native import Kernel, address_of, fetch_add, inline, pread, take_ticket, view
@@ -96,6 +97,7 @@ def read_blocks(
     descriptors: Any,
     bases: Any,
     tickets: Any,
+    counts: Any,
 ) -> tuple[int, int]:
     """Read and check units of packed chunks until no chunk is left.
 
@@ -122,6 +124,8 @@ def read_blocks(
         descriptor, bit 32 of which says whether it holds differences, and with its base.
     tickets
         (1,) int64: the next chunk to take; every thread counts it up.
+    counts
+        Those of the thread, see `annbatch.counters.of_thread`.
 
     Returns
     -------
@@ -139,7 +143,7 @@ def read_blocks(
             continue
         if offsets[j] < 0 or sizes[j] < table_nbytes:
             return _SIZE, j
-        status = pread(fds[j], address_of(table), table_nbytes, offsets[j])
+        status = pread(fds[j], address_of(table), table_nbytes, offsets[j], counts)
         if status != _OK:
             return status, j
         if crc32c_at(address_of(table) + 4, table_nbytes - 4) != _load(table, 0, 4):
@@ -159,13 +163,14 @@ def read_blocks(
             at = fetch_add(address_of(cursor), nbytes)
             if nbytes > room - at:
                 return _SIZE, j
-            status = pread(fds[j], target + at, nbytes, offsets[j] + table_nbytes + start)
+            status = pread(fds[j], target + at, nbytes, offsets[j] + table_nbytes + start, counts)
             if status != _OK:
                 return status, j
             for group in range(first // _GROUP, (last + _GROUP - 1) // _GROUP):
                 low, high = edges[group * _GROUP], edges[min((group + 1) * _GROUP, n_blocks)]
                 if crc32c_at(target + at + low - start, high - low) != _load(table, of_checksums + 4 * group, 4):
                     return _CHECKSUM, j
+            counts[BYTES_DECODED] += (last - first) * BLOCK * itemsize
             for b in range(first, last):
                 to = unit * per_unit + b - first
                 sources[to] = at + edges[b] - start
@@ -240,6 +245,7 @@ class BlockRead:
             self.blocks.descriptors,
             self.blocks.bases,
             self.tickets,
+            of_thread(),
         )
         if status != Status.OK:
             kind = StoreError if status == Status.READ else CorruptStoreError

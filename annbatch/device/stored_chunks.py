@@ -16,6 +16,7 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from annbatch.counters import BYTES_DECODED, of_thread
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.native import Kernel, inline, pread, take_ticket, view
 from annbatch.plan.chunk_pieces import Pieces
@@ -149,6 +150,7 @@ def read_frames(
     nbytes: int,
     missing: Any,
     tickets: Any,
+    counts: Any,
 ) -> tuple[int, int]:
     """Read the stored bytes of chunks to their addresses, and check them, until none is left.
 
@@ -166,6 +168,8 @@ def read_frames(
         The frame of a missing chunk.
     tickets
         (1,) int64: the next chunk to take; every thread counts it up.
+    counts
+        Those of the thread, see `annbatch.counters.of_thread`.
 
     Returns
     -------
@@ -180,7 +184,7 @@ def read_frames(
                 target[i] = missing[i]
         else:
             size = sizes[j]
-            status = pread(fds[j], targets[j], size, offsets[j])
+            status = pread(fds[j], targets[j], size, offsets[j], counts)
             if status != _OK:
                 return status, j
             if verify:
@@ -193,6 +197,7 @@ def read_frames(
                     return _CHECKSUM, j
             if not _announces(targets[j], size, nbytes):
                 return _HEADER, j
+        counts[BYTES_DECODED] += nbytes
         j = take_ticket(tickets)
     return _OK, -1
 
@@ -228,6 +233,7 @@ class FrameRead:
             self.form.nbytes,
             self.missing,
             self.tickets,
+            of_thread(),
         )
         if status != Status.OK:
             kind = StoreError if status == Status.READ else CorruptStoreError

@@ -21,6 +21,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from annbatch.counters import count
 from annbatch.errors import CorruptStoreError, StoreError, redacted
 from annbatch.plan.byte_ranges import merge
 from annbatch.remote.disk_cache import PAGE_NBYTES, CachedFile, DiskCache
@@ -146,6 +147,7 @@ class CachedObjects(Objects):
         memory = np.empty(len(pages) * PAGE_NBYTES, np.uint8)
         found = await asyncio.to_thread(file.load, pages, memory)
         missing = pages[~found]
+        count(cache_hits=len(pages) - len(missing), cache_misses=len(missing))
         if len(missing):
             at = missing * PAGE_NBYTES
             ranges = merge(np.zeros_like(missing), at, np.minimum(PAGE_NBYTES, file.nbytes - at))
@@ -172,10 +174,12 @@ class CachedObjects(Objects):
         import obstore
 
         async def one(start: int, stop: int) -> NDArray[np.uint8] | str:
+            count(requests=1)
             answer = await obstore.get_async(self.store, key, options={"range": (start, stop)})
             if Version.of(answer.meta) != version:
                 raise _Changed(Version.of(answer.meta))
             part: Any = await answer.bytes_async()
+            count(bytes_read=len(part))
             return array_of(part) if len(part) == stop - start else f"got {len(part)} of the {stop - start} bytes"
 
         async def attempt() -> list[NDArray[np.uint8]] | str:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from annbatch.counters import of_thread
 from annbatch.errors import OutputError
 from annbatch.native import READ_OK, Kernel, address_of, pread
 from annbatch.shards.checksum import crc32c_at
@@ -181,7 +182,7 @@ class CachedFile:
         try:
             if stat.S_ISREG(os.fstat(fd).st_mode):
                 self._touch(fd)
-                _load(fd, pages, self.nbytes, self._marks_at, target, found)
+                _load(fd, pages, self.nbytes, self._marks_at, target, found, of_thread())
         finally:
             os.close(fd)
         return found
@@ -244,7 +245,7 @@ def _marks(data: Any, first: Any) -> Any:
 
 
 @Kernel
-def _load(fd: Any, pages: Any, nbytes: Any, marks_at: Any, target: Any, found: Any) -> None:
+def _load(fd: Any, pages: Any, nbytes: Any, marks_at: Any, target: Any, found: Any, counts: Any) -> None:
     """Read neighbouring pages together, with their marks, and no page that has none."""
     marks = np.empty(256, np.int64)
     first = 0
@@ -252,7 +253,7 @@ def _load(fd: Any, pages: Any, nbytes: Any, marks_at: Any, target: Any, found: A
         n = 1
         while first + n < pages.size and n < marks.size and pages[first + n] == pages[first] + n:
             n += 1
-        i = n if pread(fd, address_of(marks), 8 * n, marks_at + 8 * pages[first]) != READ_OK else 0
+        i = n if pread(fd, address_of(marks), 8 * n, marks_at + 8 * pages[first], counts) != READ_OK else 0
         while i < n:
             stop = i
             while stop < n and marks[stop] & 0xFFFFFFFF == pages[first + stop] + 1:
@@ -260,7 +261,7 @@ def _load(fd: Any, pages: Any, nbytes: Any, marks_at: Any, target: Any, found: A
             start = pages[first + i] * PAGE_NBYTES
             at = address_of(target) + (first + i) * PAGE_NBYTES
             size = min((stop - i) * PAGE_NBYTES, nbytes - start)
-            if stop > i and pread(fd, at, size, start) == READ_OK:
+            if stop > i and pread(fd, at, size, start, counts) == READ_OK:
                 for k in range(i, stop):
                     length = min(PAGE_NBYTES, nbytes - pages[first + k] * PAGE_NBYTES)
                     place = address_of(target) + (first + k) * PAGE_NBYTES

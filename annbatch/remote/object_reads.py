@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from annbatch.counters import count
 from annbatch.errors import CorruptStoreError, StoreError, naming, reason
 from annbatch.plan.byte_ranges import merge
 from annbatch.remote import request_pool
@@ -84,8 +85,10 @@ class Objects:
         import obstore
 
         async def attempt() -> bytes | str:
+            count(requests=1)
             answer = await obstore.get_async(self.store, key)
             found = bytes(await answer.bytes_async())
+            count(bytes_read=len(found))
             wanted = int(answer.meta["size"])
             return found if len(found) == wanted else f"got {len(found)} of its {wanted} bytes"
 
@@ -127,6 +130,7 @@ class Objects:
         import obstore
 
         async def attempt() -> int:
+            count(requests=1)
             meta = await obstore.head_async(self.store, key)
             self._note(key, meta)
             return int(meta["size"])
@@ -142,6 +146,7 @@ class Objects:
         import obstore
 
         async def attempt() -> tuple[NDArray[np.uint8], int] | str:
+            count(requests=1)
             try:
                 wanted: Any = {"suffix": nbytes} if at_end else (0, nbytes)
                 answer = await obstore.get_async(self.store, key, options={"range": wanted})
@@ -151,6 +156,7 @@ class Objects:
                 size = int((await obstore.head_async(self.store, key))["size"])
                 first = max(0, size - nbytes)
                 found = await obstore.get_range_async(self.store, key, start=first, end=size)
+            count(bytes_read=len(found))
             # An object that is smaller than that gives all that it has.
             if len(found) != min(nbytes, size):
                 return f"got {len(found)} of {nbytes} bytes"
@@ -175,7 +181,9 @@ class Objects:
         import obstore
 
         async def attempt() -> list[NDArray[np.uint8]] | str:
+            count(requests=len(starts))
             found = await obstore.get_ranges_async(self.store, key, starts=starts, ends=stops, coalesce=0)
+            count(bytes_read=sum(map(len, found)))
             for one, start, stop in zip(found, starts, stops, strict=True):
                 if len(one) != stop - start:
                     return f"got {len(one)} of the {stop - start} bytes from {start}"
@@ -233,6 +241,7 @@ class Objects:
                 ) from None
             if end and (size := await self._size_now(key)) is not None and size < end:
                 raise CorruptStoreError(f"{name}: has {size} bytes, and byte {end - 1} is wanted")
+            count(retries=1)
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 

@@ -21,6 +21,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 
+from annbatch.counters import REQUEST_NS, of_thread, waiting
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import cut_ranges, range_offsets
 from annbatch.plan.window import Ints, address
@@ -93,7 +94,8 @@ class RemoteArray:
             some = requests.submit(fetch_pieces(self.tables, pieces, itemsize))
 
             def copied(workspace: Workspace) -> NDArray[Any]:
-                located = some.result()
+                with waiting(REQUEST_NS):
+                    located = some.result()
                 each = np.arange(len(pieces.sources) + 1)
                 fill = np.frombuffer(bytearray(form.fill), np.uint8)
                 status, _ = read_pieces(
@@ -104,6 +106,7 @@ class RemoteArray:
                     pieces.lengths,
                     pieces.targets,
                     fill,
+                    of_thread(),
                 )
                 if status != Status.OK:
                     raise CorruptStoreError(f"{self.name}: {Status(status).text}")
@@ -113,7 +116,9 @@ class RemoteArray:
         whole = requests.submit(fetch_chunks([self.tables], (0, len(pieces.chunks)), pieces.chunks))
 
         def decoded(workspace: Workspace) -> NDArray[Any]:
-            Scatter(form, [self.tables.layout], pieces, form.dtype, None, whole.result()).run(workspace)
+            with waiting(REQUEST_NS):
+                located = whole.result()
+            Scatter(form, [self.tables.layout], pieces, form.dtype, None, located).run(workspace)
             return out
 
         return decoded

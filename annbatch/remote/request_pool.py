@@ -21,6 +21,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from annbatch.counters import Counters, counted_by
 from annbatch.errors import StoreError
 from annbatch.plan.byte_ranges import MAX_GROUP
 
@@ -74,9 +75,10 @@ _loop = _Loop()
 
 
 class Requests:
-    """Requests that are cancelled together."""
+    """Requests that are cancelled together, and counted by ``counters``."""
 
-    def __init__(self) -> None:
+    def __init__(self, counters: Counters | None = None) -> None:
+        self._counters = counters
         self._futures: set[Future[Any]] = set()
         self._is_cancelled = threading.Event()
         with _lock:
@@ -91,7 +93,8 @@ class Requests:
         except BaseException:
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, _loop.get())
+        with counted_by(self._counters):
+            future = asyncio.run_coroutine_threadsafe(work, _loop.get())
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
         if self._is_cancelled.is_set():

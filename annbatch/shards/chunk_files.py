@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from annbatch.counters import BYTES_READ, READ_NS, of_thread, waiting
 from annbatch.errors import StoreError
 from annbatch.native import Kernel
 from annbatch.plan.chunk_pieces import shard_starts
@@ -147,8 +148,10 @@ class ChunkFiles:
 def _read(fd: int, nbytes: int, offset: int) -> npt.NDArray[np.uint8]:
     """Read bytes of a file through its one descriptor; fewer if it ends before."""
     found, done = np.empty(nbytes, np.uint8), 0
-    while got := os.preadv(fd, [found[done:].data], offset + done):
-        done += got
+    with waiting(READ_NS):
+        while got := os.preadv(fd, [found[done:].data], offset + done):
+            done += got
+    of_thread()[BYTES_READ] += done
     return found[:done]
 
 

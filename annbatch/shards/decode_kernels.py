@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from annbatch.counters import BYTES_DECODED
 from annbatch.native import (
     READ_FAILED,
     READ_SHORT,
@@ -76,12 +77,12 @@ _OK, _, _, _SIZE, _CHECKSUM, _HEADER, _DECODE, _PIECE, _LIMIT = (int(status) for
 
 
 @inline
-def _read_checked(fd: int, offset: int, size: int, raw: Array, verify: bool) -> tuple[int, int]:
+def _read_checked(fd: int, offset: int, size: int, raw: Array, verify: bool, counts: Array) -> tuple[int, int]:
     """Read stored bytes to ``raw[_HEAD:]``; give the status and how many of them are the compressor's."""
     if offset < 0 or size <= (4 if verify else 0) or size > raw.size - _HEAD - _TAIL:
         return _SIZE, 0
     address = address_of(raw) + _HEAD
-    status = pread(fd, address, size, offset)
+    status = pread(fd, address, size, offset, counts)
     if status != _OK or not verify:
         return status, size
     size -= 4
@@ -171,6 +172,7 @@ def decode_chunk(
     raw: Array,
     shuffled: Array,
     scratch: Array,
+    counts: Array,
 ) -> int:
     """Read, check and decode one chunk into ``scratch``; ``chain`` holds codec, shuffle, delta and verify."""
     codec, shuffle, delta, verify = chain
@@ -179,7 +181,7 @@ def decode_chunk(
             scratch[i] = fill[0]
         return _OK
     target = view(address_of(scratch), scratch.size * scratch.itemsize, _BYTES)
-    status, stored = _read_checked(fd, offset, size, raw, verify != 0)
+    status, stored = _read_checked(fd, offset, size, raw, verify != 0, counts)
     if status == _OK:
         status = _decode(decompress, context, codec, raw, stored, shuffled if shuffle > 1 else target)
     if status != _OK:
@@ -188,6 +190,7 @@ def decode_chunk(
         _unshuffle(shuffled, target, shuffle)
     if delta != 0:
         _accumulate(scratch)
+    counts[BYTES_DECODED] += target.size
     return _OK
 
 
@@ -245,6 +248,7 @@ def scatter_chunks(
     scratch: Array,
     like: Array,
     tickets: Array,
+    counts: Array,
 ) -> tuple[int, int]:
     """Read, check, decode and scatter inner chunks, one after the other until none is left.
 
@@ -272,6 +276,8 @@ def scatter_chunks(
         An empty array of the destination's dtype.
     tickets
         (1,) int64: the next chunk to take; every thread counts it up.
+    counts
+        Those of the thread, see `annbatch.counters.of_thread`.
 
     Returns
     -------
@@ -283,7 +289,8 @@ def scatter_chunks(
         if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > piece_dst.size:
             return _PIECE, j
         chain = codec, shuffle, int(delta), int(verify)
-        status = decode_chunk(decompress, context, chain, fds[j], offsets[j], sizes[j], fill, raw, shuffled, scratch)
+        where = fds[j], offsets[j], sizes[j]
+        status = decode_chunk(decompress, context, chain, *where, fill, raw, shuffled, scratch, counts)
         if status != _OK:
             return status, j
         status = place(scratch, piece_src, piece_len, piece_dst, piece_ptr[j], piece_ptr[j + 1], limit, like)
@@ -300,18 +307,25 @@ def scatter_buffer(source: Array, piece_src: Array, piece_len: Array, piece_dst:
 
 
 @Kernel
-def read_stored(fd: int, offset: int, size: int, raw: Array, verify: bool) -> tuple[int, int]:
+def read_stored(fd: int, offset: int, size: int, raw: Array, verify: bool, counts: Array) -> tuple[int, int]:
     """Read the stored bytes of one chunk to ``raw[HEAD_NBYTES:]`` and check their crc32c.
 
     Gives the `Status` and how many of the bytes are the compressor's.
     """
-    status, n = _read_checked(fd, offset, size, raw, verify)
+    status, n = _read_checked(fd, offset, size, raw, verify, counts)
     return status, n
 
 
 @Kernel
 def read_pieces(
-    fds: Array, offsets: Array, piece_ptr: Array, piece_src: Array, piece_len: Array, piece_dst: Array, fill: Array
+    fds: Array,
+    offsets: Array,
+    piece_ptr: Array,
+    piece_src: Array,
+    piece_len: Array,
+    piece_dst: Array,
+    fill: Array,
+    counts: Array,
 ) -> tuple[int, int]:
     """Read pieces of uncompressed chunks straight to their addresses; of missing chunks (-1) they are ``fill``.
 
@@ -328,7 +342,7 @@ def read_pieces(
                 for i in range(n):
                     target[i] = fill[i % fill.size]
             else:
-                status = pread(fds[j], piece_dst[piece], n, offsets[j] + piece_src[piece] * fill.size)
+                status = pread(fds[j], piece_dst[piece], n, offsets[j] + piece_src[piece] * fill.size, counts)
                 if status != _OK:
                     return status, j
     return _OK, -1

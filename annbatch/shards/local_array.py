@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from annbatch.counters import of_thread
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import Pieces, cut_ranges, range_offsets
 from annbatch.plan.window import Ints, address
@@ -112,7 +113,8 @@ class ShardedArray:
                 continue
             located, fill = self.locate(part.chunks), np.frombuffer(bytearray(self.form.fill), np.uint8)
             status, j = read_pieces(
-                located.fds, located.offsets, part.bounds, part.sources, part.lengths, part.targets, fill
+                *(located.fds, located.offsets, part.bounds, part.sources, part.lengths, part.targets),
+                *(fill, of_thread()),
             )
             if status != Status.OK:
                 chunk = self.tables.layout.describe(int(part.chunks[j]))

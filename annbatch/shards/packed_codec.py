@@ -15,6 +15,7 @@ import numpy.typing as npt
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.registry import register_codec
 
+from annbatch.counters import of_thread
 from annbatch.errors import CorruptStoreError
 from annbatch.native import IN_MEMORY
 from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES
@@ -123,6 +124,7 @@ def unpacked(stored: npt.NDArray[np.uint8], n: int, dtype: np.dtype[Any], *, del
         scratch[:n],
         np.empty(0, seen),
         np.zeros(1, np.int64),
+        of_thread(),
     )
     if status != Status.OK:
         raise CorruptStoreError(f"a packed chunk cannot be read: {Status(status).text}")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from annbatch.counters import BYTES_DECODED
 from annbatch.native import IN_MEMORY, Kernel, accumulate_vectors, address_of, inline, load, pread, take_ticket, view
 from annbatch.shards.checksum import crc32c_at
 from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES
@@ -206,6 +207,7 @@ def _check_groups(
     stop: Any,
     checked: Any,
     mark: Any,
+    counts: Any,
 ) -> Any:
     """Read what is missing of the groups [first, stop) of a chunk, and check those that were not yet checked."""
     while first < stop and checked[first] == mark:
@@ -216,7 +218,7 @@ def _check_groups(
     start, end = blocks + edges[first * _GROUP], blocks + edges[min(stop * _GROUP, n_blocks)]
     if end > n_read:
         start = max(start, n_read)
-        status = pread(fd, stored + start, end - start, offset + start)
+        status = pread(fd, stored + start, end - start, offset + start, counts)
         if status != _OK:
             return status
     for group in range(first, stop):
@@ -250,6 +252,7 @@ def scatter_packed(
     elements: Array,
     like: Array,
     tickets: Array,
+    counts: Array,
 ) -> tuple[int, int]:
     """Read, check, decode and scatter packed chunks, one after the other until none is left.
 
@@ -264,7 +267,7 @@ def scatter_packed(
         blocks.
     elements
         The elements of a chunk at the front of ``scratch``, as they are cast.
-    fds, offsets, sizes, piece_ptr, piece_src, piece_len, piece_dst, limit, fill, like, tickets
+    fds, offsets, sizes, piece_ptr, piece_src, piece_len, piece_dst, limit, fill, like, tickets, counts
         As `annbatch.shards.decode_kernels.scatter_chunks` has them; a ticket is a run.
 
     Returns
@@ -315,14 +318,14 @@ def scatter_packed(
                     n_read = offsets[end] - start + more
                     if n_read < table_nbytes or n_read > room:
                         return _SIZE, j
-                    status = pread(fds[j], memory, n_read, start)
+                    status = pread(fds[j], memory, n_read, start, counts)
                     if status != _OK:
                         return status, j
                 stored = memory + within
                 if crc32c_at(stored + 4, table_nbytes - 4) != _unsigned(load(stored, _WORDS)):
                     return _CHECKSUM, j
                 # A chunk in a run lies anywhere; its descriptors are handled many at once.
-                pread(IN_MEMORY, address_of(descriptors), 4 * n_blocks, stored + 4)
+                pread(IN_MEMORY, address_of(descriptors), 4 * n_blocks, stored + 4, counts)
                 if not edges_of(descriptors, itemsize, edges) or edges[n_blocks] != size - table_nbytes:
                     return _DECODE, j
                 for piece in range(first, last):
@@ -334,13 +337,14 @@ def scatter_packed(
                     block, stop = begin // _BLOCK, (begin + length - 1) // _BLOCK + 1
                     status = _check_groups(
                         *(fds[j], offsets[j], stored, n_read - within, checksums, edges),
-                        *(block // _GROUP, (stop - 1) // _GROUP + 1, checked, j + 1),
+                        *(block // _GROUP, (stop - 1) // _GROUP + 1, checked, j + 1, counts),
                     )
                     if status != _OK:
                         return status, j
                     for b in range(block, stop):
                         if decoded[b] != j + 1:
                             decoded[b] = j + 1
+                            counts[BYTES_DECODED] += _BLOCK * itemsize
                             target = view(address_of(scratch) + b * _BLOCK * itemsize, _BLOCK, scratch)
                             base = load(stored + bases + itemsize * b, scratch)
                             at = stored + table_nbytes + edges[b]

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from annbatch.counters import BYTES_DECODED, of_thread
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import Pieces
 from annbatch.shards.chunk_files import ChunkFiles, locate_all
@@ -137,7 +138,7 @@ class Scatter:
             self._limit(),
             np.frombuffer(bytearray(self.form.fill), types[0]),
         )
-        ends = np.empty(0, types[1]), self.tickets
+        ends = np.empty(0, types[1]), self.tickets, of_thread()
         if decoder.codec is Codec.PACKED:
             layout = Layout(self.form.chunk_elements, self.form.dtype.itemsize)
             scratch = workspace.scratch(layout.n_blocks * BLOCK * layout.itemsize)
@@ -189,12 +190,15 @@ class Scatter:
             one.run(workspace)
             return decoded
         raw = workspace.raw(form.max_stored_nbytes)
-        status, size = read_stored(located.fds[0], located.offsets[0], located.nbytes[0], raw, form.decoder.crc32c)
+        status, size = read_stored(
+            located.fds[0], located.offsets[0], located.nbytes[0], raw, form.decoder.crc32c, of_thread()
+        )
         if status != Status.OK:
             self.fail(status, j)
         plain = gunzip(raw[HEAD_NBYTES : HEAD_NBYTES + size], form.nbytes)
         if plain is None:
             self.fail(Status.DECODE, j)
+        of_thread()[BYTES_DECODED] += form.nbytes
         decoded.view(np.uint8).reshape(-1, form.decoder.shuffle)[:] = plain.reshape(form.decoder.shuffle, -1).T
         return np.cumsum(decoded, dtype=decoded.dtype) if form.decoder.delta else decoded
 

@@ -39,6 +39,7 @@ def select_chunks(
     scratch: tuple[Array, Array],
     numbers: Array,
     tickets: Array,
+    counts: Array,
 ) -> tuple[int, int, int]:
     """Read, check and decode chunks of values and of column numbers, until none is left, and pick wanted elements.
 
@@ -72,6 +73,8 @@ def select_chunks(
         A buffer, (elements of a chunk,) int32.
     tickets
         (1,) int64: the next chunk to take.
+    counts
+        Those of the thread, see `annbatch.counters.of_thread`.
 
     Returns
     -------
@@ -86,15 +89,13 @@ def select_chunks(
         if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > found[0].size:
             return _PIECE, j, 1
         fds, offsets, sizes = indices_at
-        status = decode_chunk(
-            decompress, context, chains[1], fds[j], offsets[j], sizes[j], fills[1], raw, shuffled[1], columns
-        )
+        where = fds[j], offsets[j], sizes[j]
+        status = decode_chunk(decompress, context, chains[1], *where, fills[1], raw, shuffled[1], columns, counts)
         if status != _OK:
             return status, j, 1
         fds, offsets, sizes = values_at
-        status = decode_chunk(
-            decompress, context, chains[0], fds[j], offsets[j], sizes[j], fills[0], raw, shuffled[0], values
-        )
+        where = fds[j], offsets[j], sizes[j]
+        status = decode_chunk(decompress, context, chains[0], *where, fills[0], raw, shuffled[0], values, counts)
         if status != _OK:
             return status, j, 0
         at = firsts[j]

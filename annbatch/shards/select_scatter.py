@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from annbatch.counters import of_thread
 from annbatch.plan.column_selection import Selection
 from annbatch.shards.codecs import Codec, Library, Workspace, library
 from annbatch.shards.decode_kernels import Status, copy_types
@@ -93,6 +94,7 @@ class SelectScatter:
             tuple(buffers),
             numbers,
             self.tickets,
+            of_thread(),
         )
         if status != Status.OK:
             both[is_index].fail(status, j)

@@ -24,6 +24,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import zarr
 
+from annbatch.counters import BYTES_DECODED, ZARR_NS, of_thread, waiting
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import Pieces
 from annbatch.remote.remote_array import RemoteArray
@@ -227,9 +228,11 @@ class ZarrElements:
         first, last = int(at.min()) // self._width, -(-int((at + lengths).max()) // self._width)
         start, stop = first * self._width, last * self._width
         try:
-            values = np.asarray(self._array.get()[first:last]).reshape(-1)
+            with waiting(ZARR_NS):
+                values = np.asarray(self._array.get()[first:last]).reshape(-1)
         except Exception as e:
             raise StoreError(f"{self.name}: elements [{start}, {stop}) cannot be read: {e}") from e
+        of_thread()[BYTES_DECODED] += values.nbytes
         types = native_types(values.dtype, dtype) if values.dtype.isnative else None
         if types is None:
             with np.errstate(all="ignore"):

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from annbatch.counters import ZARR_NS, waiting
 from annbatch.errors import StoreError, naming
 from annbatch.plan.window import Found, Ints, Ranges
 from annbatch.remote.remote_array import RemoteArray
@@ -145,13 +146,13 @@ class Sliced:
 
     def _locate(self, ranges: Ranges, more: int) -> Found:
         if self._kept is None and _is_short(self):
-            with naming(self._name):
+            with naming(self._name), waiting(ZARR_NS):
                 self._kept = np.ascontiguousarray(self._array.get()[:], self.dtype)
         if self._kept is not None:
             return Found(self._kept, ranges.rows)
         ranges = ranges.widened(more)
         bounds = zip(ranges.starts.tolist(), ranges.stops.tolist(), strict=True)
-        with naming(self._name):
+        with naming(self._name), waiting(ZARR_NS):
             array = self._array.get()
             parts = [array[start:stop] for start, stop in bounds]
         return Found(np.concatenate([np.empty(0, self.dtype), *parts]), ranges.places)

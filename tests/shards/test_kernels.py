@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import annbatch
+from annbatch.counters import BYTES_READ, N_COUNTS, READ_NS
 from annbatch.shards.checksum import crc32c
 from annbatch.shards.decode_kernels import Status, copy_types, native_types, read_pieces, read_stored, scatter_buffer
 from edge_values import TYPES, edge_values
@@ -118,26 +119,28 @@ def test_reading_reports_short_and_failed_reads(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(range(100)))
     raw = np.zeros(64 * 4, np.uint8)
-    fd = os.open(path, os.O_RDONLY)
+    fd, counts = os.open(path, os.O_RDONLY), np.zeros(N_COUNTS, np.int64)
     try:
-        assert read_stored(fd, 10, 50, raw, False) == (Status.OK, 50)
+        assert read_stored(fd, 10, 50, raw, False, counts) == (Status.OK, 50)
         assert raw[64:114].tolist() == list(range(10, 60))
-        assert read_stored(fd, 60, 41, raw, False)[0] == Status.SHORT
-        assert read_stored(fd, 0, 100, raw, True)[0] == Status.CHECKSUM
-        assert read_stored(fd, -1, 10, raw, False)[0] == Status.SIZE
-        assert read_stored(fd, 0, 129, raw, False)[0] == Status.SIZE
-        assert read_stored(fd, 0, 4, raw, True)[0] == Status.SIZE
-        assert read_stored(-1, 0, 10, raw, False)[0] == Status.READ
+        assert counts[BYTES_READ] == 50
+        assert counts[READ_NS] > 0
+        assert read_stored(fd, 60, 41, raw, False, counts)[0] == Status.SHORT
+        assert read_stored(fd, 0, 100, raw, True, counts)[0] == Status.CHECKSUM
+        assert read_stored(fd, -1, 10, raw, False, counts)[0] == Status.SIZE
+        assert read_stored(fd, 0, 129, raw, False, counts)[0] == Status.SIZE
+        assert read_stored(fd, 0, 4, raw, True, counts)[0] == Status.SIZE
+        assert read_stored(-1, 0, 10, raw, False, counts)[0] == Status.READ
         out = np.zeros(5, "u2")
         one, bounds, fill = np.ones(1, np.int64), np.array([0, 1]), np.array([7, 8], np.uint8)
         to, fds = out.ctypes.data * one, np.array([fd], "i4")
-        assert read_pieces(fds, 10 * one, bounds, 2 * one, 5 * one, to, fill) == (Status.OK, -1)
+        assert read_pieces(fds, 10 * one, bounds, 2 * one, 5 * one, to, fill, counts) == (Status.OK, -1)
         assert out.tobytes() == bytes(range(14, 24))
-        assert read_pieces(fds, 95 * one, bounds, one, 5 * one, to, fill) == (Status.SHORT, 0)
-        assert read_pieces(fds, -one, bounds, one, 3 * one, to, fill) == (Status.OK, -1)
+        assert read_pieces(fds, 95 * one, bounds, one, 5 * one, to, fill, counts) == (Status.SHORT, 0)
+        assert read_pieces(fds, -one, bounds, one, 3 * one, to, fill, counts) == (Status.OK, -1)
         assert out.tobytes() == bytes([7, 8] * 3 + [*out.tobytes()[6:]])
         for wrong in ([0, 2], [-1, 1], [1, 0]):
-            assert read_pieces(fds, 10 * one, np.array(wrong), one, one, to, fill) == (Status.PIECE, 0)
+            assert read_pieces(fds, 10 * one, np.array(wrong), one, one, to, fill, counts) == (Status.PIECE, 0)
     finally:
         os.close(fd)
 

@@ -18,6 +18,7 @@ import google_crc32c
 import numcodecs
 import numpy as np
 
+from annbatch.counters import of_thread
 from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec, Decoder, Library, Workspace, library
 from annbatch.shards.decode_kernels import Status, scatter_chunks
 
@@ -138,6 +139,7 @@ def main() -> None:
                 scratch.view(DTYPE),
                 np.empty(0, np.float32),
                 np.zeros(1, np.int64),
+                of_thread(),
             )
             assert all((buffer[:MARGIN] == CANARY).all() for buffer in buffers), "a byte was written before a buffer"
             return Status(status)

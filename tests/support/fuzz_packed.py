@@ -15,6 +15,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from annbatch.counters import of_thread
 from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES
 from annbatch.shards.decode_kernels import Status
 from annbatch.shards.packed_encoder import packed
@@ -118,6 +119,7 @@ def main() -> None:
                     elements[:N],
                     np.empty(0, np.float32),
                     np.zeros(1, np.int64),
+                    of_thread(),
                 )
                 kind = Status(status).name
                 counts[kind] = counts.get(kind, 0) + 1
