@@ -92,6 +92,9 @@ class SlabPool:
         # What was given back since `_used_bytes` was counted: finalisers must not wait for a lock.
         self._returned: deque[int] = deque()
 
+    def __reduce__(self) -> tuple[type[SlabPool], tuple[int]]:
+        return SlabPool, (self.max_idle_bytes,)
+
     @property
     def idle_bytes(self) -> int:
         """Memory that waits for its next use."""

@@ -72,6 +72,10 @@ class Counters:
         self._lock = threading.Lock()
         self._totals: Counter[str] = Counter()
 
+    def __reduce__(self) -> tuple[type[Counters], tuple[()]]:
+        # A copy elsewhere begins to count.
+        return Counters, ()
+
     def add(self, **amounts: int) -> None:
         """Add to totals, by name."""
         with self._lock:

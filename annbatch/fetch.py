@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -313,7 +313,7 @@ class Fetcher:
 
     def _fillings(self, planned: PlannedWindow) -> dict[Element, Filling]:
         """Take memory for a window when all that was requested is there, and say what fills it."""
-        with waiting(REQUEST_NS):
+        with waiting(REQUEST_NS) if self.is_remote else nullcontext():
             located = {element: [chunks.result() for chunks in each] for element, each in planned.requested.items()}
         return {
             element: part.begin(planned.begun.plan, planned.rows[element], iter(located.pop(element)))

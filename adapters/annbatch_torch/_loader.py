@@ -32,6 +32,7 @@ from annbatch.adapter import (
     Emit,
     Fields,
     Partition,
+    Stats,
     a_loader,
     available_cores,
     converted,
@@ -41,7 +42,7 @@ from annbatch.errors import InputError
 from annbatch_torch._dealers import check_dealers
 from annbatch_torch._device import Copies, OnCurrentStream, event_behind_copies, page_locked
 from annbatch_torch._sparse import densify
-from annbatch_torch._workers import SharedEpoch
+from annbatch_torch._workers import SharedEpoch, SharedStats
 
 if TYPE_CHECKING:
     from annbatch import Loader
@@ -187,9 +188,11 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         self.layout = layout
         self._copies = Copies() if is_copied else None
         self._shared_epoch = SharedEpoch()
+        self._shared_stats = SharedStats()
         self._rank: Partition | None = None
         self._is_resumed = False
         self._n_iterations = 0
+        self._iteration = 0
 
     def __iter__(self) -> Iterator[TorchBatch]:
         if self.loader.partition is None:
@@ -200,6 +203,8 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             except (RuntimeError, InputError) as error:
                 # Raised here, it would end the worker without a word to the parent.
                 return _raising(error)
+            return self._shared_stats.noting(super().__iter__(), worker.id, self._iteration, self.loader.stats)
+        self._shared_stats.clear()
         if self._is_born_there:
             return OnCurrentStream(self.loader.batches(self._emit, self.partition), self._hand_over, self.device)
         return super().__iter__()
@@ -217,6 +222,15 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         super().set_epoch(epoch)
         if get_worker_info() is None:
             self._shared_epoch.set(epoch)
+
+    def stats(self) -> Stats:
+        """Say what the running epoch did so far, or the last one, as `Loader.stats` does.
+
+        With worker processes of a ``DataLoader``, it adds up what they counted. How long the caller waited is not among
+        it: a worker does not see that.
+        """
+        shared = self._shared_stats.read() if get_worker_info() is None else None
+        return shared or super().stats()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next ``iter`` go on where a state was taken, as `Loader.load_state_dict` does."""
@@ -238,7 +252,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
             raise InputError(f"device must be 'cpu' in worker processes of a DataLoader, got {str(self.device)!r}")
         if self.loader.threads is None:
             self.loader.threads = max(1, available_cores() // n_workers)
-        iteration = seed * 1000003 + self._n_iterations & 0x7FFFFFFFFFFFFFFF
+        iteration = self._iteration = seed * 1000003 + self._n_iterations & 0x7FFFFFFFFFFFFFFF
         self._n_iterations += 1
         if self._is_resumed:
             self._shared_epoch.note(worker, iteration, self.loader.next_epoch)

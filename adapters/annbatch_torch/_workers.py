@@ -1,4 +1,4 @@
-"""Which epoch is it, if every worker process of a ``DataLoader`` has a copy of the loader?
+"""Which epoch is it, and what was counted, if every worker process of a ``DataLoader`` has a copy of the loader?
 
 Workers that are started anew for each epoch all begin with the same copy, and those that persist do not hear what the
 parent says. Both share a small table in memory:
@@ -8,16 +8,22 @@ parent says. Both share a small table in memory:
 2. A worker only writes to its own line, and a line carries a check, so nobody needs a lock: a line that is being
    written is read again.
 3. Line 0 is the parent's: it says that the epoch was set.
+
+What workers count goes to the parent by such a table, too (`SharedStats`).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from annbatch.adapter import Stats
 
 _MAX_WORKERS = 1024
 _PATIENCE = 1000
@@ -86,6 +92,60 @@ class SharedEpoch:
         # A worker was killed while it wrote.
         lines[~whole] = -1
         return lines
+
+
+class SharedStats:
+    """What each worker counted in its latest epoch; the parent reads it from the same memory."""
+
+    def __init__(self) -> None:
+        # Times in nanoseconds; a line holds the same number at both ends, unless it is being written.
+        self._lines = torch.zeros((_MAX_WORKERS, 5 + len(_FIELDS)), dtype=torch.int64)
+        self._lines.share_memory_()  # type: ignore[no-untyped-call]
+
+    def clear(self) -> None:
+        """Forget what workers counted: an epoch begins in the parent."""
+        self._lines.zero_()
+
+    def note(self, worker: int, iteration: int, began_ns: int, stats: Stats) -> None:
+        """Say what this worker counted since it began an iteration."""
+        line: NDArray[np.int64] = self._lines[worker].numpy()
+        values = [getattr(stats, name) * unit for name, unit in _FIELDS]
+        version = int(line[0]) + 1
+        line[-1] = version
+        line[1:-1] = [iteration, began_ns, time.monotonic_ns(), *map(round, values)]
+        line[0] = version
+
+    def read(self) -> Stats | None:
+        """Give the counts of all workers of the latest iteration; None if there are none."""
+        for _ in range(_PATIENCE):
+            lines: _Lines = self._lines.numpy().copy()
+            if (lines[:, 0] == lines[:, -1]).all():
+                break
+            time.sleep(0.001)
+        lines = lines[(lines[:, 0] == lines[:, -1]) & (lines[:, 0] > 0)]
+        if not len(lines):
+            return None
+        lines = lines[lines[:, 1] == lines[lines[:, 2].argmax(), 1]]
+        each = [
+            Stats(
+                **{name: value / unit if unit > 1 else value for (name, unit), value in zip(_FIELDS, row, strict=True)}
+            )
+            for row in lines[:, 4:-1].tolist()
+        ]
+        return Stats.together(each, float(lines[:, 3].max() - lines[:, 2].min()) / 1e9)
+
+    def noting(self, batches: Iterator[Any], worker: int, iteration: int, stats: Callable[[], Stats]) -> Iterator[Any]:
+        """Give the batches of a worker, and note what ``stats`` says behind each of them."""
+        began_ns = time.monotonic_ns()
+        for batch in batches:
+            self.note(worker, iteration, began_ns, stats())
+            yield batch
+            del batch
+        self.note(worker, iteration, began_ns, stats())
+
+
+# With how many of their units a second is, where they are seconds.
+_FIELDS = [(field.name, 10**9 if isinstance(field.default, float) else 1) for field in fields(Stats)]
 
 
 def _check(epoch: int | _Lines, iteration: int | _Lines) -> Any:
