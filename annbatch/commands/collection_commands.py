@@ -42,7 +42,7 @@ from annbatch.write.inputs.merged_var_column import Merge
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMMANDS: dict[str, click.Command] = {}
-"""All commands, by name."""
+"""These commands, by name."""
 
 
 def _command(function: F) -> click.Command:

@@ -134,3 +134,6 @@ def test_threads_share_an_iterator(framework: Framework, make_loader: MakeLoader
     ds = framework.open(make_loader(batch_size=4, **framework.options))
     for _ in range(2):
         check_shared_by_threads(ds, ds.n_obs, framework.to_numpy)
+        found = ds.stats()
+        assert (found.cells, found.batches) == (ds.n_obs, len(ds))
+        assert 0 < found.wait_seconds <= found.seconds

@@ -96,6 +96,11 @@ def test_workers(stores: Any, method: str | None, persistent: bool, n_workers: i
             epoch.append(index.tolist())
         assert sorted(flat(epoch)) == list(range(x.shape[0]))
         epochs.append(epoch)
+        stats = ds.stats()
+        assert (stats.cells, stats.batches, stats.workers) == (x.shape[0], len(epoch), n_workers)
+        assert stats.epoch == len(epochs) - 1
+        assert stats.bytes_decoded >= 8 * x.nnz
+        assert (stats.wait_share is None) == (n_workers > 0)
     assert epochs[0] != epochs[1] != epochs[2]
     assert epochs == [in_turn(stores, n_workers, epoch) for epoch in range(3)]
     alone = torch_loader(stores)

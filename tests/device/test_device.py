@@ -123,6 +123,11 @@ def test_every_emit(device, collection, emit, decode):
     options = SMALL | {"layers": ["twice"], "obsm": ["pca"], "decode": decode}
     ds, _ = both(device, lambda ds: ds.use_collection(collection.path), EMITS[emit], **options)
     assert ds.decode == decode
+    stats = ds.stats()
+    assert stats.cells == 120
+    assert stats.bytes_decoded > stats.bytes_read / 4 > 0
+    assert 0 < stats.device_seconds <= stats.wait_seconds
+    assert stats.peak_slab_bytes > 0
 
 
 @pytest.mark.parametrize("layout", ["csr", "dense"])

@@ -102,11 +102,23 @@ def n_used(kept: Path) -> int:
 
 
 def test_what_was_read_once_is_not_asked_for_again(proxy, wanted, kept):
-    assert epoch(URL, kept) == wanted
+    ds = loader(URL, kept)
+    proxy.calm()
+    batches = list(ds)
+    first = ds.stats()
+    assert first.requests == proxy.calm()["requests"] > 0
+    assert [contents(batch) for batch in batches] == wanted
+    # Objects of the test are smaller than a page.
+    assert 0 < first.bytes_read < first.cache_misses * PAGE_NBYTES
+    assert first.request_seconds > 0
+    assert first.retries == 0
     ds = loader(URL, kept)
     proxy.set(fault="403", match="/c/", times=-1)
     assert [contents(batch) for batch in ds] == wanted
     assert proxy.calm()["requests"] == 0
+    again = ds.stats()
+    assert (again.requests, again.cache_misses, again.bytes_read) == (0, 0, 0)
+    assert again.cache_hits > 0
 
 
 def test_parts_of_long_columns(folder, wanted, kept, monkeypatch):
@@ -318,6 +330,8 @@ def test_requests_that_fail(proxy, wanted, kept, fault):
     proxy.set(fault=fault, match="/c/", times=5)
     assert [contents(batch) for batch in ds] == wanted
     assert proxy.calm()["faults"] == 5
+    # The client of the store repeats other requests itself, and does not say so.
+    assert (1 <= ds.stats().retries <= 5) or fault != "short"
     assert epoch(URL, kept) == wanted
 
 
