@@ -8,7 +8,8 @@ benchmark passes through the modules:
 3. `generate`: the cells, from a seed; `bixverse_cells`: those that bixverse draws.
 4. `contenders`: who takes part; `jobs`: what they and the benchmark say to each other.
 5. `environments`, `stores`: in which Python does each contender run, and who writes which store?
-6. `worker`: what happens in the process of one contender? `touch` and `training` are what it does with each batch.
+6. `worker`: what happens in the process of one contender? `touch` and `training` are what it does with each batch, and
+   `page_cache` lets it begin with files that are not in memory.
 7. `rounds`: several of those processes, timed in turns.
 8. `results`, `mixing`, `plots`, `report`: what is kept of it, computed, drawn and tabulated.
 

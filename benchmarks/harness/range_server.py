@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.environments import Unavailable
@@ -29,7 +30,8 @@ pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off;
+  log_format bytes '$body_bytes_sent';
+  access_log {log};
   sendfile on;
   # Else small answers end with a packet that waits some 40 ms for an acknowledgement of those before.
   tcp_nopush off;
@@ -44,9 +46,25 @@ _SERVER = "server {{ listen 127.0.0.1:{port} reuseport; root {root}; location / 
 _DELAY = "rewrite_by_lua_block {{ ngx.sleep({seconds}) }}"
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What a server was asked for; filled in while it runs."""
+
+    log: Path | None = field(default=None)
+    """Its log: the bytes of each answer, a line each."""
+
+    def count(self) -> tuple[int, int]:
+        """Give the number of requests so far, and the bytes of the answers."""
+        assert self.log is not None
+        sizes = [int(line) for line in self.log.read_text().splitlines()]
+        return len(sizes), sum(sizes)
+
+
 @contextmanager
-def range_server(root: Path, latencies_s: Sequence[float], workers: int = 1) -> Iterator[dict[float, str]]:
-    """Serve a folder with each of the latencies; gives their URLs.
+def range_server(
+    root: Path, latencies_s: Sequence[float], workers: int = 1, traffic: Traffic | None = None
+) -> Iterator[dict[float, str]]:
+    """Serve a folder with each of the latencies; gives their URLs, and lets ``traffic`` count what is asked for.
 
     Raises
     ------
@@ -65,8 +83,11 @@ def range_server(root: Path, latencies_s: Sequence[float], workers: int = 1) -> 
         for latency, port in ports.items()
     )
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "nginx.conf")
-        path.write_text(_CONFIGURATION.format(workers=workers, folder=folder, servers=servers))
+        path, log = Path(folder, "nginx.conf"), "off"
+        if traffic is not None:
+            traffic.log = Path(folder, "access.log")
+            log = f"{traffic.log} bytes"
+        path.write_text(_CONFIGURATION.format(workers=workers, folder=folder, servers=servers, log=log))
         process = subprocess.Popen(["nginx", "-p", "/usr/share/nginx", "-c", str(path)], stderr=subprocess.PIPE)
         try:
             for port in ports.values():

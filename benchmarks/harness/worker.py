@@ -5,7 +5,8 @@
    contender is slow, touches every batch, and answers with one line: cells, seconds, CPU seconds, sums, peak memory.
 3. An empty line, or the end of the input, ends it.
 
-A round may carry a training step (``step_s``), a counting thread (``count``), or nothing but counting.
+A round may carry a training step (``step_s``), a counting thread (``count``), or nothing but counting. It may begin
+with files that are not in memory (``forget``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 from harness.contenders.registry import CONTENDERS, WRITERS
 from harness.environments import Unavailable
 from harness.jobs import Epoch, Job
+from harness.page_cache import device_bytes, forget
 from harness.settings import Setting
 from harness.touch import touch
 
@@ -99,6 +101,9 @@ def train(step_s: float, busy: bool) -> None:
 def run_round(epoch: Epoch, command: dict[str, Any], needs_touch: bool, model: str = "") -> dict[str, Any]:
     """Run one round and give what was measured."""
     limit = command.get("cells")
+    if command.get("forget"):
+        forget(Path(command["forget"]))
+    device_before = device_bytes()
     wait_s = step_s = 0.0
     first_s: list[float] = []
     cells = n_batches = 0
@@ -165,6 +170,7 @@ def run_round(epoch: Epoch, command: dict[str, Any], needs_touch: bool, model: s
         "sum_columns": sum_columns,
         "counts_per_s": counter.rate() if counter is not None else None,
         "peak_rss_bytes": peak_rss_bytes(),
+        "device_bytes": None if device_before is None else (device_bytes() or 0) - device_before,
     }
 
 

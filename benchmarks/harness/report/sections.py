@@ -19,6 +19,7 @@ from harness.report.qualities import mixing_table, randomness_table, soak_table
 from harness.report.speeds import (
     build_table,
     codecs_table,
+    cold_table,
     gpu_table,
     growth_table,
     main_table,
@@ -80,6 +81,13 @@ SECTIONS = {
         "rounds ± half their range; ratios of each round, their median, least and largest. cellstream is asked for the "
         "rows of one batch after the other, with a thread for each core. bixverse writes no store of given cells, so "
         "all are compared once more on cells that it draws: so few that the rows of a large batch share chunks.",
+    ),
+    "cold": Section(
+        "Files that are not in memory",
+        cold_table,
+        "Before each cold epoch the system drops all files from memory; the warm epoch follows at once. Bytes from the "
+        "device are those that the kernel counts for the process. The object store is a web server on the same machine "
+        "that counts requests and bytes; of what is far away these are what matters, not the speed here.",
     ),
     "growth": Section(
         "Ten times as many cells",

@@ -107,6 +107,54 @@ def remote_table(record: Record) -> str:
     return text
 
 
+def cold_table(record: Record) -> str:
+    """Cold and warm speeds beside ``cat``, and bytes read; then requests and bytes on an object store."""
+    rows = record["rows"]
+    reference = {(row["store"], row["state"]): row for row in rows if "bytes_per_s" in row}
+    lines = [
+        (store, *(f"{middle(reference[store, state]['bytes_per_s']) / 1e6:,.0f} MB/s" for state in ("cold", "warm")))
+        for store in dict.fromkeys(store for store, _ in reference)
+    ]
+    text = f"\n**`cat` of the files**\n\n{table(('store', 'cold', 'warm'), lines)}" if lines else ""
+    timed = [row for row in rows if "bytes_per_s" not in row]
+    for setting in dict.fromkeys(row["setting"] for row in timed):
+        of_setting = [row for row in timed if row["setting"] == setting]
+        cold = {row["contender"]: row for row in of_setting if row["state"] == "cold"}
+        warm = {row["contender"]: row for row in of_setting if row["state"] == "warm"}
+        base = median(cold[PEER]) if PEER in cold else None
+        lines = []
+        for name, row in sorted(cold.items(), key=lambda each: -median(each[1])):
+            least = median(warm[name])
+            if (row["store"], "cold") in reference:
+                least = min(least, median(reference[row["store"], "cold"]))
+            read = row["device_bytes_per_cell"]
+            lines.append(
+                (
+                    *(name, rate(row), rate(warm[name]), f"{median(row) / least:.0%}"),
+                    f"{median(row) / base:.1f}×" if base else "",
+                    "" if read is None else f"{middle(read):,.0f}",
+                )
+            )
+        head = (
+            *("", "cold, cells/s", "warm, cells/s", "cold, of the smaller of warm and `cat`"),
+            *(f"cold, against {PEER}" if base else "", "bytes a cell from the device"),
+        )
+        title = TITLES.get(setting, setting)
+        text += f"\n**{title[0].upper()}{title[1:]}**\n\n{table(head, lines)}"
+        far = [row for row in of_setting if row["state"] == "object store"]
+        if far:
+            lines = [
+                (
+                    *(row["contender"], rate(row), f"{middle(row['requests_per_1000_cells']):,.1f}"),
+                    f"{middle(row['bytes_per_cell']):,.0f}",
+                )
+                for row in sorted(far, key=median, reverse=True)
+            ]
+            head = ("on an object store", "cells/s", "requests for 1,000 cells", "bytes a cell")
+            text += f"\n{table(head, lines)}"
+    return text
+
+
 def speeds_table(record: Record) -> str:
     """One line a contender and setting."""
     lines = [
