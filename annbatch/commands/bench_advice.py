@@ -101,7 +101,7 @@ def _why_waits(run: Run, setting: Setting, disk: float | None) -> str:
         of_disk = "" if not disk else f" of the {summary.size(round(disk))}/s that the disk gives"
         return f"Reading is the limit: files give {summary.size(round(run.bytes_per_second))}/s{of_disk}."
     if run.waits_for == "zarr":
-        return "zarr reads this collection, not this loader; write it anew with `annbatch reshuffle` to change that."
+        return "zarr reads these arrays, which takes longer than the loader's own way of reading what annbatch writes."
     return f"The limit is {run.waits_for or 'what takes the batches'}."
 
 
