@@ -122,29 +122,44 @@ def measured(speed: float, chunk_size: int, memory: int = 1, **more: Any) -> Mea
     return Measured(Setting(64, chunk_size, memory, 2), **({"cold": made, "warm": made} | more))
 
 
+# What was measured, what else is known, and what must hold of the advice.
 CASES: dict[str, tuple[list[Measured], dict[str, Any], Callable[[Any], bool]]] = {
     "smaller blocks, where they are as fast": (
-        [measured(95, 32), measured(100, 512), measured(40, 8)], {}, lambda advice: advice.setting.chunk_size == 32,
+        [measured(95, 32), measured(100, 512), measured(40, 8)],
+        {},
+        lambda advice: advice.setting.chunk_size == 32,
     ),
     "larger ones, where they are faster": (
-        [measured(80, 32), measured(100, 512)], {}, lambda advice: advice.setting.chunk_size == 512,
+        [measured(80, 32), measured(100, 512)],
+        {},
+        lambda advice: advice.setting.chunk_size == 512,
     ),
     "less memory": (
-        [measured(99, 32, 9), measured(100, 32, 10)], {}, lambda advice: advice.setting.preload_nchunks == 9 and "99%" in advice.reasons[1],
+        [measured(99, 32, 9), measured(100, 32, 10)],
+        {},
+        lambda advice: advice.setting.preload_nchunks == 9 and "99%" in advice.reasons[1],
     ),
     "cold counts where files do not fit": (
-        [measured(100, 32)], {"n_bytes": 10**9, "memory": 10**9}, lambda advice: advice.counts == "cold",
+        [measured(100, 32)],
+        {"n_bytes": 10**9, "memory": 10**9},
+        lambda advice: advice.counts == "cold",
     ),
     "warm counts where they fit": (
-        [measured(100, 32)], {"n_bytes": 10**9, "memory": 10**10}, lambda advice: advice.counts == "warm",
+        [measured(100, 32)],
+        {"n_bytes": 10**9, "memory": 10**10},
+        lambda advice: advice.counts == "warm",
     ),
     "warm counts where cold is not known": (
-        [measured(100, 32, cold=None)], {"memory": None}, lambda advice: advice.counts == "warm",
+        [measured(100, 32, cold=None)],
+        {"memory": None},
+        lambda advice: advice.counts == "warm",
     ),
     "an object store": (
-        [measured(100, 32, warm=None)], {"is_remote": True}, lambda advice: "cache_dir" in advice.reasons[0],
+        [measured(100, 32, warm=None)],
+        {"is_remote": True},
+        lambda advice: "cache_dir" in advice.reasons[0],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
