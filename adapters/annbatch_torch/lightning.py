@@ -22,6 +22,7 @@ except ImportError as error:
         "annbatch_torch.lightning needs Lightning, which could not be imported: pip install lightning"
     ) from error
 
+from annbatch.adapter import Stats
 from annbatch.errors import InputError
 from annbatch_torch._loader import TorchBatch, TorchLoader
 
@@ -96,6 +97,10 @@ class AnnDataModule(LightningDataModule):
         """Give the batches to predict from."""
         return self._batches("predict")
 
+    def stats(self, stage: str = "train") -> Stats:
+        """Say what the running or last epoch of a stage did, as `annbatch.Loader.stats` does."""
+        return self._loader(stage).stats()
+
     def state_dict(self) -> dict[str, Any]:
         """Say where training stands; the trainer puts it into checkpoints."""
         return {"train": self.loaders["train"].state_dict()} if "train" in self.loaders else {}
@@ -110,15 +115,19 @@ class AnnDataModule(LightningDataModule):
         for loader in self.loaders.values():
             loader.close()
 
-    def _batches(self, stage: str) -> TorchLoader:
+    def _loader(self, stage: str) -> Loader:
         if stage not in self.loaders:
             raise InputError(f"an AnnDataModule needs a loader for {stage!r} here, and has {sorted(self.loaders)}")
+        return self.loaders[stage]
+
+    def _batches(self, stage: str) -> TorchLoader:
+        loader = self._loader(stage)
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
         # To a device of another kind, the trainer itself moves batches.
         device = device if device.type == "cuda" else torch.device("cpu")
         repeats = stage != "train" or getattr(self.trainer, "overfit_batches", 0) > 0
         kind = _FirstEpoch if repeats else _Epochs
-        return kind(self.loaders[stage], device=device, layout=self._layout, dtype=self._dtype)
+        return kind(loader, device=device, layout=self._layout, dtype=self._dtype)
 
 
 class _Epochs(TorchLoader):

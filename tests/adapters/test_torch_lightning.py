@@ -122,12 +122,15 @@ def test_testing_and_prediction(make_loader: MakeLoader) -> None:
     assert sorted(flat(model.test_rows)) == list(range(N_OBS))
     predictions = make_trainer().predict(model, datamodule=module)
     assert sum(len(scores) for scores in predictions) == N_OBS
+    assert module.stats("test").cells == module.stats("predict").cells == N_OBS
 
 
 def test_a_stage_without_a_loader(make_loader: MakeLoader) -> None:
     model = RowModel(make_loader().n_vars)
     with pytest.raises(InputError, match=r"needs a loader for 'test' here, and has \['train'\]"):
         make_trainer().test(model, datamodule=AnnDataModule(train=make_loader()), verbose=False)
+    with pytest.raises(InputError, match="needs a loader for 'val' here"):
+        AnnDataModule(train=make_loader()).stats("val")
 
 
 def test_missing_lightning_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
