@@ -137,11 +137,13 @@ class SharedStats:
     def noting(self, batches: Iterator[Any], worker: int, iteration: int, stats: Callable[[], Stats]) -> Iterator[Any]:
         """Give the batches of a worker, and note what ``stats`` says behind each of them."""
         began_ns = time.monotonic_ns()
-        for batch in batches:
+
+        def noted(batch: Any) -> Any:
             self.note(worker, iteration, began_ns, stats())
-            yield batch
-            del batch
-        self.note(worker, iteration, began_ns, stats())
+            return batch
+
+        # A generator would keep the batch until it is asked for the next one.
+        return map(noted, batches)
 
 
 # With how many of their units a second is, where they are seconds.

@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -22,8 +22,10 @@ from annbatch.loader import Loader
 from annbatch.stats import Stats
 
 _BLOCK = 1 << 20
-_SUMMED = ("cells", "bytes_read", "bytes_decoded", "requests", "retries")
-_TIMES = tuple(field.name for field in fields(Stats) if field.name.endswith("_seconds") and field.name[:5] != "first")
+_SUMMED = (
+    *("cells", "bytes_read", "requests", "seconds", "wait_seconds", "read_seconds", "request_seconds"),
+    *("zarr_seconds", "decode_seconds", "plan_seconds"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Run:
     @classmethod
     def of(cls, epochs: Sequence[Stats]) -> Self:
         """Add up epochs, or their beginnings."""
-        total = {name: sum(getattr(one, name) for one in epochs) for name in (*_SUMMED, *_TIMES, "seconds")}
+        total = {name: sum(getattr(one, name) for one in epochs) for name in _SUMMED}
         peak = max(one.peak_slab_bytes for one in epochs)
         stats = Stats(**total, threads=epochs[0].threads, peak_slab_bytes=peak)
         decode_s = stats.decode_seconds / max(1, stats.threads)
