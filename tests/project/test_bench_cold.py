@@ -41,11 +41,11 @@ def test_runs_and_is_shown(tmp_path: Path) -> None:
     rows = json.loads(path.read_text())["rows"]
     assert {row["state"] for row in rows} >= {"cold", "warm"}
     ours = [row for row in rows if row["contender"] == "annbatch-dlpack"]
-    assert [len(row["cells_per_s"]) for row in ours] == [2] * len(ours)
+    assert [len(row["cells_per_s"]) for row in ours if row["state"] != "object store"] == [2, 2]
     if "left out: the object store" not in said and remote:
         (far,) = (row for row in ours if row["state"] == "object store")
-        assert min(far["requests_per_1000_cells"]) > 0
-        assert min(far["bytes_per_cell"]) > 40
+        assert far["requests_per_1000_cells"] > 0
+        assert far["bytes_per_cell"] > 40
     readme = tmp_path / "README.md"
     readme.write_text("<!-- speed --><!-- /speed -->")
     run(ROOT / "benchmarks/report.py", "--results", tmp_path / "results", "--docs", tmp_path, "--readme", readme)

@@ -108,7 +108,7 @@ def remote_table(record: Record) -> str:
 
 
 def cold_table(record: Record) -> str:
-    """Cold and warm speeds beside ``cat``, and bytes read; then requests and bytes on an object store."""
+    """Cold and warm speeds beside ``cat``, and bytes read; then requests and bytes of an epoch on an object store."""
     rows = record["rows"]
     reference = {(row["store"], row["state"]): row for row in rows if "bytes_per_s" in row}
     lines = [
@@ -145,8 +145,8 @@ def cold_table(record: Record) -> str:
         if far:
             lines = [
                 (
-                    *(row["contender"], rate(row), f"{middle(row['requests_per_1000_cells']):,.1f}"),
-                    f"{middle(row['bytes_per_cell']):,.0f}",
+                    *(row["contender"], f"{median(row):,.0f}", f"{row['requests_per_1000_cells']:,.1f}"),
+                    f"{row['bytes_per_cell']:,.0f}",
                 )
                 for row in sorted(far, key=median, reverse=True)
             ]
