@@ -12,9 +12,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, Waiting, 
 from annbatch.batches.on_device import HandOver, OnDevicePart
 from annbatch.batches.on_host import DensePart, Filling, SparsePart
 from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
-from annbatch.counters import REQUEST_NS, Counters, waiting
+from annbatch.counters import READ_NS, REQUEST_NS, Counters, waiting
 from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.errors import InputError
 from annbatch.order.consumers import Window
@@ -203,7 +204,7 @@ class Fetcher:
         nbytes = sum(array.size * array.dtype.itemsize for array in _arrays(stores))
         self._batch_nbytes = nbytes / max(1, int(self._first_rows[-1])) * batch_size
         self._requests = Requests(counters)
-        self._uncached = UncachedReads(MAX_FILES) if exceed_memory(_arrays(stores)) else None
+        self._uncached = UncachedReads(MAX_FILES, counters) if exceed_memory(_arrays(stores)) else None
         self._pid = os.getpid()
         self._pool: Executor = ThreadPoolExecutor(n_threads, thread_name_prefix="annbatch")
 
@@ -313,8 +314,12 @@ class Fetcher:
 
     def _fillings(self, planned: PlannedWindow) -> dict[Element, Filling]:
         """Take memory for a window when all that was requested is there, and say what fills it."""
-        with waiting(REQUEST_NS) if self.is_remote else nullcontext():
+        began = time.perf_counter_ns()
+        with waiting(REQUEST_NS if self.is_remote else READ_NS):
             located = {element: [chunks.result() for chunks in each] for element, each in planned.requested.items()}
+        if not self.is_remote:
+            # The other threads have nothing to do meanwhile, either.
+            self.counters.add(read=(self._n_threads - 1) * (time.perf_counter_ns() - began))
         return {
             element: part.begin(planned.begun.plan, planned.rows[element], iter(located.pop(element)))
             for element, part in self._parts.items()

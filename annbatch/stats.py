@@ -55,7 +55,7 @@ class Stats(Summary):
     cache_misses: int = 0
     """Pages of the cache that had to be requested."""
     read_seconds: float = 0.0
-    """Seconds in which threads read files."""
+    """Seconds in which threads read files, or waited for others to read ahead of them."""
     request_seconds: float = 0.0
     """Seconds in which threads waited for object stores."""
     zarr_seconds: float = 0.0

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
@@ -22,7 +23,6 @@ from annbatch.check import available_cores
 from annbatch.commands.bench_advice import Advice, Measured, advise
 from annbatch.commands.bench_measurements import (
     Setting,
-    available_memory,
     can_forget,
     disk_rates,
     files_of,
@@ -33,6 +33,7 @@ from annbatch.commands.library_errors import Command
 from annbatch.commands.results import print_text
 from annbatch.loader import Loader
 from annbatch.progress import progress_bar
+from annbatch.shards.page_cache import room
 from annbatch.stores.collection import Collection
 
 CHUNK_SIZES = (32, 128, 512, 2048)
@@ -122,7 +123,7 @@ def bench(
             report(1)
     n_bytes = sum(file.nbytes for store in collection.stores for file in store.files.values())
     n_bytes = sum(path.stat().st_size for path in files) or n_bytes
-    memory = available_memory()
+    memory = None if (found := room()) == sys.maxsize else found
     advice = advise(measured, n_bytes, memory, None if disk is None else disk[0], is_remote=not files)
     facts = {
         "collection": str(collection.path),

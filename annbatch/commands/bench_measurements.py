@@ -204,18 +204,3 @@ def _read(pieces: Sequence[Sequence[tuple[Path, int]]], threads: int, seconds: f
         found = [pool.submit(work) for _ in range(threads)]
         done = sum(one.result() for one in found)
     return done / max(1e-9, time.perf_counter() - began), max(1, n_begun)
-
-
-def available_memory() -> int | None:
-    """Give the memory that files may be kept in, in bytes: what is free, and no more than a container may use."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    free = next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("MemAvailable")), None)
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):
-        # There is none, or it is the word "max".
-        return free
-    return limit if free is None else min(free, limit)

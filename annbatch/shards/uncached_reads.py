@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annbatch.buffers import SlabPool
+from annbatch.counters import Counters
 from annbatch.native import IN_MEMORY
 from annbatch.plan.byte_ranges import merge
 from annbatch.plan.chunk_pieces import Pieces
@@ -62,10 +63,13 @@ class UncachedReads:
     ----------
     max_files
         Files that are open at once while chunks are located.
+    counters
+        Those of the epoch.
     """
 
-    def __init__(self, max_files: int) -> None:
+    def __init__(self, max_files: int, counters: Counters) -> None:
         self._max_files = max_files
+        self._counters = counters
         self._pool = ThreadPoolExecutor(N_THREADS, thread_name_prefix="annbatch-read")
         self._slabs = SlabPool()
         self.has_failed = False
@@ -116,6 +120,7 @@ class UncachedReads:
                     # Only the end of a file may lie within a block.
                     if n_read == 0 or (done % BLOCK_NBYTES and start + done < stop):
                         return False
+                self._counters.add(bytes_read=done)
         except OSError:
             self.has_failed = True
             return False
