@@ -15,6 +15,7 @@ import pytest
 from annbatch import Loader, Stats, create_anndata_collection
 from annbatch.buffers import SlabPool
 from annbatch.counters import Counters
+from annbatch.stores import chunk_arrival
 from datagen import write_inputs
 from epochs import each_batch
 from stores import named_stores
@@ -66,6 +67,16 @@ def test_an_epoch_reads_every_byte_of_its_chunks_and_decodes_them(folder, inputs
     assert found.peak_slab_bytes >= sum(batch["data"].data.nbytes for batch in batches)
     assert 0 < found.first_batch_seconds <= found.wait_seconds <= found.seconds
     assert found.threads == 2
+
+
+def test_what_is_read_past_the_page_cache_is_counted(folder, inputs, monkeypatch):
+    path = collection(folder, inputs, "blosc")
+    monkeypatch.setattr(chunk_arrival, "room", lambda: 0)
+    with Loader(**SMALL | {"preload_nchunks": 10**4}).use_collection(path, labels=[]) as ds:
+        list(ds)
+        found = ds.stats()
+    assert found.bytes_read > sum(file.stat().st_size for file in files_of(path))
+    assert found.read_seconds > 0
 
 
 def test_of_chunks_that_zarr_reads_the_time_is_known(folder):
