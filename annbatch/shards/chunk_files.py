@@ -38,9 +38,10 @@ class _File:
         self.fd = -1
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # At the end of the interpreter the module's own names may be gone.
         if self.fd >= 0:
-            os.close(self.fd)
+            close(self.fd)
 
 
 def _max_open_files() -> int:
