@@ -6,6 +6,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from annbatch import scverse_names
+
 if TYPE_CHECKING:
     from annbatch import samplers
     from annbatch.batch import CSR, Batch, Capacity, Emit, Modality
@@ -88,7 +90,7 @@ if not TYPE_CHECKING:
             if name in names:
                 globals()[name] = getattr(import_module(module), name)
                 return globals()[name]
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise scverse_names.missing(__name__, name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

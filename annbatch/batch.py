@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import numpy as np
 
-from annbatch import summary
+from annbatch import scverse_names, summary
 from annbatch.summary import Summary
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Fields(Summary):
 
     def __getitem__(self, key: str) -> Any:
         if key not in tuple(self):
-            raise KeyError(key)
+            raise KeyError(scverse_names.unknown_key(key))
         if self.modalities is not None and key in self.modalities:
             return self.modalities[key]
         return getattr(self, key)

@@ -18,14 +18,14 @@ from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args
 
 import anndata as ad
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from annbatch import summary
+from annbatch import scverse_names, summary
 from annbatch.batch import Batch, Emit
 from annbatch.batches.casts import Casting, Emitted
 from annbatch.buffers import SlabPool
@@ -165,6 +165,7 @@ class Loader(Summary):
     ...         x, codes = batch["data"], batch.codes["cell_type"]
     """
 
+    @scverse_names.refusing_their_options
     def __init__(
         self,
         *,
@@ -540,6 +541,11 @@ class Loader(Summary):
         return "cpu" if self._dataset.undecodable() else "gpu"
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the obs columns whose codes batches carry."""
+        return tuple(column.name for column in self._opened().carried)
+
+    @property
     def categories(self) -> Mapping[str, pd.Index[Any]]:
         """What the codes mean: ``categories["cell_type"][code]``; columns of numbers or booleans are not in it."""
         return {
@@ -547,6 +553,14 @@ class Loader(Summary):
             for column in self._opened().carried
             if column.categories is not None and not column.is_boolean
         }
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if (text := scverse_names.missing_attribute(name)) is not None:
+                raise AttributeError(text, name=name, obj=self)
+            # Raises once more what led here, which may come from inside a property.
+            return super().__getattribute__(name)
 
     def __len__(self) -> int:
         return self.n_batches()

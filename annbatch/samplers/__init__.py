@@ -12,6 +12,9 @@ perhaps the `RowOrder` of a `Stream`. Random orders come from `permutation` and 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from annbatch import scverse_names
 from annbatch.order.consumers import Order
 from annbatch.order.permutation import Key, Purpose, permutation, shuffle
 from annbatch.order.row_table import Classes, Sampler, Table
@@ -40,3 +43,8 @@ __all__ = [
     "permutation",
     "shuffle",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        raise scverse_names.missing(__name__, name)
