@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from annbatch.batch import CSR, Array, Batch, Capacity, Emit, Fields, Modality
 from annbatch.check import available_cores, integer
 from annbatch.epoch import Epoch
+from annbatch.errors import InputError
 from annbatch.loader import WHOLE, Loader
 from annbatch.order.consumers import Partition
 from annbatch.stats import Stats
@@ -40,6 +41,8 @@ __all__ = [
     "a_loader",
     "converted",
     "converted_modalities",
+    "check_flat",
+    "flat",
     "integer",
     "available_cores",
 ]
@@ -74,6 +77,61 @@ def converted_modalities(
         )
         for name, one in modalities.items()
     }
+
+
+def flat(batch: Fields, **more: Any) -> dict[str, Any]:
+    """Give a batch as a plain dict of arrays, for programs that collate, concatenate or move batches themselves.
+
+    Parameters
+    ----------
+    batch
+        The batch.
+    **more
+        Arrays that an adapter adds, like ``mask``.
+
+    Returns
+    -------
+    dict
+        ``data``, or a dict for each modality; the codes of each label column under the column's name; ``index``,
+        ``layers`` and ``obsm`` where the batch has them, the last two as dicts.
+    """
+    if batch.modalities is None:
+        arrays: dict[str, Any] = {"data": batch.data}
+    else:
+        arrays = {name: dict(one) for name, one in batch.modalities.items()}
+    optional = {"index": batch.index, "layers": batch.layers, "obsm": batch.obsm, **more}
+    return arrays | dict(batch.codes) | {name: value for name, value in optional.items() if value is not None}
+
+
+def check_flat(loader: Loader, *, device: str | None = None) -> None:
+    """Check that `flat` holds all that the batches of a loader do.
+
+    Parameters
+    ----------
+    loader
+        The loader.
+    device
+        The device whose arrays the dict must hold; None means that any will do.
+
+    Raises
+    ------
+    InputError
+        If the loader gives names of cells, which are no numbers, a label column has the name of another key, or its
+        batches are on another device.
+    """
+    if device not in (None, loader.device):
+        raise InputError(f"device must be {device!r} for a dict of its arrays, got Loader(device={loader.device!r})")
+    if loader.names:
+        raise InputError(
+            "names must be False for a dict of arrays, which holds numbers alone: ds.obs([]) has the names, in the "
+            "order of index"
+        )
+    keys = {"data", "index", "mask", "layers", "obsm", *loader.mod}
+    if taken := [name for name in loader.label_names if name in keys]:
+        raise InputError(
+            f"in a dict of arrays label columns stand beside the keys {', '.join(sorted(keys))}, so that no column may "
+            f"have one of these names, got {', '.join(taken)}: rename the column, or leave it out of labels="
+        )
 
 
 def a_loader(loader: Loader) -> Loader:

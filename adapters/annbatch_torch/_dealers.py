@@ -35,6 +35,6 @@ def check_dealers() -> None:
                     "a TorchLoader must not be in a DataLoader that accelerate prepares: it gives each rank its own "
                     f"rows, and accelerate's {dealer} would share those out once more. Write "
                     "accelerator.prepare(TorchLoader(ds)); or leave the ranks to accelerate, with "
-                    "Loader(…, partition=Partition(0, 1)) and a collate_fn that makes plain tensors of a batch"
+                    'TorchLoader(Loader(…, partition=Partition(0, 1)), form="dict")'
                 )
         frame = frame.f_back

@@ -35,8 +35,10 @@ from annbatch.adapter import (
     Stats,
     a_loader,
     available_cores,
+    check_flat,
     converted,
     converted_modalities,
+    flat,
 )
 from annbatch.errors import InputError
 from annbatch_torch._dealers import check_dealers
@@ -99,7 +101,7 @@ class TorchBatch(Fields):
         )
 
 
-class TorchLoader(Adapter, IterableDataset[TorchBatch]):
+class TorchLoader(Adapter, IterableDataset[Any]):
     """Mini-batches of an `annbatch.Loader` as torch tensors; also a dataset for torch's ``DataLoader``.
 
     Iterating gives the same mappings as the core, with torch tensors in them:
@@ -146,12 +148,18 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         Type of the values. The core loader's ``casting`` has to allow it, unless it is float32: then wider floats are
         rounded, and integers that float32 does not hold are an error. A 16-bit float costs one more pass, since torch
         narrows float32 to it, unless the core makes dense batches on a device.
+    form
+        ``"batch"`` gives each batch as a `TorchBatch`. ``"dict"`` gives a plain dict of tensors, which other libraries
+        can move and concatenate: ``data``, ``index``, ``layers`` and ``obsm`` as above, and the codes of each label
+        column under the column's name, ``batch["cell_type"]``. Of a collection with modalities each modality is a
+        dict. There is no ``labels``: the codes say the same, with `categories`.
 
     Raises
     ------
     annbatch.errors.InputError
-        If ``layout``, ``dtype`` or ``device`` is not one that can be served here; nothing has been read yet. While
-        iterating, if the type of ``data`` or ``codes`` does not hold a value, see above.
+        If ``layout``, ``dtype``, ``device`` or ``form`` is not one that can be served here, or a dict cannot hold what
+        the core loader gives; nothing has been read yet. While iterating, if the type of ``data`` or ``codes`` does not
+        hold a value, see above.
     """
 
     def __init__(
@@ -161,7 +169,10 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         device: str | torch.device | None = None,
         layout: Literal["csr", "dense"] = "csr",
         dtype: torch.dtype = torch.float32,
+        form: Literal["batch", "dict"] = "batch",
     ) -> None:
+        if form not in ("batch", "dict"):
+            raise InputError(f"form must be 'batch' or 'dict', got {form!r}")
         if layout not in ("csr", "dense"):
             raise InputError(f"layout must be 'csr' or 'dense', got {layout!r}")
         if dtype not in _EMITTED:
@@ -184,6 +195,9 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         if self._is_born_there and layout == "dense" and dtype == torch.bfloat16 and not ds.has_function:
             emit = replace(emit, bfloat16=True)
         super().__init__(ds, emit)
+        if form == "dict":
+            check_flat(ds)
+        self.form = form
         self.dtype = dtype
         self.layout = layout
         self._copies = Copies() if is_copied else None
@@ -194,7 +208,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         self._n_iterations = 0
         self._iteration = 0
 
-    def __iter__(self) -> Iterator[TorchBatch]:
+    def __iter__(self) -> Iterator[Any]:
         if self.loader.partition is None:
             check_dealers()
         if (worker := get_worker_info()) is not None:
@@ -265,7 +279,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
                 self.loader.set_epoch(epoch)
         self._is_resumed = False
 
-    def _hand_over(self, batch: Batch) -> TorchBatch:
+    def _hand_over(self, batch: Batch) -> TorchBatch | dict[str, Any]:
         handed = TorchBatch(
             data=None if batch.data is None else self._matrix(batch.data),
             codes={name: self._codes(codes) for name, codes in batch.codes.items()},
@@ -279,7 +293,7 @@ class TorchLoader(Adapter, IterableDataset[TorchBatch]):
         )
         if self._copies is not None:
             self._copies.keep(batch, event_behind_copies(self.device))
-        return handed
+        return handed if self.form == "batch" else flat(handed)
 
     def _matrix(self, data: CSR | Array, name: str = "data") -> torch.Tensor:
         if self._emit.bfloat16 and not isinstance(data, CSR):

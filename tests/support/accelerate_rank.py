@@ -26,9 +26,10 @@ from forked_ranks import fork_ranks
 N_ROWS = 112
 
 
-def loader(**options: Any) -> TorchLoader:
+def loader(form: Any = "batch", **options: Any) -> TorchLoader:
     core = Loader(batch_size=8, chunk_size=2, preload_nchunks=4, threads=1, **options)
-    return TorchLoader(core.add_anndatas([ad.AnnData(sp.csr_matrix(np.eye(N_ROWS, dtype=np.float32)))]))
+    core.add_anndatas([ad.AnnData(sp.csr_matrix(np.eye(N_ROWS, dtype=np.float32)))])
+    return TorchLoader(core, form=form, layout="csr" if form == "batch" else "dense")
 
 
 def tensors(batch: Any) -> dict[str, Any]:
@@ -81,9 +82,9 @@ def main() -> None:
     every_second = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=False))
     check_refused(every_second, DataLoader(loader(), batch_size=1, collate_fn=first_tensors))
 
-    whole = loader(partition=Partition(0, 1))
+    whole = loader("dict", partition=Partition(0, 1))
     for n_workers in (0, 2):
-        data = DataLoader(whole, batch_size=None, collate_fn=tensors, num_workers=n_workers)
+        data = DataLoader(whole, batch_size=None, num_workers=n_workers)
         dealt = accelerator.prepare(data)
         batches = [batch["index"].tolist() for batch in dealt]
         assert len(batches) == len(dealt)
