@@ -34,7 +34,9 @@ autodoc_class_signature = "mixed"
 autodoc_preserve_defaults = True
 # The adapters are documented also where their framework is not installed.
 autodoc_mock_imports = [
-    name for name in ("cupy", "cupyx", "flax", "jax", "lightning", "scvi", "torch") if find_spec(name) is None
+    name
+    for name in ("cupy", "cupyx", "flax", "grain", "jax", "lightning", "ray", "scvi", "torch", "transformers")
+    if find_spec(name) is None
 ]
 napoleon_google_docstring = False
 napoleon_use_rtype = False

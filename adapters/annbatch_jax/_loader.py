@@ -215,9 +215,16 @@ class JaxLoader(Adapter):
         agreement.check("the first batches", {"elements": rule.first, "nse": rule.rule(rule.first)})
 
     def _hand_over(self, batch: Batch) -> JaxBatch:
+        return self._made_of(batch, self._put)
+
+    def _on_host(self, batch: Batch) -> JaxBatch:
+        """Give a batch of the core as `JaxBatch`, with NumPy's arrays in it."""
+        return self._made_of(batch, lambda tree: tree)
+
+    def _made_of(self, batch: Batch, put: Callable[[Any], Any]) -> JaxBatch:
         n_rows = batch.n_rows
         mask = np.arange(n_rows) < n_rows - batch.n_padding
-        handed = self._put(
+        handed = put(
             {
                 "data": None if batch.data is None else self._matrix(batch.data),
                 "layers": converted(batch.layers, self._matrix),
@@ -330,9 +337,9 @@ class _MadeAhead(Iterator[JaxBatch]):
             return self._hand_over(batch)
 
 
-def _cast(values: jax.Array, dtype: Any) -> jax.Array:
+def _cast(values: Any, dtype: Any) -> Any:
     """Cast each shard where it lies: computations on global arrays have to start in one order in all processes."""
-    if values.is_fully_addressable:
+    if isinstance(values, np.ndarray) or values.is_fully_addressable:
         return values.astype(dtype)
     shards = [shard.data.astype(dtype) for shard in values.addressable_shards]
     return jax.make_array_from_single_device_arrays(values.shape, values.sharding, shards)

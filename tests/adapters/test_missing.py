@@ -14,6 +14,7 @@ import pytest
         ("annbatch_torch", "torch", "pip install torch"),
         ("annbatch_jax", "jax", "pip install jax"),
         ("annbatch_cupy", "cupy", "pip install cupy-cuda12x"),
+        ("annbatch_ray", "ray", r"pip install ray\[data\]"),
     ],
 )
 def test_missing_framework(adapter: str, framework: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:

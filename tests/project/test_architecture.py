@@ -31,7 +31,7 @@ EARLIER_PATHS = {"permutation", "stream"}
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-CODE = ("annbatch", "annbatch_torch", "annbatch_jax", "annbatch_cupy")
+CODE = ("annbatch", "annbatch_torch", "annbatch_jax", "annbatch_cupy", "annbatch_ray")
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in (DOCS / "architecture.md", ROOT / "CONTRIBUTING.md")}
 
 

@@ -18,8 +18,8 @@ import pytest
 
 import annbatch
 
-FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "cupy", "cupyx")
-ADAPTERS = {"annbatch_torch": "torch", "annbatch_jax": "jax", "annbatch_cupy": "cupy"}
+FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "cupy", "cupyx", "ray")
+ADAPTERS = {"annbatch_torch": "torch", "annbatch_jax": "jax", "annbatch_cupy": "cupy", "annbatch_ray": "ray"}
 CORE = Path(annbatch.__file__).parent
 
 

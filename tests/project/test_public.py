@@ -31,7 +31,7 @@ from datagen import named_adata
 
 ROOT = Path(__file__).parents[2]
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-FRAMEWORKS = {"annbatch_torch": "torch", "annbatch_jax": "jax", "annbatch_cupy": "cupy"}
+FRAMEWORKS = {"annbatch_torch": "torch", "annbatch_jax": "jax", "annbatch_cupy": "cupy", "annbatch_ray": "ray"}
 EARLIER = {
     "annbatch.stream": ["Stream"],
     "annbatch.permutation": ["Key", "Purpose", "permutation", "shuffle"],
@@ -68,7 +68,12 @@ def imported(module: str) -> ModuleType:
     """Import a module, or skip the test if its framework is not installed."""
     if (framework := FRAMEWORKS.get(module.partition(".")[0])) is not None:
         pytest.importorskip(framework)
-    if module in ("annbatch_torch.lightning", "annbatch_torch.scvi"):
+    if module in (
+        "annbatch_torch.lightning",
+        "annbatch_torch.scvi",
+        "annbatch_torch.transformers",
+        "annbatch_jax.grain",
+    ):
         pytest.importorskip(module.rpartition(".")[2])
     return importlib.import_module(module)
 
