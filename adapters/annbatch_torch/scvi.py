@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, repeat
+from collections.abc import Mapping
 from typing import Any
 
 import anndata as ad
@@ -34,11 +33,11 @@ except ImportError as error:
 from annbatch import Loader, Partition
 from annbatch.errors import InputError
 from annbatch_torch._loader import TorchBatch, TorchLoader
+from annbatch_torch._scvi_batches import ScviBatches, ScviPairs, Tensors
+from annbatch_torch._scvi_setup import check_train, placeholder, read_obs, registered_tensors
 from annbatch_torch.lightning import AnnDataModule
 
 __all__ = ["ScviDataModule"]
-
-Tensors = dict[str, torch.Tensor]
 
 
 class ScviDataModule(AnnDataModule):
@@ -48,9 +47,13 @@ class ScviDataModule(AnnDataModule):
     Resuming and ranks work as with `AnnDataModule`: under ``strategy="ddp"`` each rank gets its own cells, and
     ``train(ckpt_path=…)`` goes on with the next batch.
 
-    ``train(train_size=…, validation_size=…, batch_size=…)`` have no effect with a data module: give ``validation_size``
-    and ``batch_size`` here. A last training batch of a single cell is left out, another one each epoch. Methods that go
-    through cells, such as ``get_latent_representation``, need ``dataloader=module.inference_dataloader()``.
+    Give ``batch_size`` and ``validation_size`` here. ``train`` cannot hand them to a data module, so that
+    ``train(batch_size=…)``, ``train(train_size=…)`` and the like are refused. A last training batch of a single cell is
+    left out, another one each epoch.
+
+    Methods that go through cells, such as ``get_latent_representation``, need
+    ``dataloader=module.inference_dataloader()``. Those that take no ``dataloader``, such as
+    ``differential_expression``, need ``adata=module.in_memory(…)``.
 
     Parameters
     ----------
@@ -61,12 +64,16 @@ class ScviDataModule(AnnDataModule):
     batch_size
         Cells in a batch; None means that of the loader, or ``scvi.settings.batch_size`` for a path.
     validation_size
-        Share of the cells that are held out for validation; 0 holds out none.
+        Share of the cells that are held out for validation; 0 holds out none. Of semi-supervised models each class, and
+        the cells without a label, have that share.
     parts
         Loaders as `annbatch.Loader.split` of ``data`` gives them: ``"train"`` and, if wanted, ``"val"`` and ``"test"``.
         None splits by ``validation_size``.
     seed
         Seed of the split.
+    reference
+        A trained model, or the path of a saved one, that ``model.load_query_data(module.adata, reference)`` is to
+        continue with these cells. The arguments of ``setup_anndata`` are then those of the reference.
     **setup
         Arguments of ``model.setup_anndata``: ``layer``, ``batch_key``, ``labels_key``, ``unlabeled_category``,
         ``categorical_covariate_keys``, ``continuous_covariate_keys``, ``size_factor_key``, ``sample_key`` and what else
@@ -80,11 +87,17 @@ class ScviDataModule(AnnDataModule):
         ``dataloader=`` is NaN or an error. ``model.load(…, adata=module.adata)`` loads a saved model.
     n_obs, n_vars : int
         Cells and genes.
+    n_train, n_val : int
+        Cells to train on, and cells that are held out for validation.
+    train_idx, val_idx, test_idx : ndarray
+        Their places in `adata`, int64, in ascending order; after training also ``model.train_indices`` and the like.
 
     Raises
     ------
     annbatch.errors.InputError
-        If a column is not in obs, or a cell has no value where one is needed.
+        If a column is not in obs, or a cell has no value where one is needed; if an argument names something else than
+        obs columns and one layer; if the genes are not those of the reference. When ``train`` starts, if it was given
+        an argument that has no effect with a data module.
     TypeError
         If the model's ``setup_anndata`` has no such argument.
 
@@ -105,33 +118,49 @@ class ScviDataModule(AnnDataModule):
         validation_size: float = 0.1,
         parts: Mapping[str, Loader] | None = None,
         seed: int = 0,
+        reference: BaseModelClass | str | os.PathLike[str] | None = None,
         **setup: Any,
     ) -> None:
+        transfer: dict[str, Any] = {}
+        if reference is not None:
+            reference = reference if isinstance(reference, BaseModelClass) else os.fspath(reference)
+            if setup:
+                raise InputError(f"{', '.join(setup)}: with a reference, its arguments of setup_anndata are taken")
+            setup, transfer = _of_reference(model, reference)
         layer = setup.get("layer")
         ds = _loader(data, batch_size, layer)
+        if reference is not None:
+            _check_genes(ds.var.index, model, reference)
+        is_paired = issubclass(model, SemisupervisedTrainingMixin) and "labels_key" in setup
+        obs = read_obs(ds, setup, optional=[setup["labels_key"]] if is_paired and transfer else [])
         if parts is None:
             fractions: dict[str, Any] = {"train": None, "val": validation_size} if validation_size else {"train": None}
-            parts = ds.split(fractions, seed=seed)
+            by = setup["labels_key"] if is_paired and setup["labels_key"] in obs else None
+            parts = ds.split(fractions, seed=seed, stratify=by)
         else:
             parts = {stage: _loader(part, batch_size, layer) for stage, part in parts.items()}
         # Batch normalisation cannot take a batch of one cell.
         parts = {**parts, "train": parts["train"].replace(drop_last=parts["train"].drop_last or 2)}
         super().__init__(**parts, layout="dense")  # type: ignore[arg-type]
         self._ds, self._layer = ds, layer
+        self._row_numbers = pd.Index(ds.rows)
         self.n_obs, self.n_vars = ds.n_obs, ds.n_vars
-        obs = _obs(ds, setup)
-        absent = _absent(self.n_obs, self.n_vars)
-        layers = None if layer is None else {layer: absent}
-        self.adata = ad.AnnData(absent, obs, pd.DataFrame(index=ds.var.index), layers=layers)
+        self.train_idx, self.val_idx, self.test_idx = map(self._places, ("train", "val", "test"))
+        # The names under which scvi-tools asks for them: some losses are sums over all cells to train on.
+        self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
+        self.adata = placeholder(obs, ds.var.index, layer)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*does not contain unnormalized count data.*", UserWarning)
-            model.setup_anndata(self.adata, **setup)
-        manager = model._get_most_recent_anndata_manager(self.adata, required=True)
-        self._registered = {key: _tensor(manager, key) for key in manager.data_registry if key != REGISTRY_KEYS.X_KEY}
-        self._row_numbers = pd.Index(ds.rows)
+            model.setup_anndata(self.adata, **transfer, **setup)
+        self._registered = registered_tensors(model._get_most_recent_anndata_manager(self.adata, required=True))
         self._is_labelled: npt.NDArray[np.bool_] | None = None
-        if issubclass(model, SemisupervisedTrainingMixin) and "labels_key" in setup:
-            self._is_labelled = (obs[setup["labels_key"]] != setup.get("unlabeled_category")).to_numpy()
+        if is_paired:
+            labels = self.adata.obs[setup["labels_key"]]
+            self._is_labelled = (labels != setup.get("unlabeled_category")).to_numpy()
+
+    def setup(self, stage: str) -> None:
+        """Refuse arguments of ``train`` that have no effect; what a trainer calls before it asks for batches."""
+        check_train(self.loaders["train"].batch_size)
 
     def inference_dataloader(self, stage: str | None = None, *, batch_size: int | None = None) -> ScviBatches:
         """Give all cells, or those of a stage, in the order of `adata`; every rank gets all of them.
@@ -145,8 +174,35 @@ class ScviDataModule(AnnDataModule):
         """
         ds = self._ds if stage is None else self.loaders[stage]
         options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-        ordered = ds.replace(shuffle=False, drop_last=False, partition=Partition(0, 1), **options)
-        return ScviBatches(TorchLoader(ordered, layout="dense"), self._tensors)
+        return ScviBatches(TorchLoader(_ordered(ds, **options), layout="dense"), self._tensors)
+
+    def in_memory(self, indices: npt.ArrayLike) -> ad.AnnData:
+        """Read cells into an AnnData with their counts, for methods of models that take no ``dataloader``.
+
+        Parameters
+        ----------
+        indices
+            Places in `adata`, or a mask, (n_obs,) bool.
+
+        Returns
+        -------
+        anndata.AnnData
+            (n_indices, n_vars) the cells in the order of ``indices``; counts are a CSR matrix.
+
+        Examples
+        --------
+        >>> some = module.in_memory(rng.choice(module.n_obs, 10_000, replace=False))  # doctest: +SKIP
+        >>> model.differential_expression(some, groupby="cell_type")  # doctest: +SKIP
+        """
+        chosen = np.arange(self.n_obs)[np.asarray(indices)]
+        places, back = np.unique(chosen, return_inverse=True)
+        some = _ordered(self._ds, rows=self._ds.rows[places])
+        counts = sp.vstack([self._counts(batch).to_scipy() for batch in some], format="csr")[back]
+        adata = self.adata[chosen].copy()
+        adata.X = counts
+        if self._layer is not None:
+            adata.layers[self._layer] = counts
+        return adata
 
     def _batches(self, stage: str) -> Any:
         batches = super()._batches(stage)
@@ -164,98 +220,21 @@ class ScviDataModule(AnnDataModule):
     def _tensors(self, batch: TorchBatch) -> Tensors:
         """Give a batch as the modules of scvi-tools take it."""
         assert batch.index is not None
-        counts = batch.data if self._layer is None else batch["layers"][self._layer]
+        counts = self._counts(batch)
         at = torch.as_tensor(self._at(batch.index.cpu().numpy()))
         registered = {key: values[at].to(counts.device) for key, values in self._registered.items()}
         return registered | {REGISTRY_KEYS.X_KEY: counts}
 
+    def _counts(self, batch: Any) -> Any:
+        return batch.data if self._layer is None else batch["layers"][self._layer]
+
+    def _places(self, stage: str) -> npt.NDArray[np.int64]:
+        """Say at which places of `adata` the cells of a stage are."""
+        return np.sort(self._at(self.loaders[stage].rows)) if stage in self.loaders else np.empty(0, np.int64)
+
     def _at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Say at which places of `adata` rows are, given their global numbers."""
         return self._row_numbers.get_indexer(pd.Index(rows))
-
-
-class ScviBatches:
-    """Batches as dictionaries of tensors; what a stage of a `ScviDataModule` gives.
-
-    Parameters
-    ----------
-    batches
-        The batches of a loader.
-    tensors
-        Gives the dictionary of a batch.
-    """
-
-    def __init__(self, batches: TorchLoader, tensors: Callable[[TorchBatch], Tensors]) -> None:
-        self.batches = batches
-        self._tensors = tensors
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Tensors]:
-        return map(self._tensors, self.batches)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Say where the batches stand."""
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken."""
-        self.batches.load_state_dict(state)
-
-
-class ScviPairs:
-    """Pairs of a batch of all cells and one of labelled cells, which come round as often as it takes.
-
-    Which labelled cells come in an epoch depends on the epoch alone.
-
-    Parameters
-    ----------
-    whole
-        Batches of all cells.
-    labelled
-        Batches of those that have a label.
-
-    Raises
-    ------
-    annbatch.errors.InputError
-        If there are too few labelled cells for a batch.
-    """
-
-    def __init__(self, whole: ScviBatches, labelled: ScviBatches) -> None:
-        if not len(labelled):
-            raise InputError("there must be labelled cells for a batch of each rank; drop_last must not leave them out")
-        self.whole = whole
-        self.labelled = labelled
-        self._n_given = 0
-        self._goes_on = False
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-    def __iter__(self) -> Iterator[tuple[Tensors, Tensors]]:
-        endless: Iterator[Tensors] | None = None
-        for batch in self.whole:
-            if endless is None:
-                if not self._goes_on:
-                    rounds = -(-len(self.whole) // len(self.labelled))
-                    self.labelled.batches.set_epoch(self.whole.state_dict()["epoch"] * rounds)
-                    self._n_given = 0
-                self._goes_on = False
-                endless = chain.from_iterable(repeat(self.labelled))
-            self._n_given += 1
-            yield batch, next(endless)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Say where both stand."""
-        return {"whole": self.whole.state_dict(), "labelled": self.labelled.state_dict(), "n_given": self._n_given}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a state was taken."""
-        self.whole.load_state_dict(state["whole"])
-        self.labelled.load_state_dict(state["labelled"])
-        self._n_given = state["n_given"]
-        self._goes_on = 0 < self._n_given < len(self)
 
 
 def _loader(data: Loader | str | os.PathLike[str], batch_size: int | None, layer: str | None) -> Loader:
@@ -270,33 +249,24 @@ def _loader(data: Loader | str | os.PathLike[str], batch_size: int | None, layer
     return data.replace(**options)
 
 
-def _obs(ds: Loader, setup: Mapping[str, Any]) -> pd.DataFrame:
-    """Read the obs columns that are named, and see to it that values are missing nowhere."""
-    named = {argument: value for argument, value in setup.items() if argument.endswith(("_key", "_keys")) and value}
-    columns = {argument: [value] if isinstance(value, str) else list(value) for argument, value in named.items()}
-    obs = ds.obs(list(dict.fromkeys(name for names in columns.values() for name in names)))
-    if (unlabeled := setup.get("unlabeled_category")) is not None:
-        labels = obs[setup["labels_key"]].astype("category")
-        if unlabeled not in labels.cat.categories:
-            labels = labels.cat.add_categories(unlabeled)
-        obs[setup["labels_key"]] = labels.fillna(unlabeled)
-    for argument, names in columns.items():
-        for name in names:
-            if n_missing := int(obs[name].isna().sum()):
-                raise InputError(
-                    f"{argument}: obs column {name!r} must have a value for each cell, and {n_missing:,} of "
-                    f"{len(obs):,} have none; leave them out with Loader(rows=…)"
-                )
-    return obs
+def _ordered(ds: Loader, **options: Any) -> Loader:
+    """Give a loader of all its rows, in their order, to every rank."""
+    return ds.replace(shuffle=False, drop_last=False, partition=Partition(0, 1), **options)
 
 
-def _tensor(manager: Any, key: str) -> torch.Tensor:
-    """Give what was registered by a key, (n_obs, n_columns), in the types that modules compute with."""
-    tensor = torch.as_tensor(np.asarray(manager.get_from_registry(key)).reshape(manager.adata.n_obs, -1))
-    return tensor.float() if tensor.is_floating_point() else tensor.long()
+def _of_reference(
+    model: type[BaseModelClass], reference: BaseModelClass | str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give the arguments of ``setup_anndata`` that a reference had, and those that transfer its categories."""
+    registry = model.load_registry(reference) if isinstance(reference, str) else reference.registry
+    transfer = {"source_registry": registry, "extend_categories": True, "allow_missing_labels": True}
+    return registry["setup_args"], transfer
 
 
-def _absent(n_obs: int, n_vars: int) -> sp.csr_matrix:
-    """Give a matrix in place of counts that are elsewhere: NaN in each row, so that nobody computes with it."""
-    values = np.full(n_obs, np.nan, np.float32)
-    return sp.csr_matrix((values, np.zeros(n_obs, np.int32), np.arange(n_obs + 1)), shape=(n_obs, n_vars))
+def _check_genes(genes: pd.Index[Any], model: type[BaseModelClass], reference: BaseModelClass | str) -> None:
+    wanted = model.prepare_query_anndata(None, reference, return_reference_var_names=True)
+    if not genes.equals(wanted):
+        raise InputError(
+            f"reference: must have been trained on these {len(genes):,} genes, in this order, and has {len(wanted):,}, "
+            f"of which {wanted.isin(genes).sum():,} are here; give data=Loader(var_names=…, absent=…) with its genes"
+        )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +19,18 @@ import scipy.sparse as sp
 scvi = pytest.importorskip("scvi", reason="scvi-tools is not installed: make test-clients")
 
 import torch  # noqa: E402
+from lightning.pytorch import Callback, LightningDataModule  # noqa: E402
 from scvi import external  # noqa: E402
-from scvi.model import AUTOZI, PEAKVI, SCANVI, SCVI, CondSCVI, LinearSCVI  # noqa: E402
+from scvi.model import AUTOZI, PEAKVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI  # noqa: E402
 
 from annbatch import Loader, create_anndata_collection  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
 from annbatch_torch.scvi import ScviDataModule  # noqa: E402
 
-N_OBS, N_VARS = 300, 40
+# scvi-tools 1.4 has one for each framework.
+MRVI = external.TorchMRVI if hasattr(external, "TorchMRVI") else external.MRVI
+
+N_OBS, N_VARS, N_BITS = 300, 40, 9
 
 pytestmark = [
     # What scvi-tools, Lightning, pyro and JAX have to say about themselves.
@@ -35,7 +43,10 @@ QUIET: dict[str, Any] = {"max_epochs": 1, "accelerator": "cpu", "enable_progress
 
 def cells() -> ad.AnnData:
     rng = np.random.default_rng(0)
-    counts = sp.csr_matrix(rng.poisson(1.0, (N_OBS, N_VARS)).astype(np.float32))
+    dense = rng.poisson(1.0, (N_OBS, N_VARS)).astype(np.float32)
+    # A cell says which one it is.
+    dense[:, :N_BITS] = np.arange(N_OBS)[:, None] >> np.arange(N_BITS) & 1
+    counts = sp.csr_matrix(dense)
     obs = pd.DataFrame(
         {
             "donor": pd.Categorical(rng.choice(["d2", "d1"], N_OBS)),
@@ -79,7 +90,7 @@ SETUPS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "a layer": (SCVI, {"layer": "at least two", "batch_key": "site"}),
     "nothing": (SCVI, {}),
     "unlabelled": (SCANVI, {"labels_key": "cell_type", "unlabeled_category": "?", "batch_key": "donor"}),
-    "samples": (external.TorchMRVI, {"sample_key": "site", "batch_key": "donor"}),
+    "samples": (MRVI, {"sample_key": "site", "batch_key": "donor"}),
 }
 
 
@@ -163,7 +174,7 @@ MODELS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "PEAKVI": (PEAKVI, {"batch_key": "donor"}),
     "CondSCVI": (CondSCVI, {"labels_key": "site"}),
     "SysVI": (external.SysVI, {"batch_key": "donor"}),
-    "TorchMRVI": (external.TorchMRVI, {"sample_key": "site", "batch_key": "donor"}),
+    "MRVI": (MRVI, {"sample_key": "site", "batch_key": "donor"}),
 }
 
 
@@ -201,17 +212,270 @@ def test_scanvi_goes_on_from_scvi(path):
     assert set(model.predict(dataloader=module.inference_dataloader())) <= {"T", "B", "NK"}
 
 
+class Recorded(LightningDataModule):
+    """Batches of an AnnData in memory, as scvi-tools reads them: the cells of each are given."""
+
+    def __init__(self, manager: Any, epochs: list[list[Any]], n_train: int) -> None:
+        super().__init__()
+        self.manager, self.epochs, self.n_train = manager, epochs, n_train
+        self.n_batches = len(epochs[0])
+
+    def train_dataloader(self) -> Recorded:
+        return self
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        data = self.manager.create_torch_dataset()
+
+        def tensors(places: Any) -> dict[str, torch.Tensor]:
+            return {key: torch.as_tensor(values) for key, values in data[places].items()}
+
+        for places in self.epochs.pop(0):
+            yield tuple(map(tensors, places)) if len(places) > 1 else tensors(*places)
+
+
+class Cells(Callback):
+    """Note which cells come in each batch: the first genes count in binary which cell it is."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Any, ...]] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, number: int) -> None:
+        parts = batch if isinstance(batch, tuple | list) else [batch]
+        self.seen.append(tuple(numbers(part["X"]) for part in parts))
+
+
+def numbers(counts: torch.Tensor) -> Any:
+    return (counts[:, :N_BITS].long() * 2 ** torch.arange(N_BITS)).sum(1).numpy()
+
+
+@pytest.mark.parametrize("kind", [SCVI, SCANVI, AUTOZI])
+def test_a_collection_trains_bit_for_bit_like_memory(kind, path):
+    setup = {"batch_key": "donor"}
+    if kind is SCANVI:
+        setup |= {"labels_key": "cell_type", "unlabeled_category": "unknown"}
+    module = ScviDataModule(kind, path, batch_size=64, **setup)
+    seen = Cells()
+
+    def trained(adata: ad.AnnData, datamodule: Any, **options: Any) -> Any:
+        scvi.settings.seed = 0
+        model = kind(adata)
+        model.train(datamodule=datamodule, **(QUIET | {"max_epochs": 2} | options))
+        return model
+
+    ours = trained(module.adata, module, callbacks=[seen])
+    truth = in_order(path)
+    if kind is SCANVI:
+        truth.obs["cell_type"] = truth.obs["cell_type"].cat.add_categories("unknown").fillna("unknown")
+    kind.setup_anndata(truth, **setup)
+    manager = kind._get_most_recent_anndata_manager(truth, required=True)
+    place = {number: at for at, number in enumerate(numbers(torch.as_tensor(truth.X.toarray())))}
+    at = [tuple([place[number] for number in part] for part in batch) for batch in seen.seen]
+    half = len(at) // 2
+    epochs = [at[:half], at[half:]]
+    theirs = trained(truth, Recorded(manager, epochs, module.n_train))
+    for name, values in theirs.module.state_dict().items():
+        assert torch.equal(values, ours.module.state_dict()[name]), name
+
+
+def test_losses_count_the_cells_that_are_trained_on(path):
+    """AUTOZI weighs the loss of a cell by how many there are."""
+    module = ScviDataModule(AUTOZI, path, batch_size=64, validation_size=0.2)
+    model = AUTOZI(module.adata)
+    model.train(datamodule=module, **QUIET)
+    assert model.trainer.lightning_module.loss_kwargs["n_obs"] == module.n_train == 240
+    assert module.n_val == 60
+    np.testing.assert_array_equal(model.train_indices, module.train_idx)
+    np.testing.assert_array_equal(np.union1d(model.train_indices, model.validation_indices), np.arange(N_OBS))
+    assert not len(model.test_indices)
+
+
+@pytest.mark.parametrize("kind", [SCVI, SCANVI, PEAKVI])
+def test_train_refuses_what_would_have_no_effect(kind, path):
+    setup = {"labels_key": "cell_type", "unlabeled_category": "unknown"} if kind is SCANVI else {}
+    module = ScviDataModule(kind, path, batch_size=64, **setup)
+    model = kind(module.adata)
+    refused = {"train_size": 0.5, "batch_size": 32, "validation_size": 0.3, "shuffle_set_split": False}
+    if kind is SCANVI:
+        refused["n_samples_per_label"] = 10
+    for name, value in refused.items():
+        with pytest.raises(InputError, match=re.escape(f"train({name}={value}) has no effect with a data module: ")):
+            model.train(datamodule=module, **QUIET, **{name: value})
+    model.train(datamodule=module, batch_size=64, **QUIET)
+
+
+def test_early_stopping_watches_the_cells_held_out(path):
+    module = ScviDataModule(SCVI, path, batch_size=64, validation_size=0.2)
+    model = SCVI(module.adata)
+    options = QUIET | {"max_epochs": 50, "logger": None}
+    model.train(
+        datamodule=module, early_stopping=True, early_stopping_patience=2, early_stopping_min_delta=1e6, **options
+    )
+    assert len(model.history["elbo_validation"]) == model.trainer.current_epoch == 3
+    assert np.isfinite(model.history["elbo_train"].astype(float)).to_numpy().all()
+
+
+def test_expression_and_markers_from_cells_in_memory(path):
+    """Methods that take a dataloader and those that take none give what they give for an AnnData in memory."""
+    setup: dict[str, Any] = {"batch_key": "donor", "layer": "at least two", "labels_key": "site"}
+    module = ScviDataModule(SCVI, path, batch_size=64, **setup)
+    model = SCVI(module.adata)
+    model.train(datamodule=module, **QUIET)
+    truth = in_order(path)
+    chosen = np.array([7, 3, 299, 3, 150])
+    some = module.in_memory(chosen)
+    np.testing.assert_array_equal(some.layers["at least two"].toarray(), truth[chosen].layers["at least two"].toarray())
+    assert list(some.obs_names) == list(truth.obs_names[chosen])
+    assert module.in_memory(np.arange(N_OBS) < 9).n_obs == 9
+
+    everything = module.in_memory(np.arange(N_OBS))
+    batches = module.inference_dataloader(batch_size=128)
+    assert float(model.get_elbo(dataloader=batches)) == pytest.approx(float(model.get_elbo(everything)), rel=0.02)
+    np.testing.assert_array_equal(
+        model.get_latent_representation(dataloader=batches), model.get_latent_representation(everything, batch_size=128)
+    )
+    ours, theirs = (
+        model.get_normalized_expression(return_numpy=True, n_samples=20, **source)
+        for source in ({"dataloader": batches}, {"adata": everything})
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1)
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), rtol=0.1)
+    assert model.get_normalized_expression(some, gene_list=["gene 3"]).shape == (5, 1)
+    markers = model.differential_expression(everything, groupby="site", group1="x", silent=True)
+    assert len(markers) == N_VARS
+    assert np.isfinite(markers["bayes_factor"]).all()
+
+
+@pytest.mark.parametrize("kind", [SCVI, SCANVI])
+def test_training_goes_on_from_a_checkpoint_in_the_middle_of_an_epoch(kind, path, tmp_path):
+    setup = {"labels_key": "cell_type", "unlabeled_category": "unknown"} if kind is SCANVI else {}
+    options = QUIET | {"max_epochs": 3}
+
+    def run(**more: Any) -> list[Any]:
+        module = ScviDataModule(kind, path, batch_size=30, **setup)
+        model = kind(module.adata)
+        seen = Cells()
+        more.setdefault("callbacks", []).append(seen)
+        model.train(datamodule=module, **(options | more))
+        return seen.seen
+
+    class Checkpoint(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 13:
+                trainer.save_checkpoint(tmp_path / "13.ckpt")
+
+    whole = run(callbacks=[Checkpoint()])
+    rest = run(ckpt_path=tmp_path / "13.ckpt")
+    assert len(whole) == 27
+    assert len(rest) == 14
+    for wanted, got in zip(whole[13:], rest, strict=True):
+        assert all(map(np.array_equal, wanted, got))
+
+
+@pytest.mark.parametrize("kind", [SCVI, SCANVI])
+def test_ranks_share_out_the_cells(kind, path, tmp_path):
+    """Two processes of gloo: each cell comes once, to one of them, and both have the same weights in the end."""
+    script = tmp_path / "train.py"
+    script.write_text(RANKS)
+    command = [sys.executable, str(script), kind.__name__, str(path), str(tmp_path)]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [np.load(tmp_path / f"rank {rank}.npz") for rank in range(2)]
+    train = np.sort(numbers(torch.as_tensor(in_order(path).X.toarray()))[ranks[0]["train_idx"]])
+    for epoch in ("0", "1"):
+        np.testing.assert_array_equal(np.sort(np.concatenate([rank[epoch] for rank in ranks])), train)
+        assert abs(len(ranks[0][epoch]) - len(ranks[1][epoch])) <= 1
+    np.testing.assert_array_equal(ranks[0]["weights"], ranks[1]["weights"])
+
+
+RANKS = """
+import sys, warnings
+warnings.filterwarnings("ignore")
+import numpy as np
+import scvi
+import torch
+from annbatch_torch.scvi import ScviDataModule
+from test_scvi import QUIET, Cells
+
+kind = getattr(scvi.model, sys.argv[1])
+setup = {"labels_key": "cell_type", "unlabeled_category": "unknown"} if kind is scvi.model.SCANVI else {}
+scvi.settings.seed = 0
+module = ScviDataModule(kind, sys.argv[2], batch_size=30, validation_size=0.2, **setup)
+model = kind(module.adata)
+seen = Cells()
+options = QUIET | {"max_epochs": 2, "devices": 2, "strategy": "ddp_find_unused_parameters_true", "callbacks": [seen]}
+model.train(datamodule=module, check_val_every_n_epoch=1, **options)
+assert torch.distributed.get_backend() == "gloo"
+cells = [batch[0] for batch in seen.seen]
+half = len(cells) // 2
+weights = torch.cat([values.ravel().double() for values in model.module.state_dict().values()])
+found = {"0": np.concatenate(cells[:half]), "1": np.concatenate(cells[half:])}
+rank = torch.distributed.get_rank()
+np.savez(f"{sys.argv[3]}/rank {rank}.npz", **found, weights=weights.numpy(), train_idx=module.train_idx)
+embedding = model.get_latent_representation(dataloader=module.inference_dataloader())
+assert len(embedding) == module.n_obs
+"""
+
+
+@pytest.mark.parametrize("kind", [SCVI, SCANVI])
+def test_query_cells_extend_a_reference(kind, path, tmp_path):
+    """A reference goes on with the cells of another collection: another donor, fewer genes, no labels."""
+    setup = {"batch_key": "donor"}
+    if kind is SCANVI:
+        setup |= {"labels_key": "cell_type", "unlabeled_category": "unknown"}
+    module = ScviDataModule(kind, path, batch_size=64, **setup)
+    reference = kind(module.adata)
+    reference.train(datamodule=module, **QUIET)
+    reference.save(tmp_path / "reference")
+
+    query = cells()[:100, ::-2].copy()
+    query.obs["donor"] = "d3"
+    del query.obs["cell_type"]
+    query.write_h5ad(tmp_path / "query.h5ad")
+    create_anndata_collection(adata_paths=[tmp_path / "query.h5ad"], output_path=tmp_path / "query")
+    with pytest.raises(InputError, match="40, of which 20 are here"):
+        ScviDataModule(kind, tmp_path / "query", reference=reference)
+    with pytest.raises(InputError, match="batch_key: with a reference"):
+        ScviDataModule(kind, tmp_path / "query", reference=reference, batch_key="donor")
+    ds = Loader(batch_size=32, var_names=module.adata.var_names, absent="zero").use_collection(tmp_path / "query")
+    for one in (reference, tmp_path / "reference"):
+        found = ScviDataModule(kind, ds, reference=one)
+        model = kind.load_query_data(found.adata, one if isinstance(one, kind) else str(one))
+        batch = next(iter(found.inference_dataloader()))
+        assert set(batch["batch"].ravel().tolist()) == {2}
+        assert batch["X"].shape == (32, N_VARS)
+        model.train(datamodule=found, plan_kwargs={"weight_decay": 0.0}, **QUIET)
+        embedding = model.get_latent_representation(dataloader=found.inference_dataloader())
+        assert embedding.shape == (100, 10)
+        assert np.isfinite(embedding).all()
+        if kind is SCANVI:
+            assert (batch["labels"] == 3).all()
+            assert set(model.predict(dataloader=found.inference_dataloader())) <= {"T", "B", "NK"}
+        frozen = model.module.z_encoder.encoder.fc_layers[0][0].weight
+        assert torch.equal(frozen[:, :N_VARS], reference.module.z_encoder.encoder.fc_layers[0][0].weight[:, :N_VARS])
+
+
 def test_bad_input_is_named(path):
     with pytest.raises(InputError, match=r"batch_key: obs column 'cell_type' must have a value for each cell, and \d+"):
         ScviDataModule(SCVI, path, batch_key="cell_type")
     with pytest.raises(InputError, match="nowhere"):
         ScviDataModule(SCVI, path, batch_key="nowhere")
+    with pytest.raises(InputError, match="protein_expression_obsm_key must not be given"):
+        ScviDataModule(TOTALVI, path, protein_expression_obsm_key="proteins")
+    with pytest.raises(InputError, match="spliced_layer must not be given"):
+        ScviDataModule(external.VELOVI, path, spliced_layer="spliced", unspliced_layer="unspliced")
     with pytest.raises(TypeError, match="batch_keys"):
         ScviDataModule(SCVI, path, batch_keys="donor")
 
 
 def test_the_page_runs_as_it_stands(path, tmp_path, monkeypatch):
     (tmp_path / "collection").symlink_to(path)
+    (tmp_path / "query").symlink_to(path)
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[2] / "docs" / "scvi.md").read_text()
     names: dict[str, Any] = {}
@@ -219,3 +483,4 @@ def test_the_page_runs_as_it_stands(path, tmp_path, monkeypatch):
         exec(code, names)
     assert names["embedding"].shape == (N_OBS, 10)
     assert len(names["predicted"]) == N_OBS
+    assert len(names["markers"]) == 2 * N_VARS
