@@ -44,6 +44,8 @@ napoleon_use_rtype = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
+# Needs scvi-tools: `make notebook` executes it, and its outputs are committed.
+nb_execution_excludepatterns = ["notebooks/scvi.ipynb"]
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_in_temp = True
