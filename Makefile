@@ -2,6 +2,7 @@
 #   make demo    real cells from .h5ad files into a torch and a Flax model, about two minutes after installation
 #   make test    the whole suite (ARGS="-k sampler -x" is passed on to pytest)
 #   make test-clients    the tests with programs that train from a loader (scvi-tools), in an environment of their own
+#   make test-scvi    those of scvi-tools alone; PYTHON=python3.12 takes its newest version
 #   make notebook     docs/notebooks/scvi.ipynb executed and saved with its outputs, in an environment of its own
 #   make lint    ruff, mypy --strict, and the floors of the rooms (import-linter)
 #   make docs    the documentation, in docs/_build/html
@@ -16,7 +17,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: demo test test-clients .run-clients notebook .run-notebook test-gpu lint format docs bench bench-gpu mutants clean
+.PHONY: demo test test-clients .run-clients test-scvi .run-scvi notebook .run-notebook test-gpu lint format docs bench bench-gpu mutants clean
 .SECONDARY:
 
 demo: $(VENV)/.installed-demo
@@ -52,6 +53,12 @@ test-clients:
 .run-clients: $(VENV)/.installed-clients
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 
+test-scvi:
+	$(MAKE) --no-print-directory VENV=$(VENV)-scvi .run-scvi
+
+.run-scvi: $(VENV)/.installed-scvi
+	$(BIN)/python -m pytest tests/clients/test_scvi.py $(ARGS)
+
 notebook:
 	$(MAKE) --no-print-directory VENV=$(VENV)-notebook .run-notebook
 
@@ -65,7 +72,7 @@ bench-gpu: $(VENV)/.installed-gpu
 	$(BIN)/python benchmarks/bench_gpu.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-clients $(VENV)-notebook .mutants dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-clients $(VENV)-scvi $(VENV)-notebook .mutants dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 
 # Dependency groups need pip 25.1.
 $(BIN)/pip:
