@@ -73,6 +73,17 @@ def short(value: object) -> str:
     return _cut(value)
 
 
+def some_of(paths: Sequence[str]) -> str:
+    """Name the first of some inputs, and count the others.
+
+    Examples
+    --------
+    >>> some_of(["a.h5ad", "b.h5ad", "c.h5ad"])
+    'a.h5ad and 2 more inputs'
+    """
+    return paths[0] + (f" and {len(paths) - 1:,} more inputs" if len(paths) > 1 else "")
+
+
 def size(nbytes: int) -> str:
     """Give a number of bytes in the unit in which it is easily read.
 

@@ -30,6 +30,7 @@ from annbatch.errors import StoreError, naming
 from annbatch.progress import progress_bar
 from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import Collection
+from annbatch.stores.merged_var_column import Merge
 from annbatch.stores.modality import FOLDER
 from annbatch.stores.refusals import refuse_executable
 from annbatch.verify import verify_store
@@ -37,7 +38,6 @@ from annbatch.write import append_to_collection, create_anndata_collection, resh
 from annbatch.write.array_layout import Codec
 from annbatch.write.inputs.cell_join import JoinObs
 from annbatch.write.inputs.matrix_rows import matrix_of
-from annbatch.write.inputs.merged_var_column import Merge
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -18,13 +18,19 @@ In the order in which a collection is opened:
 14. `class_columns`: how integers and others become classes.
 15. `cell_names`: the names of cells, the index of obs.
 16. `obs_rows`: columns and names of all rows or some, as a table.
-17. `gene_selection`: which genes a loader yields.
-18. `common_type`: which type the values of several stores have together.
-19. `array_opening`: how an array is opened: by the kernels, or by zarr.
-20. `elements`: how the elements of an array get to their places in the batches.
-21. `selected_elements`: the same for the elements of wanted columns alone.
-22. `chunk_arrival`: how chunks get into memory while others are decoded.
-23. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
+17. `gene_lists`: the genes of each store, kept once for all that have the same; building takes it, too.
+18. `gene_overlap`: whether stores call their genes alike.
+19. `gene_join`: the genes of all stores together, and where those of each go.
+20. `column_join`: one column of several tables together.
+21. `var_columns`: the var columns on which the stores agree.
+22. `merged_var_column`: a var column of all inputs as `anndata.concat` makes it.
+23. `gene_selection`: which genes a loader yields.
+24. `common_type`: which type the values of several stores have together.
+25. `array_opening`: how an array is opened: by the kernels, or by zarr.
+26. `elements`: how the elements of an array get to their places in the batches.
+27. `selected_elements`: the same for the elements of wanted columns alone.
+28. `chunk_arrival`: how chunks get into memory while others are decoded.
+29. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
 Other rooms take `Collection`, `open_stores` and `open_anndata`, and read through `Store`, `Elements` and `ArraySlices`.
 """

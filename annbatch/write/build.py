@@ -24,6 +24,8 @@ from annbatch import summary
 from annbatch.progress import progress_bar, say, tracked
 from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import FORMAT, Collection, digest_names
+from annbatch.stores.gene_join import fit_genes, join_genes, warn_of_lost_genes
+from annbatch.stores.gene_overlap import few_in_common
 from annbatch.stores.manifest import write_whole
 from annbatch.write.described_inputs import DescribedInputs, describe_all
 from annbatch.write.inputs.agreed_names import (
@@ -36,8 +38,6 @@ from annbatch.write.inputs.agreed_names import (
 from annbatch.write.inputs.append_target import AppendTarget
 from annbatch.write.inputs.contents import Element, Source, select_elements
 from annbatch.write.inputs.faults import Faults
-from annbatch.write.inputs.gene_join import fit_genes, join_genes, warn_of_lost_genes
-from annbatch.write.inputs.gene_overlap import few_in_common
 from annbatch.write.inputs.main_matrix import COUNTS
 from annbatch.write.inputs.obs_table import ObsTable, spool
 from annbatch.write.inputs.opening import Origin

@@ -15,14 +15,14 @@ from annbatch.check import expanded
 from annbatch.errors import InputError, redacted
 from annbatch.remote.urls import is_url
 from annbatch.stores.collection import Collection
+from annbatch.stores.gene_join import How
+from annbatch.stores.merged_var_column import Merge
 from annbatch.write.array_layout import Codec, chunk_elements_of, kept_layout
 from annbatch.write.build import build
 from annbatch.write.build_modalities import build_modalities
 from annbatch.write.inputs.append_target import AppendTarget
 from annbatch.write.inputs.cell_join import JoinObs
-from annbatch.write.inputs.gene_join import How
 from annbatch.write.inputs.main_matrix import MainMatrix, checked_choice
-from annbatch.write.inputs.merged_var_column import Merge
 from annbatch.write.inputs.modal_inputs import ModalInputs, as_modal_inputs
 from annbatch.write.inputs.opening import Input, Inputs, Load, as_origins
 from annbatch.write.inputs.text_file import Repeats

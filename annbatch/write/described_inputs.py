@@ -10,16 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from annbatch.progress import tracked
+from annbatch.stores.var_columns import VarColumns
 from annbatch.write.inputs.agreed_names import agree_on_names, in_written_names
 from annbatch.write.inputs.append_target import AppendTarget
 from annbatch.write.inputs.contents import Source, describe
 from annbatch.write.inputs.faults import Faults
-from annbatch.write.inputs.gene_lists import GeneLists
 from annbatch.write.inputs.gene_naming import check_key
 from annbatch.write.inputs.obs_table import SRC_PATH, check_groupby
 from annbatch.write.inputs.opening import Origin
 from annbatch.write.inputs.skipped_inputs import SkippedInputs
-from annbatch.write.inputs.var_columns import VarColumns
+from annbatch.write.inputs.spilled_genes import SpilledGeneLists
 from annbatch.write.options import Options
 from annbatch.write.output.workplace import Workplace
 
@@ -30,7 +30,7 @@ class DescribedInputs:
 
     sources: Sequence[Source]
     """Those that have cells."""
-    genes: GeneLists
+    genes: SpilledGeneLists
     """Their genes."""
     var_columns: VarColumns
     """Their var columns; none in an append."""
@@ -61,7 +61,7 @@ def describe_all(
     """
     faults = Faults()
     sources: list[Source] = []
-    genes, var_columns = GeneLists(place.emptied("genes")), VarColumns(options.merge)
+    genes, var_columns = SpilledGeneLists(place.emptied("genes")), VarColumns(options.merge)
     skipped = SkippedInputs(place.emptied("genes-skipped"))
     unkeyed: list[str] = []
     columns, layers = options.obs_columns, options.layers

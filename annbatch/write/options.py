@@ -12,12 +12,12 @@ from typing import Any, get_args
 
 from annbatch.check import boolean, integer, one_of
 from annbatch.errors import InputError
+from annbatch.stores.gene_join import How
+from annbatch.stores.merged_var_column import Merge
 from annbatch.stores.modality import MEASURED, check_prefixed, own_names
 from annbatch.write.array_layout import ArrayLayout, Codec
 from annbatch.write.inputs.cell_join import JoinObs
-from annbatch.write.inputs.gene_join import How
 from annbatch.write.inputs.main_matrix import COUNTS
-from annbatch.write.inputs.merged_var_column import Merge
 from annbatch.write.inputs.text_file import Repeats
 from annbatch.write.shuffle.budget import parse_bytes
 

@@ -24,8 +24,8 @@ from annbatch.batches.label_rows import LabelReader
 from annbatch.errors import InputError
 from annbatch.plan.window import plan_readings
 from annbatch.remote.request_pool import Requests
+from annbatch.stores.column_join import join_column
 from annbatch.stores.label_columns import Column, columns_of_frame, merge_columns
-from annbatch.write.inputs.column_join import join_column
 
 N_OBS = 3
 ABC = ["a", "b", "c"]

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from annbatch.errors import InputError
-from annbatch.write.inputs import column_join
-from annbatch.write.inputs.column_join import join_column
+from annbatch.stores import column_join
+from annbatch.stores.column_join import join_column
 
 
 def joined(*columns: Any, lengths: list[int] | None = None) -> pd.Series[Any]:

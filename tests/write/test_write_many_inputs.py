@@ -18,22 +18,22 @@ from hypothesis import strategies as st
 
 from annbatch import create_anndata_collection
 from annbatch.errors import InputError
-from annbatch.write.inputs import column_join
-from annbatch.write.inputs.column_join import join_column
+from annbatch.stores import column_join
+from annbatch.stores.column_join import join_column
+from annbatch.stores.gene_join import fit_genes, join_genes
+from annbatch.stores.var_columns import VarColumns
 from annbatch.write.inputs.contents import describe
-from annbatch.write.inputs.gene_join import fit_genes, join_genes
-from annbatch.write.inputs.gene_lists import GeneLists
 from annbatch.write.inputs.opening import Origin, as_origins
-from annbatch.write.inputs.var_columns import VarColumns
+from annbatch.write.inputs.spilled_genes import SpilledGeneLists
 
 GENES = [f"g{i}" for i in range(6)]
 LISTS = st.lists(st.lists(st.sampled_from(GENES), min_size=1, unique=True), min_size=1, max_size=5)
 
 
-def lists_of(folder: Path, inputs: list[list[str]]) -> GeneLists:
+def lists_of(folder: Path, inputs: list[list[str]]) -> SpilledGeneLists:
     for path in folder.iterdir():
         path.unlink()
-    lists = GeneLists(folder)
+    lists = SpilledGeneLists(folder)
     for names in inputs:
         lists.add(pd.Index(names, dtype=object))
     return lists

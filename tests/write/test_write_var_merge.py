@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from annbatch import create_anndata_collection
 from annbatch.errors import InputError
-from annbatch.write.inputs.merged_var_column import Merge
-from annbatch.write.inputs.var_columns import VarColumns
+from annbatch.stores.merged_var_column import Merge
+from annbatch.stores.var_columns import VarColumns
 
 MERGES = get_args(Merge)
 

@@ -18,27 +18,22 @@ In the order in which an input is met:
 14. `contents`: what the inputs hold, and which of it goes into the collection.
 15. `element_names`: under which names a collection holds what the inputs call otherwise.
 16. `agreed_names`: under which names the elements of all inputs are written, and what is left out.
-17. `gene_lists`: the genes of each input, kept once for all that have the same.
-18. `gene_overlap`: whether the inputs call their genes alike.
-19. `gene_join`: the genes of all inputs together.
-20. `skipped_inputs`: what becomes of inputs without cells.
-21. `column_join`: one column of all inputs together.
-22. `var_columns`: the var columns on which the inputs agree.
-23. `merged_var_column`: a var column of all inputs as `anndata.concat` makes it.
-24. `append_target`: what new cells must fit to join a collection that is there.
-25. `text_file`: many strings on disk, and which of them occur twice.
-26. `column_spill`: obs columns that come input by input and go out column by column.
-27. `value_names`: which strings stand for the values of a column.
-28. `obs_table`: obs tables of any length as rows that travel with their cells.
-29. `matrix_rows`: some rows of a matrix, whatever it is stored as.
-30. `transpose`: a matrix that is not stored by rows becomes one that is.
-31. `rewritten_rows`: a dense matrix whose chunks hold parts of many rows becomes one stored by rows.
-32. `narrow_types`: the smallest type that holds the values exactly.
-33. `spill`: arrays on disk as their bytes, for a later step.
-34. `modal_inputs`: which modalities an input has, and where each is.
-35. `cell_join`: which cells have all modalities of an input.
-36. `joint_roots`: an input whose rows are the cells that several modalities share.
-37. `chosen_rows`: a matrix with some of its rows, and empty ones behind them.
+17. `spilled_genes`: the genes of each input, kept on disk once for all that have the same.
+18. `skipped_inputs`: what becomes of inputs without cells.
+19. `append_target`: what new cells must fit to join a collection that is there.
+20. `text_file`: many strings on disk, and which of them occur twice.
+21. `column_spill`: obs columns that come input by input and go out column by column.
+22. `value_names`: which strings stand for the values of a column.
+23. `obs_table`: obs tables of any length as rows that travel with their cells.
+24. `matrix_rows`: some rows of a matrix, whatever it is stored as.
+25. `transpose`: a matrix that is not stored by rows becomes one that is.
+26. `rewritten_rows`: a dense matrix whose chunks hold parts of many rows becomes one stored by rows.
+27. `narrow_types`: the smallest type that holds the values exactly.
+28. `spill`: arrays on disk as their bytes, for a later step.
+29. `modal_inputs`: which modalities an input has, and where each is.
+30. `cell_join`: which cells have all modalities of an input.
+31. `joint_roots`: an input whose rows are the cells that several modalities share.
+32. `chosen_rows`: a matrix with some of its rows, and empty ones behind them.
 
-Other rooms take `Origin`, `Source`, `Element`, `Matrix`, `GeneJoin` and `ObsTable`.
+Other rooms take `Origin`, `Source`, `Element`, `Matrix` and `ObsTable`.
 """

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from annbatch import summary
 from annbatch.errors import InputError
 from annbatch.write.inputs.contents import Element, Source, obsm_fault
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names, warn_renamed
-from annbatch.write.inputs.faults import some_of
 
 _LAYERS, _OBSM = "layers/", "obsm/"
 
@@ -177,7 +177,7 @@ def warn_of_changes(
             names.setdefault(part, {})[written] = own
             paths.setdefault(part, {})[source.name] = None
     for part, changed in names.items():
-        warn_renamed(changed, f"{some_of(list(paths[part]))}: {part}", stacklevel=4)
+        warn_renamed(changed, f"{summary.some_of(list(paths[part]))}: {part}", stacklevel=4)
     left_out = sorted({key for of_source in found for key in of_source.left_out})
     if left_out:
         named = ", ".join(f"{key!r} {_why(key, sources, kept, in_collection=in_collection)}" for key in left_out)

@@ -20,12 +20,12 @@ import zarr
 from annbatch import summary
 from annbatch.errors import InputError, StoreError
 from annbatch.stores.collection import FORMAT, Collection
+from annbatch.stores.column_join import KnownColumn
 from annbatch.stores.label_columns import columns_of_group, has_value
 from annbatch.stores.manifest import ElementTypes, store_number
 from annbatch.stores.stored_frame import as_text
-from annbatch.write.inputs.column_join import KnownColumn
 from annbatch.write.inputs.contents import Source
-from annbatch.write.inputs.faults import Faults, some_of
+from annbatch.write.inputs.faults import Faults
 from annbatch.write.inputs.text_file import TextFile
 
 
@@ -127,20 +127,22 @@ class AppendTarget:
         for name in self.layers:
             key = f"layers/{name}"
             if lacking := [source.name for source in sources if key not in source.matrices]:
-                faults.add(InputError(f"{some_of(lacking)}: {key} is missing, {_in_all_stores('layers')}"))
+                faults.add(InputError(f"{summary.some_of(lacking)}: {key} is missing, {_in_all_stores('layers')}"))
         for name, width in self.obsm.items():
             infos = [(source.name, source.obsm.get(name)) for source in sources]
             what = f"obsm {name!r}"
             if lacking := [path for path, info in infos if info is None]:
                 faults.add(
-                    InputError(f"{some_of(lacking)}: {what} is missing or not numeric, {_in_all_stores('obsm')}")
+                    InputError(
+                        f"{summary.some_of(lacking)}: {what} is missing or not numeric, {_in_all_stores('obsm')}"
+                    )
                 )
             others = [(path, info.shape[1]) for path, info in infos if info is not None and info.shape[1] != width]
             if others:
                 found = dict.fromkeys(n for _, n in others)
                 faults.add(
                     InputError(
-                        f"{some_of([path for path, _ in others])}: {what} must have {width} columns, as in the "
+                        f"{summary.some_of([path for path, _ in others])}: {what} must have {width} columns, as in the "
                         f"collection, got {', '.join(map(str, found))}; {_WAY_OUT.format('obsm')}"
                     )
                 )

@@ -7,16 +7,11 @@ together; `Faults.raise_any` raises it all as one error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from annbatch.errors import InputError, InputErrors, MissingInputError, OutputError, StoreError
 from annbatch.write.inputs.spill import SpillError
-
-
-def some_of(paths: Sequence[str]) -> str:
-    """Name the first of some inputs, and count the others."""
-    return paths[0] + (f" and {len(paths) - 1:,} more inputs" if len(paths) > 1 else "")
 
 
 class Faults:

@@ -18,7 +18,6 @@ from anndata.utils import make_index_unique
 
 from annbatch import summary
 from annbatch.errors import InputError
-from annbatch.write.inputs.faults import some_of
 from annbatch.write.inputs.text_file import Repeats
 from annbatch.write.inputs.value_names import as_strings
 
@@ -72,10 +71,10 @@ def check_key(key: str, lacking: Sequence[str], n_inputs: int, *, strict: bool) 
         If no input has it, or with ``strict`` if one lacks it.
     """
     if len(lacking) == n_inputs or (lacking and strict):
-        raise InputError(f"var_key must be a column of var, {key!r} is none in {some_of(lacking)}")
+        raise InputError(f"var_key must be a column of var, {key!r} is none in {summary.some_of(lacking)}")
     if lacking:
         warnings.warn(
-            f"var has no column {key!r} (var_key) in {some_of(lacking)}, where genes keep their names",
+            f"var has no column {key!r} (var_key) in {summary.some_of(lacking)}, where genes keep their names",
             UserWarning,
             stacklevel=3,
         )

@@ -25,8 +25,8 @@ import pandas as pd
 
 from annbatch import summary
 from annbatch.errors import InputError
+from annbatch.stores.column_join import KnownColumn, join_column
 from annbatch.stores.column_kinds import as_categories
-from annbatch.write.inputs.column_join import KnownColumn, join_column
 from annbatch.write.inputs.column_spill import ColumnSpill
 from annbatch.write.inputs.contents import Source
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names, warn_renamed

@@ -2,7 +2,7 @@
 
 They add nothing to a collection, neither cells nor genes nor columns: `SkippedInputs` warns of them, and gives their
 records for the manifest. Their genes are kept as those of other inputs are, once for all inputs that have the same
-(`annbatch.write.inputs.gene_lists`).
+(`annbatch.write.inputs.spilled_genes`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pandas as pd
 
 from annbatch import summary
 from annbatch.errors import InputError
+from annbatch.stores.gene_join import placed
 from annbatch.stores.manifest import InputEntry
-from annbatch.write.inputs.gene_join import placed
-from annbatch.write.inputs.gene_lists import GeneLists
+from annbatch.write.inputs.spilled_genes import SpilledGeneLists
 
 
 class SkippedInputs:
@@ -31,7 +31,7 @@ class SkippedInputs:
 
     def __init__(self, directory: Path) -> None:
         self._names: dict[int, str] = {}
-        self._genes = GeneLists(directory)
+        self._genes = SpilledGeneLists(directory)
 
     def add(self, number: int, name: str, genes: pd.Index[Any]) -> None:
         """Take one; ``number`` is its place among all inputs."""

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from annbatch.stores.gene_join import GeneJoin
 from annbatch.write.array_layout import ArrayLayout
 from annbatch.write.inputs.contents import Element, Source
-from annbatch.write.inputs.gene_join import GeneJoin
 from annbatch.write.inputs.obs_table import ObsTable
 from annbatch.write.inputs.spill import load
 from annbatch.write.shuffle.row_keys import row_keys

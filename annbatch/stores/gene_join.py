@@ -3,7 +3,7 @@
 1. `join_genes` decides which genes there are, and to which joined column each input's genes go.
 2. `fit_genes` does so for a collection that gets more cells, and `warn_of_lost_genes` warns of those that it lacks.
 
-Nothing here does I/O but reading the lists of genes (`annbatch.write.inputs.gene_lists`).
+Nothing here does I/O but reading the lists of genes (`annbatch.stores.gene_lists`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from annbatch.errors import InputError
-from annbatch.write.inputs.gene_lists import GeneLists, Ints
-from annbatch.write.inputs.gene_overlap import few_in_common
+from annbatch.stores.gene_lists import GeneLists, Ints
+from annbatch.stores.gene_overlap import few_in_common
 
 How = Literal["outer", "inner", "same"]
 

@@ -3,7 +3,7 @@
 `VarColumns.add` is told the var of one input after the other and keeps, of each column, one value for each gene: the
 first. It remembers for which genes another input gave another value. `VarColumns.joined` gives the columns in which no
 gene that is written has two. On request it does as `anndata.concat` instead
-(`annbatch.write.inputs.merged_var_column`).
+(`annbatch.stores.merged_var_column`).
 
 So memory grows with the number of different genes, not with that of inputs. Everything here is pure: no I/O.
 """
@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from annbatch.errors import InputError
-from annbatch.write.inputs.column_join import join_column
-from annbatch.write.inputs.merged_var_column import Merge, MergedVarColumn, padded
+from annbatch.stores.column_join import join_column
+from annbatch.stores.merged_var_column import Merge, MergedVarColumn, padded
 
 Ints = npt.NDArray[np.int64]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from annbatch.write.inputs.column_join import join_column
+from annbatch.stores.column_join import join_column
 
 Merge = Literal["same", "unique", "first"]
 Ints = npt.NDArray[np.int64]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from annbatch.write.inputs.faults import some_of
-from annbatch.write.inputs.gene_lists import GeneLists
+from annbatch import summary
+from annbatch.stores.gene_lists import GeneLists
 
 FEW = 0.1
 """Share of the smaller of two lists. A panel lies in the genes of a transcriptome, and transcriptomes of one species
@@ -40,7 +40,7 @@ def few_in_common(lists: GeneLists, paths: Sequence[str]) -> str | None:
     in_first[only] = False
     here = genes[np.flatnonzero(in_first)[:_SHOWN]].tolist()
     return (
-        f"few genes of {paths[0]}, such as {here}, are in {some_of(others)}, such as {there}: "
+        f"few genes of {paths[0]}, such as {here}, are in {summary.some_of(others)}, such as {there}: "
         f"{shared:,} of {smaller:,}. If these are names of two kinds, such as symbols and Ensembl identifiers, "
         "take one of them: var_key= names genes by a column of var"
     )
