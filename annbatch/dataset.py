@@ -25,15 +25,16 @@ from annbatch.errors import InputError
 from annbatch.order.row_selection import Runs, digest
 from annbatch.order.row_table import Classes, joint, names_of
 from annbatch.order.splits import Divisible
-from annbatch.plan.column_selection import Selection
 from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
 from annbatch.stores.cell_names import CellNames
 from annbatch.stores.class_columns import as_classes, check_kind, classes_of_integers
 from annbatch.stores.common_type import common_type, float32_holds
 from annbatch.stores.gene_selection import Genes
-from annbatch.stores.label_columns import Column, merge_columns, unshared_columns
+from annbatch.stores.label_columns import Column
 from annbatch.stores.obs_access import Obs
 from annbatch.stores.obs_rows import all_rows, open_columns, open_names, read_columns, read_obs
+from annbatch.stores.store_genes import JoinedGenes, StoreGenes
+from annbatch.stores.united_columns import Merged, differences, merge_columns
 from annbatch.transform import ValueKernel
 
 _log = logging.getLogger("annbatch")
@@ -49,10 +50,10 @@ class Dataset:
     """The label columns."""
     dtypes: dict[str, np.dtype[Any]]
     """Per element: type of the values that are handed over unless somebody asks for another."""
-    selection: Selection | None
-    """Which columns of X and layers are wanted; None means all."""
-    var: pd.DataFrame
-    """(n_vars, …) var of the first store, of the columns selected."""
+    merged: Merged
+    """What of obs became label columns, and what did not."""
+    genes: JoinedGenes | None
+    """The genes of X and layers; None where modalities have them."""
     collections: tuple[str, ...]
     """What tells the collections among the sources from others."""
     class_columns: tuple[str, ...] = ()
@@ -65,6 +66,8 @@ class Dataset:
     """The classes that have been read."""
     modalities: Mapping[str, Dataset] = field(default_factory=dict)
     """The matrices and genes of each modality, of the same rows; empty where the stores themselves have them."""
+    of_stores: StoreGenes | None = None
+    """The genes of the stores before they were joined."""
     measured: str | None = None
     """Of a modality: the label column that says which rows have it; None if all have."""
 
@@ -75,9 +78,14 @@ class Dataset:
         dtype: np.dtype[Any] | None,
         casting: Casting,
         genes: Genes,
+        labels: Sequence[str] | None = None,
         collections: Iterable[str] = (),
+        before: Dataset | None = None,
     ) -> Dataset:
         """Check that the stores agree.
+
+        ``labels`` are obs columns that must not be left out. Where the first stores are those of ``before``, what is
+        known of these is not looked at again.
 
         Raises
         ------
@@ -85,8 +93,6 @@ class Dataset:
             If they do not, have no rows, lack one of the ``genes``, or hold values that ``dtype`` may not hold.
         """
         first = stores[0]
-        for store in stores[1:]:
-            _check_genes(first, store)
         if not any(store.shape[0] for store in stores):
             raise InputError(f"the stores must hold at least one row, got none in {[store.name for store in stores]}")
         dtypes = {}
@@ -97,17 +103,23 @@ class Dataset:
                 check_casts(element, stores, cast_to, casting)
             matrices = [store.matrices[element] for store in stores]
             dtypes[element] = cast_to or common_type((m.dtype, float32_holds(stored_type(m))) for m in matrices)
-        columns = merge_columns([(store.name, store.columns) for store in stores])
-        found = genes.find(first.var, first.name)
-        selection = None if found is None else Selection.of(found[0], first.shape[1])
-        var = first.var if found is None else found[1]
-        return cls(tuple(stores), columns, dtypes, selection, var, tuple(collections))
+        before = before if before is not None and _begin_with(stores, before.stores) else None
+        merged = _merged(stores, labels, before)
+        own = [(store.name, store.var) for store in stores]
+        if before is None or before.of_stores is None:
+            of_stores = StoreGenes.of(own)
+        else:
+            n_known = len(before.stores)
+            of_stores = before.of_stores.with_stores(own[n_known:], [var for _, var in own[:n_known]])
+        joined = of_stores.joined(genes)
+        return cls(tuple(stores), merged.columns, dtypes, merged, joined, tuple(collections), of_stores=of_stores)
 
     @classmethod
     def joint(
         cls,
         stores: Sequence[Store],
         modalities: Mapping[str, Dataset],
+        labels: Sequence[str] | None = None,
         collections: Iterable[str] = (),
     ) -> Dataset:
         """Put the modalities of the same rows together; ``stores`` have the label columns.
@@ -119,8 +131,8 @@ class Dataset:
         """
         if not any(store.shape[0] for store in stores):
             raise InputError(f"the stores must hold at least one row, got none in {[store.name for store in stores]}")
-        columns = merge_columns([(store.name, store.columns) for store in stores])
-        return cls(tuple(stores), columns, {}, None, pd.DataFrame(), tuple(collections), modalities=modalities)
+        merged = _merged(stores, labels, None)
+        return cls(tuple(stores), merged.columns, {}, merged, None, tuple(collections), modalities=modalities)
 
     @property
     def parts(self) -> Mapping[str, Dataset]:
@@ -160,19 +172,19 @@ class Dataset:
         return [store.obs for store in self.stores]
 
     @property
-    def unshared(self) -> dict[str, str]:
-        """The obs columns that are left out since a store lacks them, each with the name of such a store."""
-        return unshared_columns([(store.name, store.columns) for store in self.stores])
-
-    @property
     def store_rows(self) -> tuple[int, ...]:
         """Rows in each store."""
         return tuple(store.shape[0] for store in self.stores)
 
     @property
+    def var(self) -> pd.DataFrame:
+        """(n_vars, …) var of the genes that are yielded; where all stores have the same, that of the first."""
+        return pd.DataFrame() if self.genes is None else self.genes.var
+
+    @property
     def mask(self) -> NDArray[np.bool_] | None:
-        """(n_vars,) the columns selected, in whatever order; None if all are wanted as they are."""
-        return None if self.selection is None else self.selection.lookup >= 0
+        """(n_joined,) which genes are yielded, in whatever order; None if all are."""
+        return None if self.genes is None or self.genes.selection is None else self.genes.selection.lookup >= 0
 
     @property
     def n_vars(self) -> int:
@@ -239,7 +251,7 @@ class Dataset:
         """Give an obs column, which is opened if batches do not carry it."""
         if name not in self.opened:
             carried = [column for column in self.columns if column.name == name]
-            (self.opened[name],) = carried or open_columns(self.tables, self.store_rows, [name], asked_by)[0]
+            (self.opened[name],) = carried or open_columns(self.tables, self.store_rows, [name], asked_by).columns
         return self.opened[name]
 
     def _shown(self, column: Column) -> Column:
@@ -263,20 +275,36 @@ class Dataset:
 
     def fingerprint(self) -> dict[str, Any]:
         """Say what tells these stores from others: rows and stored elements of each, and the genes."""
-        parts = self.parts.values()
+        parts = list(self.parts.values())
+        joined = [part.genes for part in parts if part.genes is not None]
         sizes = [
             [store.shape[0], *(_n_elements(part.stores[i].matrices["X"]) for part in parts)]
             for i, store in enumerate(self.stores)
         ]
-        genes = ("\0".join(map(str, part.stores[0].var.index)) for part in parts)
+        genes = ("\0".join(map(str, one.names)) for one in joined)
         names = "\0\0".join([*self.modalities, *genes]).encode()
         return {
             "n_obs": self.n_obs,
-            "n_vars": sum(part.stores[0].shape[1] for part in parts),
+            "n_vars": sum(len(one.names) for one in joined),
             "stores": digest(np.array(sizes, np.int64)),
             "var_names": digest(np.frombuffer(names, np.uint8)),
             "collections": list(self.collections),
-        }
+        } | self._fingerprint_of_joins()
+
+    def _fingerprint_of_joins(self) -> dict[str, Any]:
+        """Say where the genes of each store go; nothing where all stores have the same, as in earlier versions."""
+        maps = [part.genes.columns for part in self.parts.values() if part.genes is not None]
+        tables = [table for one in maps if one is not None for table in (one.lookup, one.bounds, one.lists)]
+        return {"genes": digest(np.concatenate(tables, dtype=np.int64))} if tables else {}
+
+    def differences(self, before: Dataset | None) -> list[str]:
+        """Say what a user should know of stores that differ, and was not told ``before``."""
+        found = differences(self.merged, before.merged if before else None)
+        for name, part in self.parts.items():
+            known = before.parts.get(name) if before else None
+            if part.genes is not None:
+                found += part.genes.differences(known.genes if known else None)
+        return found
 
     def report_paths(self) -> None:
         """Log once which elements zarr reads, and why; the others are read directly."""
@@ -297,6 +325,9 @@ class Dataset:
         ]
         reasons = [why_not(matrices) for matrices in sparse if matrices] or [why_not([])]
         why = next((why for why in reasons if why is not None), None)
+        joins = [part.genes is not None and part.genes.columns is not None for part in self.parts.values()]
+        if why is None and any(joins):
+            why = "the stores have different genes, which are joined on the CPU"
         if why is None and needs_nvcomp([matrix for matrices in sparse for _, matrix in matrices]):
             return missing()
         return why
@@ -318,26 +349,21 @@ def _n_elements(matrix: Matrix) -> int:
     return matrix.data.size if isinstance(matrix, SparseMatrix) else matrix.values.size
 
 
-def _check_genes(first: Store, store: Store) -> None:
-    if store.shape[1] != first.shape[1]:
-        raise InputError(
-            f"all stores must have the same n_vars: {first.name} has {first.shape[1]}, {store.name} has "
-            f"{store.shape[1]}"
-        )
-    differs = np.flatnonzero(store.var.index != first.var.index)
-    if len(differs):
-        i = int(differs[0])
-        raise InputError(
-            f"all stores must have the same var names: var {i} is {first.var.index[i]!r} in {first.name} and "
-            f"{store.var.index[i]!r} in {store.name}"
-        )
+def _begin_with(stores: Sequence[Store], first: Sequence[Store]) -> bool:
+    return len(first) <= len(stores) and all(one is other for one, other in zip(stores, first, strict=False))
+
+
+def _merged(stores: Sequence[Store], labels: Sequence[str] | None, before: Dataset | None) -> Merged:
+    of_stores = [(store.name, store.shape[0], store.columns) for store in stores]
+    return merge_columns(of_stores, labels or (), () if before is None else before.merged.columns)
 
 
 def _check_element(element: str, stores: Sequence[Store]) -> None:
     first = stores[0].matrices[element]
     for store in stores:
         matrix = store.matrices[element]
-        if type(matrix) is not type(first) or matrix.shape[1] != first.shape[1]:
+        is_wider = element.startswith("obsm/") and matrix.shape[1] != first.shape[1]
+        if type(matrix) is not type(first) or is_wider:
             raise InputError(
                 f"{element} must be of one kind and width in all stores: it is a {type(first).__name__} of "
                 f"{first.shape[1]} columns in {stores[0].name} and a {type(matrix).__name__} of {matrix.shape[1]} in "

@@ -34,6 +34,7 @@ from annbatch.counters import READ_NS, REQUEST_NS, Counters, waiting
 from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.errors import InputError
 from annbatch.order.consumers import Window
+from annbatch.plan.column_map import ColumnMap
 from annbatch.plan.column_selection import Selection
 from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import Found, WindowPlan, plan_readings
@@ -70,6 +71,8 @@ class Carried:
     """Per element of the stores: what its values come as."""
     selection: Selection | None
     """Which columns of X and layers are wanted; None means all."""
+    columns: ColumnMap | None = None
+    """Which joined column each column of a store becomes; None where stores have the same genes."""
     mask: str | None = None
     """The label column that says which rows have the modality; None if all have."""
 
@@ -178,9 +181,10 @@ class Fetcher:
                 matrices: list[Any] = [store.matrices[element] for store in one.stores]
                 is_obsm = element.startswith("obsm/")
                 chosen, form = (None, replace(emit, bfloat16=False)) if is_obsm else (one.selection, emit)
+                joined = None if is_obsm else one.columns
                 check = partial(check_exact, name=name) if wanted.is_exact else None
                 kernel = transforms.kernels.get(name)
-                arguments = form, wanted.dtype, batch_size, chosen, self._slabs, check, kernel
+                arguments = form, wanted.dtype, batch_size, chosen, self._slabs, check, kernel, joined
                 part: SparsePart | DensePart
                 if wanted.is_sparse:
                     names = [f"{store.name} {element}" for store in one.stores]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -47,8 +48,8 @@ from annbatch.remote.disk_cache import DiskCache
 from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.sources import Opening, Sources
 from annbatch.stats import Stats
+from annbatch.stores.gene_join import How
 from annbatch.stores.gene_selection import Absent, Genes, VarNames, Wanted
-from annbatch.stores.label_columns import warn_of
 from annbatch.summary import Summary
 from annbatch.transform import Transform, Transforms
 
@@ -183,6 +184,7 @@ class Loader(Summary):
         var_names: VarNames | Mapping[str, VarNames] | None = None,
         var_key: str | None = None,
         absent: Absent = "error",
+        join: How = "same",
         transform: Transform | Sequence[Transform] | None = None,
         layers: Sequence[str] = (),
         obsm: Sequence[str] = (),
@@ -220,8 +222,10 @@ class Loader(Summary):
             self.var_names = Genes.by_modality(var_names, var_key, absent)
             self.var_key, self.absent = var_key, absent
         else:
-            genes = Genes.of(var_names, var_key, absent)
+            genes = Genes.of(var_names, var_key, absent, join)
             self.var_names, self.var_key, self.absent = genes.wanted, genes.key, genes.absent
+        one_of("join", join, get_args(How))
+        self.join: How = join
         self.layers = distinct_names("layers", layers)
         self.obsm = distinct_names("obsm", obsm)
         self.classes = distinct_names("classes", classes)
@@ -688,7 +692,13 @@ class Loader(Summary):
         counters = Counters(position.epoch, threads)
         fetcher = Fetcher(
             {
-                name: Carried(part.stores, self._emitted_of(name, part, emit), part.selection, part.measured)
+                name: Carried(
+                    part.stores,
+                    self._emitted_of(name, part, emit),
+                    None if part.genes is None else part.genes.selection,
+                    None if part.genes is None else part.genes.columns,
+                    part.measured,
+                )
                 for name, part in dataset.parts.items()
             },
             dataset.carried,
@@ -796,8 +806,10 @@ class Loader(Summary):
         if not modalities:
             if isinstance(wanted, dict):
                 raise InputError("var_names must be no dict for data without modalities")
-            genes = Genes(wanted, self.var_key, self.absent)
-            return Dataset.of(sources.stores, self.dtype, self.casting, genes, sources.digests)
+            genes = Genes(wanted, self.var_key, self.absent, self.join)
+            before = self._dataset
+            options = self.dtype, self.casting, genes, sources.labels, sources.digests
+            return Dataset.of(sources.stores, *options, before)
         by_modality = wanted if isinstance(wanted, dict) else {}
         if wanted is not by_modality and wanted is not None:
             raise InputError(f"var_names must be a dict by modality, of {modalities}, got {summary.short(wanted)}")
@@ -805,9 +817,11 @@ class Loader(Summary):
             raise InputError(f"var_names must be a dict by modality, of {modalities}, got {unknown}")
         parts = {}
         for name, one in sources.modalities.items():
-            genes = Genes(by_modality[name], self.var_key, self.absent) if name in by_modality else Genes(None)
+            genes = Genes(None, join=self.join)
+            if name in by_modality:
+                genes = Genes(by_modality[name], self.var_key, self.absent, self.join)
             parts[name] = replaced(Dataset.of(one.stores, self.dtype, self.casting, genes), measured=one.mask)
-        return Dataset.joint(sources.stores, parts, sources.digests)
+        return Dataset.joint(sources.stores, parts, sources.labels, sources.digests)
 
     def _use(self, sources: Sources) -> None:
         before = self._dataset
@@ -815,9 +829,8 @@ class Loader(Summary):
         dataset.check_columns(self.sampler.columns, "columns of the sampler")
         if self._decode == "gpu" and (why := dataset.undecodable()):
             raise InputError(f"decode 'gpu' cannot be had: {why}")
-        known = before.unshared if before else {}
-        new = {name: store for name, store in dataset.unshared.items() if name not in known}
-        warn_of(new, "labels leave out obs columns", stacklevel=3)
+        for text in dataset.differences(before):
+            warnings.warn(text, UserWarning, stacklevel=3)
         self._dataset, self._sources = dataset, sources
         dataset.report_paths()
         if self.device != "cpu":

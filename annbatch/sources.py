@@ -23,6 +23,7 @@ from annbatch.stores.collection import Collection
 from annbatch.stores.joint_store import mask_column, open_joint_stores
 from annbatch.stores.location import locate
 from annbatch.stores.modality import check_prefixed, own_names
+from annbatch.stores.obs_access import check_asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Sources:
 
     stores: tuple[Store, ...] = ()
     labels: tuple[str, ...] | None = None
-    """The obs columns asked for; None means all that the stores share."""
+    """The obs columns asked for; None means all."""
     given: tuple[ad.AnnData | Collection | None, ...] = ()
     """What the stores were opened from; None if that was in another process."""
     n_anndatas: int = 0
@@ -81,7 +82,7 @@ class Sources:
         stores = [open_anndata(adata, wanted, f"adatas[{i}]", cache) for i, adata in enumerate(adatas, self.n_anndatas)]
         return replace(
             self,
-            stores=(*self.stores, *stores),
+            stores=self._with_stores(stores, chosen),
             labels=chosen,
             given=(*self.given, *adatas),
             n_anndatas=self.n_anndatas + len(adatas),
@@ -103,7 +104,7 @@ class Sources:
             stores = open_stores(collection, Wanted(chosen, opening.elements))
         return replace(
             self,
-            stores=(*self.stores, *stores),
+            stores=self._with_stores(stores, chosen),
             modalities=parts,
             labels=chosen,
             given=(*self.given, collection),
@@ -135,6 +136,12 @@ class Sources:
         """Give the sources as other processes get them: with the stores, but without what was opened."""
         kept = (one if isinstance(one, Collection) and isinstance(one.path, Path) else None for one in self.given)
         return replace(self, given=tuple(kept))
+
+    def _with_stores(self, new: Sequence[Store], labels: Sequence[str] | None) -> tuple[Store, ...]:
+        """Give all stores; raises InputError if none of them has a label."""
+        stores = (*self.stores, *new)
+        check_asked([store.obs for store in stores], labels or (), "labels")
+        return stores
 
     def _with_modality(self, collection: Collection, name: str, opening: Opening) -> ModalityStores:
         """Open the stores of one modality of a collection, behind those that there are."""

@@ -22,11 +22,10 @@ from annbatch.batches.on_host import Filling, SparsePart
 from annbatch.buffers import aligned
 from annbatch.device.cuda import Event, Kernel, Stream
 from annbatch.device.window_memory import WindowMemory, WindowMemoryPool
-from annbatch.errors import CorruptStoreError
 from annbatch.plan.column_selection import NO_LOOKUP
 from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import WindowPlan, address
-from annbatch.shards.decode_kernels import Status, native_types
+from annbatch.shards.decode_kernels import native_types
 from annbatch.shards.shard_index import Located
 from annbatch.stores.elements import Work
 from annbatch.transform import LogNormalize, ValueKernel
@@ -157,6 +156,7 @@ class OnDevicePart(SparsePart):
         return (
             part._emit.parts is None
             and part._check_values is None
+            and part._columns is None
             and (part._selection is None or part._emit.layout == "dense")
             and len(kinds) == 1
             and kinds == {part._stored_dtype.kind.replace("u", "i")}
@@ -281,12 +281,7 @@ class OnDevicePart(SparsePart):
     def _refuse_row(self, plan: WindowPlan, rows: RowPlan, number: int) -> None:
         """Raise CorruptStoreError if a device found a column number out of range: in row ``number`` (from 1, or 0)."""
         if number:
-            read = int(np.flatnonzero(plan.order == number - 1)[0])
-            reading = plan.readings[int(np.searchsorted(rows.edges, read, "right")) - 1]
-            row = int(reading.ranges.rows[read - reading.first])
-            raise CorruptStoreError(
-                f"{self._names[reading.store]}/indices: row {row}: {Status.LIMIT.text} of {self._n_stored}"
-            )
+            self._refuse_column(plan, number - 1)
 
     def _check_rows(self, window: DeviceWindow, rows: RowPlan, wrong: int) -> None:
         """Queue a look at the column numbers of all rows."""

@@ -7,7 +7,7 @@ out the rows of a window, ``request`` asks for what is remote; ``begin`` takes s
 1. ``work`` reads, decodes and scatters pieces to their addresses, in any order and thread.
 2. ``finish`` makes the matrix of a batch when all of it is done. Whole CSR rows, and dense ones, are complete then.
    Where genes are selected, or sparse rows are wanted dense, the work fills scratch memory in the types of the store,
-   and ``finish`` makes the matrix from that.
+   and ``finish`` makes the matrix from that. Where stores have different genes, it maps their columns first.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from annbatch.batches.value_kernels import apply, totals_of
 from annbatch.buffers import SlabPool, aligned
 from annbatch.errors import CorruptStoreError, InputError
 from annbatch.plan.chunk_pieces import cut
+from annbatch.plan.column_map import ColumnMap, map_columns, map_dense
 from annbatch.plan.column_selection import NO_LOOKUP, Selection, fill_dense, join_pieces, select_columns
 from annbatch.plan.row_places import RowPlan, plan_dense, plan_sparse
 from annbatch.plan.window import Found, Ints, WindowPlan, address
 from annbatch.remote.request_pool import Requests
+from annbatch.shards.decode_kernels import Status
 from annbatch.shards.select_scatter import Picked
 from annbatch.shards.shard_index import Located
 from annbatch.shards.uncached_reads import UncachedReads
@@ -73,11 +75,13 @@ class SparsePart:
         slabs: SlabPool,
         check: Check | None = None,
         kernel: ValueKernel | None = None,
+        columns: ColumnMap | None = None,
     ) -> None:
         self._matrices = matrices
         self._check_values = check
         self._kernel = kernel
         self._names = names
+        self._columns, selection = _composed(columns, selection, kernel)
         self._emit = emit
         self._dtype = dtype
         self._batch_size = batch_size
@@ -86,8 +90,11 @@ class SparsePart:
             raise InputError(f"parts must divide batch_size, {batch_size}, got {self._n_parts}")
         self._selection = selection
         self._slabs = slabs
-        self._n_stored = matrices[0].shape[1]
-        self._n_columns = self._n_stored if selection is None else len(selection.columns)
+        self._widths = np.array([matrix.shape[1] for matrix in matrices], np.int64)
+        self._n_stored = int(self._widths.max())
+        n_joined = self._n_stored if self._columns is None else self._columns.n_columns
+        self._n_columns = n_joined if selection is None else len(selection.columns)
+        self._drops = selection is not None or (self._columns is not None and self._columns.drops)
         self._stored_dtype = np.result_type(*(matrix.data.dtype for matrix in matrices))
         self._stored_index_dtype = np.result_type(*(matrix.indices.dtype for matrix in matrices))
 
@@ -104,7 +111,7 @@ class SparsePart:
             If it does not ascend from 0 to the length of data.
         """
         rows = self._lay_out(plan, indptrs)
-        if self._selection is not None and not self._emit.alike:
+        if self._drops and not self._emit.alike:
             return rows
         all_rows = [rows, *(self._lay_out(*other) for other in others)]
         return replace(rows, most=np.max([self._most(one) for one in all_rows], axis=0))
@@ -121,12 +128,16 @@ class SparsePart:
             )
         # Before memory is taken for them: a row has each column at most once.
         lengths = rows.hi - rows.lo
-        if lengths.max(initial=0) > self._n_stored:
-            store = next(r.store for r in plan.readings if lengths[r.first : r.stop].max() > self._n_stored)
-            raise CorruptStoreError(
-                f"{self._names[store]}/indptr: a row must have at most {self._n_stored} elements, one has "
-                f"{lengths.max()}"
-            )
+        if lengths.max(initial=0) > self._widths.min():
+            stores = [reading.store for reading in plan.readings]
+            is_long = lengths > np.repeat(self._widths[stores], np.diff(rows.edges))
+            if is_long.any():
+                row = int(np.argmax(is_long))
+                store = stores[int(np.searchsorted(rows.edges, row, "right")) - 1]
+                raise CorruptStoreError(
+                    f"{self._names[store]}/indptr: a row must have at most {self._widths[store]} elements, one has "
+                    f"{lengths[row]}"
+                )
         return rows
 
     def request(
@@ -141,7 +152,7 @@ class SparsePart:
         most: list[int | None] = [None] * n_batches if rows.most is None else rows.most.tolist()
         # One type for the window: its pieces are scattered together.
         index_dtype = None if rows.most is None else self._index_dtype(int(rows.most.max()))
-        if self._selection is None and self._emit.layout == "csr":
+        if not self._drops and self._emit.layout == "csr":
             n_elements = rows.n_elements
             filled = [
                 self._allocate(n_rows, n_elements[b * n : (b + 1) * n], most[b], index_dtype)
@@ -150,7 +161,14 @@ class SparsePart:
             targets = [part for matrix in filled for part in self._parts_of(matrix)]
             rows.write_indptrs([part.indptr for part in targets])
             work = self._work(plan, rows, targets, located)
-            finish, is_heavy = _checked(self._check_values, filled.__getitem__, False)
+            mapped = targets.__getitem__ if self._columns is None else self._mapped(plan, rows, targets)
+
+            def whole(b: int) -> CSR:
+                for part in range(b * n, (b + 1) * n):
+                    mapped(part)
+                return filled[b]
+
+            finish, is_heavy = _checked(self._check_values, whole, self._columns is not None)
             if self._kernel is not None:
                 return Filling(work, lambda b: self._changed(finish(b)), True, _size(filled))
             return Filling(work, finish, is_heavy, _size(filled))
@@ -158,7 +176,8 @@ class SparsePart:
         is_picked = picked is not None
         if picked is None:
             scratch = [self._scratch(rows.indptr(part)) for part in range(n_batches * n)]
-            picked = self._work(plan, rows, scratch, located), scratch.__getitem__, _size(scratch)
+            found = scratch.__getitem__ if self._columns is None else self._mapped(plan, rows, scratch)
+            picked = self._work(plan, rows, scratch, located), found, _size(scratch)
         work, stored, n_bytes = picked
         # Before values are changed, and all of them: totals are those of whole rows.
         is_early = self._emit.layout == "dense" or self._kernel is not None
@@ -198,7 +217,7 @@ class SparsePart:
     def _most(self, rows: RowPlan) -> Ints:
         """Say how many elements the largest part of each batch has, or may have where columns are selected."""
         most: Ints = np.array(rows.n_elements, np.int64).reshape(-1, self._n_parts).max(axis=1)
-        if self._selection is not None:
+        if self._drops:
             most = np.minimum(most, self._batch_size // self._n_parts * self._n_columns)
         return most
 
@@ -256,9 +275,10 @@ class SparsePart:
     @property
     def _place_dtype(self) -> np.dtype[Any]:
         """Type of column numbers before they are handed over: also of those of more columns than the stores have."""
-        if self._selection is None:
+        if self._selection is None and self._columns is None:
             return self._stored_index_dtype
-        return np.promote_types(self._stored_index_dtype, np.min_scalar_type(max(0, self._n_columns - 1)))
+        most = self._n_columns if self._columns is None else max(self._n_columns, self._columns.n_columns)
+        return np.promote_types(self._stored_index_dtype, np.min_scalar_type(max(0, most - 1)))
 
     def _pick(
         self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]
@@ -269,8 +289,9 @@ class SparsePart:
         """
         selection, dtypes = self._selection, (self._stored_dtype, self._place_dtype)
         values, indices = self._arrays(plan)
-        # Totals are those of all columns.
-        if selection is None or isinstance(self._kernel, LogNormalize) or not can_select(values, indices, dtypes):
+        # Totals are those of all columns; columns of several kinds are mapped first.
+        is_whole = isinstance(self._kernel, LogNormalize) or self._columns is not None
+        if selection is None or is_whole or not can_select(values, indices, dtypes):
             return None
         # Pieces go to their places in the window: these say only which row each is of.
         ends = np.cumsum(rows.n_elements)
@@ -297,9 +318,39 @@ class SparsePart:
 
         return work, joined, sum(array.nbytes for array in (picked.values, picked.columns))
 
+    def _mapped(self, plan: WindowPlan, rows: RowPlan, parts: Sequence[CSR]) -> Callable[[int], CSR]:
+        """Give what maps the columns of a part of a batch, in place, when it is filled."""
+        columns = self._columns
+        assert columns is not None
+        lists, bounds = columns.lists_of_rows(plan), rows.cuts
+
+        def mapped(number: int) -> CSR:
+            part, indptr = parts[number], rows.indptr(number)
+            own = lists[bounds[number] : bounds[number + 1]]
+            table = columns.lookup, columns.bounds, columns.ascends, columns.n_columns
+            # Values are moved, not looked at: few types of them need a kernel.
+            seen = part.data.view(f"u{part.data.itemsize}")
+            found, bad = map_columns(seen, part.indices, indptr, own, *table)
+            if bad >= 0:
+                self._refuse_column(plan, int(bounds[number] + bad))
+            nnz = int(found[-1])
+            return CSR(part.data[:nnz], part.indices[:nnz], found, (len(own), columns.n_columns))
+
+        return mapped
+
+    def _refuse_column(self, plan: WindowPlan, row: int) -> None:
+        """Raise CorruptStoreError: row ``row`` of the window has a column number out of range."""
+        read = int(np.flatnonzero(plan.order == row)[0])
+        reading = plan.readings[int(np.searchsorted(plan.edges, read, "right")) - 1]
+        raise CorruptStoreError(
+            f"{self._names[reading.store]}/indices: row {int(reading.ranges.rows[read - reading.first])}: "
+            f"{Status.LIMIT.text} of {self._widths[reading.store]}"
+        )
+
     def _wanted(self, part: CSR) -> CSR:
         """Keep the wanted columns of rows that lie whole in scratch memory."""
-        assert self._selection is not None
+        if self._selection is None:
+            return part
         indptr = select_columns(part.data, part.indices, part.indptr, self._selection.lookup, self._n_sorted)
         nnz = int(indptr[-1])
         return CSR(part.data[:nnz], part.indices[:nnz], indptr, (part.shape[0], self._n_columns))
@@ -357,16 +408,18 @@ class DensePart:
         slabs: SlabPool,
         check: Check | None = None,
         kernel: ValueKernel | None = None,
+        columns: ColumnMap | None = None,
     ) -> None:
         self._matrices = matrices
         self._check_values = check
         self._kernel = kernel
+        self._columns, selection = _composed(columns, selection, kernel)
         self._pad_rows = emit.pad_rows
         self._dtype = dtype
         self._batch_size = batch_size
         self._selection = selection
         self._slabs = slabs
-        self._width = matrices[0].shape[1]
+        self._widths = [matrix.shape[1] for matrix in matrices]
 
     def locate(self, plan: WindowPlan, requests: Requests) -> list[Callable[[], Found]]:
         """Give nothing: rows are found without reading anything."""
@@ -374,7 +427,7 @@ class DensePart:
 
     def plan(self, plan: WindowPlan, indptrs: Indptrs, others: Sequence[tuple[WindowPlan, Indptrs]] = ()) -> RowPlan:
         """Lay the window's rows out; what other consumers have is of the same size."""
-        return plan_dense(plan, self._width)
+        return plan_dense(plan, [self._widths[reading.store] for reading in plan.readings])
 
     def request(
         self, plan: WindowPlan, rows: RowPlan, requests: Requests, uncached: UncachedReads | None
@@ -384,23 +437,46 @@ class DensePart:
 
     def begin(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]) -> Filling:
         """Take memory for the window's batches, and say what fills it from the chunks that were requested."""
-        arrays = [self._allocate(n_rows, self._width) for n_rows in np.diff(plan.cuts).tolist()]
+        counts = np.diff(plan.cuts).tolist()
+        if self._columns is None:
+            arrays = [self._allocate(n_rows, self._widths[0]) for n_rows in counts]
+            joined: Callable[[int], NDArray[Any]] = arrays.__getitem__
+        else:
+            arrays = [self._slabs.arrays((n, self._dtype))[0] for n in rows.n_elements]
+            joined = self._mapped(plan, arrays)
         values = self._values(plan)
         (pieces,) = cut(rows, *_extents([values], [arrays]))
         work = plan_work(values, pieces, self._dtype, None, arrays, located)
+        is_made = self._selection is not None or self._columns is not None
         if self._kernel is None:
-            finish: Callable[[int], Any] = arrays.__getitem__
+            finish: Callable[[int], Any] = joined
             if self._selection is not None:
-                finish = partial(self._select, arrays)
-            finish, is_heavy = _checked(self._check_values, finish, self._selection is not None)
+                finish = partial(self._selected, joined)
+            finish, is_heavy = _checked(self._check_values, finish, is_made)
         else:
-            whole, is_heavy = _checked(self._check_values, arrays.__getitem__, True)
+            whole, is_heavy = _checked(self._check_values, joined, True)
 
             def finish(b: int) -> NDArray[Any]:
-                apply(self._kernel, whole(b))
-                return arrays[b] if self._selection is None else self._select(arrays, b)
+                array = whole(b)
+                apply(self._kernel, array)
+                return array if self._selection is None else self._select(array)
 
         return Filling(work, finish, is_heavy, sum(array.nbytes for array in arrays))
+
+    def _mapped(self, plan: WindowPlan, arrays: Sequence[NDArray[Any]]) -> Callable[[int], NDArray[Any]]:
+        """Give what makes the rows of a batch ones of the joined columns, when they are filled."""
+        columns = self._columns
+        assert columns is not None
+        lists = columns.lists_of_rows(plan)
+
+        def mapped(b: int) -> NDArray[Any]:
+            own = lists[plan.cuts[b] : plan.cuts[b + 1]]
+            out = self._allocate(len(own), columns.n_columns)
+            seen = f"u{self._dtype.itemsize}"
+            map_dense(arrays[b].view(seen), own, columns.lookup, columns.bounds, out.view(seen))
+            return out
+
+        return mapped
 
     def _values(self, plan: WindowPlan) -> list[Elements]:
         return [self._matrices[reading.store].values for reading in plan.readings]
@@ -412,14 +488,26 @@ class DensePart:
         out[n_rows * width :] = 0
         return out.reshape(total, width)
 
-    def _select(self, arrays: list[NDArray[Any]], b: int) -> NDArray[Any]:
+    def _selected(self, joined: Callable[[int], NDArray[Any]], b: int) -> NDArray[Any]:
+        return self._select(joined(b))
+
+    def _select(self, array: NDArray[Any]) -> NDArray[Any]:
         assert self._selection is not None
-        n_rows, columns = len(arrays[b]), self._selection.columns
+        n_rows, columns = len(array), self._selection.columns
         (out,) = self._slabs.arrays((n_rows * len(columns), self._dtype))
         out = out.reshape(n_rows, len(columns))
-        np.take(arrays[b], np.maximum(columns, 0), axis=1, out=out)
+        np.take(array, np.maximum(columns, 0), axis=1, out=out)
         out[:, columns < 0] = 0
         return out
+
+
+def _composed(
+    columns: ColumnMap | None, selection: Selection | None, kernel: ValueKernel | None
+) -> tuple[ColumnMap | None, Selection | None]:
+    """Let one map do both, joining columns and selecting some, unless all joined ones have to be summed up."""
+    if columns is None or selection is None or isinstance(kernel, LogNormalize):
+        return columns, selection
+    return columns.then(selection), None
 
 
 def _checked(check: Check | None, finish: Callable[[int], Any], is_heavy: bool) -> tuple[Callable[[int], Any], bool]:

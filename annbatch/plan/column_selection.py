@@ -45,7 +45,7 @@ class Selection:
 
 
 @inline
-def _sort(data: Any, indices: Any, begin: Any, end: Any, n_wanted: Any, other: Any) -> None:
+def sort_row(data: Any, indices: Any, begin: Any, end: Any, n_wanted: Any, other: Any) -> None:
     """Sort a row by its column numbers, six bits at a time; elements of one column keep their order.
 
     ``other`` holds values and column numbers of a row at least as long.
@@ -87,7 +87,7 @@ def select_columns(data: Any, indices: Any, indptr: Any, lookup: Any, n_wanted: 
                 indices[k] = column
                 k += 1
         if n_wanted > 0:
-            _sort(data, indices, out[row], k, n_wanted, other)
+            sort_row(data, indices, out[row], k, n_wanted, other)
         out[row + 1] = k
     return out
 
@@ -124,7 +124,7 @@ def join_pieces(
                 k += 1
             p += 1
         if n_wanted > 0:
-            _sort(data, indices, out[row], k, n_wanted, other)
+            sort_row(data, indices, out[row], k, n_wanted, other)
         out[row + 1] = k
     return out
 

@@ -3,7 +3,7 @@
 Pure, compiled, without the GIL.
 
 1. `plan_sparse` lays out the rows of every batch from the stores' ``indptr``, which it checks: nothing that follows
-   could do harm, whatever a store says. `plan_dense` lays them out from the rows' width.
+   could do harm, whatever a store says. `plan_dense` lays them out from the rows' widths.
 2. A `RowPlan` also is the ``indptr`` of every batch.
 """
 
@@ -91,11 +91,12 @@ def plan_sparse(plan: WindowPlan, indptrs: Sequence[Found], nnz: Sequence[int]) 
     return RowPlan(lo, hi, batches, offsets, edges, plan.cuts, starts) if wrong < 0 else int(wrong)
 
 
-def plan_dense(plan: WindowPlan, width: int) -> RowPlan:
-    """Lay out rows of ``width`` elements each."""
+def plan_dense(plan: WindowPlan, widths: Sequence[int]) -> RowPlan:
+    """Lay out dense rows, from the elements that a row has in each reading."""
     n = len(plan.order)
     rows = np.concatenate([np.empty(0, np.int64), *(reading.ranges.rows for reading in plan.readings)])
-    lo, hi, batches, offsets, starts = _lay_out_dense(plan.order, plan.cuts, rows, width)
+    of_rows = np.repeat(np.array(widths, np.int64), np.diff(plan.edges))
+    lo, hi, batches, offsets, starts = _lay_out_dense(plan.order, plan.cuts, rows, of_rows)
     assert len(lo) == n
     return RowPlan(lo, hi, batches, offsets, plan.edges, plan.cuts, starts)
 
@@ -165,8 +166,8 @@ def _lay_out(order: Any, cuts: Any, edges: Any, table: Any) -> Any:
 
 
 @Kernel
-def _lay_out_dense(order: Any, cuts: Any, rows: Any, width: Any) -> Any:
-    lo = rows * width
-    hi = lo + width
+def _lay_out_dense(order: Any, cuts: Any, rows: Any, widths: Any) -> Any:
+    lo = rows * widths
+    hi = lo + widths
     batches, offsets, starts = _distribute(order, cuts, lo, hi)
     return lo, hi, batches, offsets, starts

@@ -14,23 +14,25 @@ In the order in which a collection is opened:
 10. `stored_frame`: how an obs or var is stored, whatever version of AnnData wrote it.
 11. `column_kinds`: the kind of an obs column, and what columns of several tables are together; building takes it, too.
 12. `obs_access`: which parts of an obs are opened, when somebody asks for them.
-13. `label_columns`: obs columns, and how the categories of all stores become one set of codes.
-14. `class_columns`: how integers and others become classes.
-15. `cell_names`: the names of cells, the index of obs.
-16. `obs_rows`: columns and names of all rows or some, as a table.
-17. `gene_lists`: the genes of each store, kept once for all that have the same; building takes it, too.
-18. `gene_overlap`: whether stores call their genes alike.
-19. `gene_join`: the genes of all stores together, and where those of each go.
-20. `column_join`: one column of several tables together.
-21. `var_columns`: the var columns on which the stores agree.
-22. `merged_var_column`: a var column of all inputs as `anndata.concat` makes it.
-23. `gene_selection`: which genes a loader yields.
-24. `common_type`: which type the values of several stores have together.
-25. `array_opening`: how an array is opened: by the kernels, or by zarr.
-26. `elements`: how the elements of an array get to their places in the batches.
-27. `selected_elements`: the same for the elements of wanted columns alone.
-28. `chunk_arrival`: how chunks get into memory while others are decoded.
-29. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
+13. `label_columns`: obs columns of a store, and of all stores.
+14. `united_columns`: how the columns and categories of all stores become one set of columns and codes.
+15. `class_columns`: how integers and others become classes.
+16. `cell_names`: the names of cells, the index of obs.
+17. `obs_rows`: columns and names of all rows or some, as a table.
+18. `gene_lists`: the genes of each store, kept once for all that have the same; building takes it, too.
+19. `gene_overlap`: whether stores call their genes alike.
+20. `gene_join`: the genes of all stores together, and where those of each go.
+21. `column_join`: one column of several tables together.
+22. `var_columns`: the var columns on which the stores agree.
+23. `merged_var_column`: a var column of all inputs as `anndata.concat` makes it.
+24. `gene_selection`: which genes a loader yields.
+25. `store_genes`: the genes of a loader, and where those of each store go.
+26. `common_type`: which type the values of several stores have together.
+27. `array_opening`: how an array is opened: by the kernels, or by zarr.
+28. `elements`: how the elements of an array get to their places in the batches.
+29. `selected_elements`: the same for the elements of wanted columns alone.
+30. `chunk_arrival`: how chunks get into memory while others are decoded.
+31. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
 Other rooms take `Collection`, `open_stores` and `open_anndata`, and read through `Store`, `Elements` and `ArraySlices`.
 """

@@ -32,7 +32,7 @@ from annbatch.stores.elements import Elements, elements_of
 from annbatch.stores.label_columns import StoreColumn
 from annbatch.stores.lazy_tables import in_memory, is_lazy
 from annbatch.stores.manifest import StoreEntry
-from annbatch.stores.obs_access import Obs, ObsInMemory, obs_of
+from annbatch.stores.obs_access import Obs, ObsInMemory, columns_there, obs_of
 from annbatch.stores.obs_rows import check_length
 from annbatch.stores.obsm_tables import array_of_table
 from annbatch.stores.refusals import refuse_executable
@@ -127,7 +127,7 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache 
             matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}", cache)
     obs = ObsInMemory.of(adata, name)
     shape = adata.n_obs, matrices["X"].shape[1]
-    return _checked(Store(name, shape, matrices, obs.columns(wanted.labels), obs, in_memory(adata.var)))
+    return _checked(Store(name, shape, matrices, columns_there(obs, wanted.labels), obs, in_memory(adata.var)))
 
 
 @numcodecs_are_known()
@@ -180,7 +180,7 @@ def open_store(
             matrices[element] = _stored(found, f"{name} {element}", recorded, reopen=reopen)
     with naming(f"{name} obs"):
         obs = obs_of(root, name, recorded)
-        columns = obs.columns(wanted.labels)
+        columns = columns_there(obs, wanted.labels)
     with naming(f"{name} var"):
         refuse_executable(root["var"], f"{name} var")
         var: Any = ad.io.read_elem(root["var"])

@@ -1,4 +1,4 @@
-"""What are the genes of all inputs together?
+"""What are the genes of all stores, or inputs of a build, together?
 
 1. `join_genes` decides which genes there are, and to which joined column each input's genes go.
 2. `fit_genes` does so for a collection that gets more cells, and `warn_of_lost_genes` warns of those that it lacks.
@@ -137,7 +137,7 @@ def _refuse_others(lists: GeneLists, paths: Sequence[str]) -> None:
             raise InputError(
                 f"{paths[lists.first_with(number)]}: must have the same genes as {paths[0]} (join='same'), lacks "
                 f"{len(missing)} {_some(genes[missing].tolist())} and has {len(extra)} others "
-                f"{_some(genes[extra].tolist())}"
+                f"{_some(genes[extra].tolist())}; join='outer' takes all genes, join='inner' the shared ones"
             )
 
 

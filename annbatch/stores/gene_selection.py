@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from annbatch.check import distinct_names, one_of
 from annbatch.errors import InputError
+from annbatch.stores.gene_join import How
 
 Mask = NDArray[np.bool_] | pd.Series
 VarNames = Sequence[str] | Mask | Callable[[pd.DataFrame], Any]
@@ -38,9 +39,11 @@ class Genes:
     """Column of var in which names are looked up; None means the index."""
     absent: Absent = "error"
     """What becomes of names that are not there."""
+    join: How = "same"
+    """Which genes stores that differ have together."""
 
     @classmethod
-    def of(cls, wanted: VarNames | None, key: str | None, absent: Absent) -> Genes:
+    def of(cls, wanted: VarNames | None, key: str | None, absent: Absent, join: How = "same") -> Genes:
         """Check what a user gave.
 
         Raises
@@ -49,6 +52,7 @@ class Genes:
             If names are not text or not distinct, or an option is given that does not go with the others.
         """
         one_of("absent", absent, get_args(Absent))
+        one_of("join", join, get_args(How))
         if key is not None and not isinstance(key, str):
             raise TypeError(f"var_key must be the name of a column of var, got {key!r}")
         found: Any = wanted
@@ -65,7 +69,7 @@ class Genes:
             if not is_named and not is_default:
                 kind = "None" if wanted is None else "a function" if callable(wanted) else "a mask"
                 raise ValueError(f"{option} needs var_names that are names, got {kind}")
-        return cls(found, key, absent)
+        return cls(found, key, absent, join)
 
     @classmethod
     def by_modality(cls, wanted: Mapping[str, VarNames], key: str | None, absent: Absent) -> dict[str, Wanted]:

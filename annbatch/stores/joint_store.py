@@ -18,7 +18,7 @@ from annbatch.stores.array_opening import open_each
 from annbatch.stores.collection import Collection
 from annbatch.stores.manifest import StoreEntry
 from annbatch.stores.modality import MEASURED
-from annbatch.stores.obs_access import joint_obs_of
+from annbatch.stores.obs_access import columns_there, joint_obs_of
 from annbatch.stores.obs_rows import check_length
 
 
@@ -51,7 +51,7 @@ def open_joint_stores(collection: Collection, labels: Sequence[str] | None, moda
     def open_one(store: StoreEntry) -> Store:
         name, recorded = f"{collection.path}/{store.name}", collection.recorded(store)
         obs = joint_obs_of(collection.group(store), name, recorded, list(collection.modalities), modalities)
-        columns = obs.columns(wanted)
+        columns = columns_there(obs, wanted)
         for column in columns.values():
             check_length(column, store.n_obs)
         return Store(name, (store.n_obs, 0), {}, columns, obs, pd.DataFrame())

@@ -1,14 +1,12 @@
 """How do columns of obs become codes that every store agrees on?
 
 1. `columns_of_frame` and `columns_of_group` describe the obs columns of one store, in memory or on disk.
-2. `merge_columns` unites the stores' columns of a name into one `Column`, by the rule that building follows, too
-   (`annbatch.stores.column_kinds`).
+2. `annbatch.stores.united_columns` unites the stores' columns of a name into one `Column`.
 3. `annbatch.batches.label_rows` gathers the rows of a window; `Column.numbers` and `Column.series` say what they mean.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,16 +23,13 @@ from annbatch.errors import InputError, StoreError, naming
 from annbatch.plan.window import Ranges
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.column_kinds import (
-    agreed,
     as_categories,
-    is_ordered,
     kind_of,
     kind_of_categories,
     plain,
-    united,
 )
 from annbatch.stores.lazy_tables import in_memory
-from annbatch.stores.slices import ArraySlices, Constant, slices_of
+from annbatch.stores.slices import ArraySlices, slices_of
 from annbatch.stores.stored_frame import categories_of, is_array
 
 _ROWS_AT_ONCE = 1 << 20
@@ -59,10 +54,7 @@ class StoreColumn:
     @property
     def kind(self) -> str:
         """What it holds, as `annbatch.stores.column_kinds` names it."""
-        if self.categories is None:
-            return "number"
-        is_boolean = not isinstance(self.dtype, pd.CategoricalDtype) and pd.api.types.is_bool_dtype(self.dtype)
-        return "boolean" if is_boolean else kind_of_categories(self.categories, self.name)
+        return _kind(self.categories, self.dtype, self.name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,11 +72,16 @@ class Column:
     """Per store: store's code -> collection's code, the last entry for missing (-1); None where they are the same."""
 
     @property
+    def kind(self) -> str:
+        """What it holds, as `annbatch.stores.column_kinds` names it."""
+        return _kind(self.categories, self.dtype, self.name)
+
+    @property
     def gathered_dtype(self) -> np.dtype[Any]:
         """Type in which rows of all stores are gathered: int32 codes, or what the stores' numbers promote to."""
         if self.categories is not None:
             return np.dtype(np.int32)
-        return _promoted([part.values.dtype for part in self.parts])
+        return promoted([part.values.dtype for part in self.parts])
 
     @property
     def code_dtype(self) -> np.dtype[Any]:
@@ -136,6 +133,13 @@ class Column:
         return pd.Series(gathered, dtype=self.dtype)
 
 
+def _kind(categories: pd.Index[Any] | None, dtype: Any, name: str) -> str:
+    if categories is None:
+        return "number"
+    is_boolean = not isinstance(dtype, pd.CategoricalDtype) and pd.api.types.is_bool_dtype(dtype)
+    return "boolean" if is_boolean else kind_of_categories(categories, name)
+
+
 def columns_of_frame(
     obs: Any, names: Sequence[str] | None, store: str, asked_by: str = "labels"
 ) -> dict[str, StoreColumn]:
@@ -168,37 +172,6 @@ def columns_of_group(
         with naming(where):
             columns[name] = _of_element(obs, name, where, partial(slices_of, where, recorded=recorded))
     return columns
-
-
-def merge_columns(stores: Sequence[tuple[str, dict[str, StoreColumn]]]) -> tuple[Column, ...]:
-    """Unite the columns that all stores have, in the order of the first store.
-
-    Parameters
-    ----------
-    stores
-        Name and columns of each store. Names are for messages and may repeat.
-
-    Raises
-    ------
-    InputError
-        If a column has values of different kinds in different stores.
-    """
-    shared = [name for name in stores[0][1] if all(name in columns for _, columns in stores)]
-    return tuple(_merge(name, [(store, columns[name]) for store, columns in stores]) for name in shared)
-
-
-def unshared_columns(stores: Sequence[tuple[str, dict[str, StoreColumn]]]) -> dict[str, str]:
-    """Give the columns that only some stores have, each with the name of the first store that lacks it."""
-    known = dict.fromkeys(name for _, columns in stores for name in columns)
-    lacking = {name: next((store for store, columns in stores if name not in columns), None) for name in known}
-    return {name: store for name, store in lacking.items() if store is not None}
-
-
-def warn_of(unshared: Mapping[str, str], what: str, stacklevel: int) -> None:
-    """Warn that columns are left out since a store, named beside each, lacks them."""
-    if unshared:
-        lacking = ", ".join(f"{name!r} is not in {store}" for name, store in unshared.items())
-        warnings.warn(f"{what} that not all stores have: {lacking}", stacklevel=stacklevel + 1)
 
 
 def _chosen(names: Sequence[str] | None, available: list[str], store: str, asked_by: str) -> list[str]:
@@ -246,7 +219,7 @@ def _of_element(obs: zarr.Group, name: str, where: str, slices_of: Callable[[Any
         )
     if encoding == "nullable-integer":
         values, mask = slices_of(element["values"]), slices_of(element["mask"])
-        return StoreColumn(where, values, mask, None, pd.api.types.pandas_dtype(_nullable(values.dtype)))
+        return StoreColumn(where, values, mask, None, pd.api.types.pandas_dtype(nullable(values.dtype)))
     if encoding == "nullable-boolean":
         mask = slices_of(element["mask"])
         return StoreColumn(where, slices_of(element["values"]), mask, pd.Index([False, True]), pd.BooleanDtype())
@@ -287,65 +260,16 @@ def held(values: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]
     return found
 
 
-def _promoted(dtypes: Sequence[Any]) -> np.dtype[Any]:
+def promoted(dtypes: Sequence[Any]) -> np.dtype[Any]:
     """Give the type that numbers of several types share."""
     found = np.result_type(*dtypes)
     # Of int64 and uint64 NumPy makes float64, which holds neither; what int64 does not hold is refused when it is read.
     return np.dtype(np.int64) if found.kind == "f" and all(np.dtype(d).kind in "iu" for d in dtypes) else found
 
 
-def _nullable(dtype: np.dtype[Any]) -> str:
+def nullable(dtype: np.dtype[Any]) -> str:
     """Name the nullable pandas dtype of an integer dtype."""
     return f"{'Int' if dtype.kind == 'i' else 'UInt'}{dtype.itemsize * 8}"
-
-
-def _merge(name: str, parts: Sequence[tuple[str, StoreColumn]]) -> Column:
-    """Unite one column of all stores, by the rule of `annbatch.stores.column_kinds`."""
-    stores, columns = [store for store, _ in parts], [column for _, column in parts]
-    kinds = [column.kind for column in columns]
-    kind = agreed(f"obs[{name!r}]", kinds, stores, lambda i: has_value(columns[i]))
-    fit = [column for column, own in zip(columns, kinds, strict=True) if own == kind]
-    if kind == "number":
-        dtype = _common_dtype([column.dtype for column in fit])
-        base = _promoted([column.values.dtype for column in fit])
-        if len(fit) < len(columns) and base.kind in "iu":
-            dtype = pd.api.types.pandas_dtype(_nullable(base))
-        columns = [c if own == kind else _no_number(c, base) for c, own in zip(columns, kinds, strict=True)]
-        return Column(name, None, dtype, tuple(columns), (None,) * len(columns))
-    categories = united([column.categories for column in fit if column.categories is not None])
-    columns = [c if own == kind else _no_category(c) for c, own in zip(columns, kinds, strict=True)]
-    recodes = tuple(
-        None
-        if categories[: len(part.categories)].equals(part.categories)  # type: ignore[arg-type]
-        else np.append(categories.get_indexer(part.categories), -1).astype(np.int32)  # type: ignore[arg-type]
-        for part in columns
-    )
-    return Column(name, categories, _dtype_of_categories(kind, categories, fit, columns), tuple(columns), recodes)
-
-
-def _dtype_of_categories(
-    kind: str, categories: pd.Index[Any], fit: Sequence[StoreColumn], columns: Sequence[StoreColumn]
-) -> Any:
-    dtypes = [column.dtype for column in fit]
-    same = bool(dtypes) and all(dtype == dtypes[0] for dtype in dtypes)
-    if kind == "boolean":
-        return dtypes[0] if same and len(fit) == len(columns) else pd.BooleanDtype()
-    if any(isinstance(dtype, pd.CategoricalDtype) for dtype in dtypes):
-        return pd.CategoricalDtype(categories, ordered=is_ordered(dtypes))
-    return dtypes[0] if same else np.dtype(object)
-
-
-def _no_number(column: StoreColumn, dtype: np.dtype[Any]) -> StoreColumn:
-    """Give a column without a value as one of numbers, none of which is there."""
-    n_obs, is_float = len(column.values), dtype.kind == "f"
-    values = Constant(np.array([np.nan if is_float else 0], dtype), n_obs)
-    return StoreColumn(column.name, values, None if is_float else Constant(np.array([True]), n_obs), None, dtype)
-
-
-def _no_category(column: StoreColumn) -> StoreColumn:
-    """Give a column without a value as one of categories."""
-    codes = Constant(np.array([-1], np.int8), len(column.values))
-    return StoreColumn(column.name, codes, None, pd.Index([], dtype=object), np.dtype(object))
 
 
 def has_value(column: StoreColumn) -> bool:
@@ -370,12 +294,3 @@ def _read(array: ArraySlices, start: int, stop: int) -> NDArray[Any]:
     ranges = Ranges(rows, np.array([start]), np.array([stop]), rows - start, np.zeros_like(rows))
     found = array.begin(ranges, 0, Requests())()
     return found.values[found.places]
-
-
-def _common_dtype(dtypes: list[Any]) -> Any:
-    if all(dtype == dtypes[0] for dtype in dtypes):
-        return dtypes[0]
-    if any(pd.api.types.is_extension_array_dtype(dtype) for dtype in dtypes):
-        plain = _promoted([getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes])
-        return pd.api.types.pandas_dtype(_nullable(plain)) if plain.kind in "iu" else pd.Float64Dtype()
-    return _promoted(dtypes)

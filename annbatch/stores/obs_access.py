@@ -44,6 +44,11 @@ class ObsInMemory:
 
     is_remote = False
 
+    @property
+    def column_names(self) -> list[str]:
+        """Names of its columns."""
+        return [str(name) for name in self.table.columns]
+
     def columns(self, names: Sequence[str] | None, asked_by: str = "labels") -> dict[str, StoreColumn]:
         """Describe columns; None means all. Raises InputError if one is not there."""
         return columns_of_frame(self.table, names, self.store, asked_by)
@@ -119,10 +124,15 @@ class JointObs:
         """Whether it lies in an object store."""
         return self.whole.is_remote
 
+    @property
+    def column_names(self) -> list[str]:
+        """Names of its columns, those of all modalities among them."""
+        own = self.whole.column_names
+        return [*own, *(name for part in self.parts for name in self._of(part) if name not in own)]
+
     def columns(self, names: Sequence[str] | None, asked_by: str = "labels") -> dict[str, StoreColumn]:
         """Describe columns; None means all. Raises InputError if one is not there."""
-        own = self.whole.column_names
-        known = [*own, *(name for part in self.parts for name in self._of(part) if name not in own)]
+        own, known = self.whole.column_names, self.column_names
         if names is None:
             names = list(dict.fromkeys([*own, *(name for part in self.shown for name in self._of(part))]))
         if unknown := [name for name in names if name not in known]:
@@ -145,6 +155,19 @@ class JointObs:
 
 
 Obs = ObsInMemory | ObsInStore | JointObs
+
+
+def columns_there(obs: Obs, names: Sequence[str] | None) -> dict[str, StoreColumn]:
+    """Describe those of the columns that an obs has; None means all."""
+    held = obs.column_names
+    return obs.columns(None if names is None else [name for name in names if name in held])
+
+
+def check_asked(tables: Sequence[Obs], names: Sequence[str], asked_by: str) -> None:
+    """Raise InputError if a column is in none of the tables; names those of the first."""
+    for name in names:
+        if not any(name in table.column_names for table in tables):
+            tables[0].columns([name], asked_by)
 
 
 def joint_obs_of(

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -21,15 +22,16 @@ from annbatch.plan.window import Ints, Reading, WindowPlan, plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.array_opening import open_each
 from annbatch.stores.cell_names import CellNames, Names, names_in_order
-from annbatch.stores.label_columns import Column, StoreColumn, held, merge_columns, unshared_columns, warn_of
-from annbatch.stores.obs_access import Obs
+from annbatch.stores.label_columns import Column, StoreColumn, held
+from annbatch.stores.obs_access import Obs, check_asked, columns_there
+from annbatch.stores.united_columns import Merged, differences, merge_columns
 
 ROWS_AT_ONCE = 1 << 20
 
 
 def open_columns(
     tables: Sequence[Obs], store_rows: Sequence[int], names: Sequence[str] | None, asked_by: str
-) -> tuple[tuple[Column, ...], dict[str, str]]:
+) -> Merged:
     """Open columns of all stores.
 
     Parameters
@@ -39,30 +41,25 @@ def open_columns(
     store_rows
         Rows of each store.
     names
-        The columns; None means all that the stores share.
+        The columns, each in at least one store; None means all.
     asked_by
         What messages call that in which they are named.
-
-    Returns
-    -------
-    columns, unshared
-        The columns, and those that only some stores have, each with the name of a store that lacks it.
 
     Raises
     ------
     InputError
-        If a column is not there, or of different kinds.
+        If a column is not there, or one that is named is of different kinds.
     StoreError
         If one is of another length than its store.
     """
-    opened = open_each(
-        lambda table: table.columns(names, asked_by), tables, is_remote=any(table.is_remote for table in tables)
-    )
+    check_asked(tables, names or (), asked_by)
+    is_remote = any(table.is_remote for table in tables)
+    opened = open_each(lambda table: columns_there(table, names), tables, is_remote=is_remote)
     for n_obs, columns in zip(store_rows, opened, strict=True):
         for column in columns.values():
             check_length(column, n_obs)
-    of_stores = [(table.store, columns) for table, columns in zip(tables, opened, strict=True)]
-    return merge_columns(of_stores), unshared_columns(of_stores)
+    of_stores = zip((table.store for table in tables), store_rows, opened, strict=True)
+    return merge_columns(list(of_stores), asked=names or ())
 
 
 def check_length(column: StoreColumn, n_obs: int) -> None:
@@ -107,7 +104,7 @@ def read_obs(
     store_rows
         Rows of each store.
     columns
-        The columns; None means all that the stores share, with a warning that names the others.
+        The columns; None means all that are of one kind in all stores, with a warning that names the others.
     rows
         Which rows; None means all.
     in_order
@@ -125,12 +122,13 @@ def read_obs(
     InputError, StoreError
         As `open_columns` and `open_names` do.
     """
-    opened, unshared = open_columns(tables, store_rows, columns, "columns")
-    warn_of(unshared, "obs leaves out columns", stacklevel=4 if shown is not None else 3)
+    merged = open_columns(tables, store_rows, columns, "columns")
+    for text in differences(merged):
+        warnings.warn(text, UserWarning, stacklevel=4 if shown is not None else 3)
     names = open_names(tables, store_rows)
     pieces = partial(_pieces, store_rows, rows, in_order)
     series = {}
-    for column in opened:
+    for column in merged.columns:
         column = column if shown is None else shown(column)
         read = [piece for (piece,) in read_columns([column], pieces())]
         values: NDArray[Any] = np.concatenate([np.ma.getdata(piece) for piece in read])
