@@ -15,8 +15,9 @@ from annbatch.batches.label_rows import LabelReader, LabelRows
 from annbatch.errors import InputError, StoreError
 from annbatch.plan.window import WindowPlan, plan_readings
 from annbatch.remote.request_pool import Requests
-from annbatch.stores.label_columns import columns_of_frame, merge_columns
+from annbatch.stores.label_columns import columns_of_frame
 from annbatch.stores.slices import slices_of
+from annbatch.stores.united_columns import merge_columns
 
 SIZES = (40, 1, 25)
 
@@ -50,7 +51,9 @@ CODE_TYPES = (
     | {"nullable": np.dtype(np.float64), "bool": np.dtype(bool)}
 )
 FRAMES = [frame(n, seed) for seed, n in enumerate(SIZES)]
-COLUMNS = merge_columns([(str(i), columns_of_frame(obs, None, str(i))) for i, obs in enumerate(FRAMES)])
+COLUMNS = merge_columns(
+    [(str(i), len(obs), columns_of_frame(obs, None, str(i))) for i, obs in enumerate(FRAMES)]
+).columns
 FIRST_ROWS = np.cumsum([0, *SIZES])
 
 
@@ -117,12 +120,14 @@ def is_held(value: object, dtype: np.dtype) -> bool:
     ids=str,
 )
 def test_codes_hold_the_values_of_all_stores_or_refuse_one(columns, dtype, values):
-    frames = [(str(i), columns_of_frame(pd.DataFrame({"n": one}), None, str(i))) for i, one in enumerate(columns)]
+    frames = [
+        (str(i), len(one), columns_of_frame(pd.DataFrame({"n": one}), None, str(i))) for i, one in enumerate(columns)
+    ]
     rows = np.arange(sum(map(len, columns)))
     plan = plan_readings(rows, np.array([0, len(rows)]), np.cumsum([0, *map(len, columns)]))
 
     def codes():
-        return read(LabelReader(merge_columns(frames)), plan, rows)[0].codes("n")
+        return read(LabelReader(merge_columns(frames).columns), plan, rows)[0].codes("n")
 
     if isinstance(values, str):
         with pytest.raises(InputError, match=rf"must hold numbers that {np.dtype(dtype)} holds, got {values}"):

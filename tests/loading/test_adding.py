@@ -93,16 +93,17 @@ def test_a_sampler_with_a_hidden_column_knows_all_calls():
 
 
 def test_messages_number_the_objects_through_all_calls():
-    ds = Loader(batch_size=4).add_anndatas([cells(["ada"]), cells(["ben"])])
-    with pytest.raises(InputError, match=r"n_vars: adatas\[0\] has 3, adatas\[2\] has 2"):
-        ds.add_anndatas([cells(["cy"])[:, :2].copy()])
+    labels = ["donor", "n"]
+    ds = Loader(batch_size=4).add_anndatas([cells(["ada"]), cells(["ben"])], labels)
+    with pytest.raises(InputError, match=r"adatas\[2\]: must have the same genes as adatas\[0\]"):
+        ds.add_anndatas([cells(["cy"])[:, :2].copy()], labels)
     # What was refused leaves no trace.
-    with pytest.raises(InputError, match=r"adatas\[0\] has 3, adatas\[2\] has 2"):
-        ds.add_anndatas([cells(["cy"])[:, :2].copy()])
+    with pytest.raises(InputError, match=r"adatas\[2\]: must have the same genes as adatas\[0\]"):
+        ds.add_anndatas([cells(["cy"])[:, :2].copy()], labels)
     other = cells(["dee"])
     other.obs["donor"] = [1.5]
     with pytest.raises(InputError, match=r"got category of string in adatas\[0\], number in adatas\[3\]"):
-        ds.add_anndatas([cells(["cy"]), other])
+        ds.add_anndatas([cells(["cy"]), other], labels)
     assert ds.n_obs == 2
 
 
@@ -120,14 +121,14 @@ def test_labels_in_another_order_are_the_same_labels():
     assert list(next(iter(ds)).labels) == ["n", "donor"]
 
 
-def test_a_column_that_is_left_out_is_named_once():
+def test_a_column_that_a_store_lacks_is_named_once():
     ds = Loader(batch_size=4).add_anndatas([cells(["ada"])])
     other = cells(["ben"], 1)
     other.obs["age"] = other.obs.pop("donor")
-    with pytest.warns(UserWarning, match="labels leave out") as warned:
+    with pytest.warns(UserWarning, match="obs columns are missing") as warned:
         ds.add_anndatas([other])
-    message = "labels leave out obs columns that not all stores have: 'donor' is not in adatas[1], 'age' is not in "
-    assert [str(one.message) for one in warned] == [f"{message}adatas[0]"]
+    message = "obs columns are missing in the rows of stores that lack them: 'donor' is not in adatas[1], 'age' is not"
+    assert [str(one.message) for one in warned] == [f"{message} in adatas[0]"]
     assert warned[0].filename == __file__
     ds.add_anndatas([cells(["cy"], 2)])
-    assert list(next(iter(ds)).codes) == ["n"]
+    assert list(next(iter(ds)).codes) == ["donor", "n", "age"]

@@ -25,7 +25,8 @@ from annbatch.errors import InputError
 from annbatch.plan.window import plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.column_join import join_column
-from annbatch.stores.label_columns import Column, columns_of_frame, merge_columns
+from annbatch.stores.label_columns import Column, columns_of_frame
+from annbatch.stores.united_columns import merge_columns
 
 N_OBS = 3
 ABC = ["a", "b", "c"]
@@ -101,10 +102,10 @@ def concatenated(cases: list[Case]) -> list[Any]:
 def loaded(cases: list[Case]) -> tuple[Column, Any, np.ndarray]:
     """Join the columns as a loader does: the column, its values as users see them, and its codes."""
     stores = [
-        (f"adatas[{i}]", columns_of_frame(pd.DataFrame({"x": c.column}), None, f"adatas[{i}]"))
+        (f"adatas[{i}]", N_OBS, columns_of_frame(pd.DataFrame({"x": c.column}), None, f"adatas[{i}]"))
         for i, c in enumerate(cases)
     ]
-    (column,) = merge_columns(list(stores))
+    (column,) = merge_columns(stores, asked=["x"]).columns
     rows = np.arange(N_OBS * len(cases))
     plan = plan_readings(rows, np.array([0, len(rows)]), np.arange(len(cases) + 1) * N_OBS)
     reader = LabelReader([column])

@@ -112,11 +112,15 @@ def test_columns_that_not_all_have_are_named(stores):
     rng = np.random.default_rng(0)
     adatas = [named_adata(rng, range(len(obs)), range(5), obs=obs) for obs in (first, second)]
     ds = Loader(**OPTIONS).add_anndatas(adatas, labels=["stage"])
-    with pytest.warns(UserWarning, match=r"obs leaves out columns .*'age' is not in adatas\[1\], 'weeks' is not in"):
+    with pytest.warns(UserWarning, match=r"obs columns are missing .*'age' is not in adatas\[1\], 'weeks' is not in"):
         found = ds.obs()
-    assert list(found) == [name for name in first if name != "age"]
-    with pytest.raises(InputError, match=r"adatas\[1\]: columns must be obs columns, got 'age'"):
-        ds.obs(["age"])
+    assert list(found) == [*first, "weeks"]
+    assert found["age"].tolist()[:6] == first["age"].tolist()
+    assert found["age"].isna().tolist()[6:] == found["weeks"].isna().tolist()[:3] == [True] * 3
+    with pytest.warns(UserWarning, match="'age' is not in"):
+        pd.testing.assert_frame_equal(ds.obs(["age"]), found[["age"]])
+    with pytest.raises(InputError, match=r"adatas\[0\]: columns must be obs columns, got 'no'"):
+        ds.obs(["no"])
     with pytest.raises(TypeError, match="columns must be a sequence of names"):
         ds.obs("age")
 

@@ -125,7 +125,7 @@ def moved_by(pieces: Pieces, chunk_elements: np.ndarray, itemsize: int) -> dict[
 @given(windows(), st.integers(0, 5))
 def test_dense_rows(window, width):
     plan, rows, _, first_rows = window
-    layout = plan_dense(plan, width)
+    layout = plan_dense(plan, [width] * len(plan.readings))
     local = rows[plan.order] - first_rows[np.searchsorted(first_rows, rows[plan.order], side="right") - 1]
     np.testing.assert_array_equal(layout.lo, local * width)
     np.testing.assert_array_equal(layout.hi, local * width + width)

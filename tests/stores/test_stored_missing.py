@@ -17,7 +17,8 @@ from annbatch.batches.label_rows import LabelReader
 from annbatch.plan.window import plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.stores import label_columns, slices
-from annbatch.stores.label_columns import columns_of_frame, columns_of_group, has_value, merge_columns
+from annbatch.stores.label_columns import columns_of_frame, columns_of_group, has_value
+from annbatch.stores.united_columns import merge_columns
 from stores import write_store
 
 N = 12
@@ -56,7 +57,7 @@ def test_stored_columns(obs_group: zarr.Group, kept: bool, monkeypatch: pytest.M
         monkeypatch.setattr(slices, "KEEP_BYTES", 0)
     frame = pd.DataFrame(COLUMNS).iloc[::-1]
     stored = columns_of_group(obs_group, None, "stored", {})
-    columns = merge_columns([("memory", columns_of_frame(frame, None, "memory")), ("stored", stored)])
+    columns = merge_columns([("memory", N, columns_of_frame(frame, None, "memory")), ("stored", N, stored)]).columns
     assert {column.name for column in columns} == set(COLUMNS)
     rows = np.array([N + 1, 3, *range(N, 2 * N), N + 4, 1])
     plan = plan_readings(rows, np.array([0, 5, len(rows)]), np.array([0, N, 2 * N]))

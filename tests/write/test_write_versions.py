@@ -25,7 +25,8 @@ from annbatch.errors import InputError
 from annbatch.plan.window import plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.collection import Collection
-from annbatch.stores.label_columns import columns_of_group, merge_columns
+from annbatch.stores.label_columns import columns_of_group
+from annbatch.stores.united_columns import merge_columns
 from annbatch.write.inputs.matrix_rows import matrix_of, read_dense
 from annbatch.write.inputs.opening import as_origins
 from epochs import each_batch
@@ -216,7 +217,7 @@ def test_label_columns_of_stores_of_every_version(files: Path, name: str):
     """What a loader makes of the obs of a zarr store."""
     group: Any = zarr.open_group(files / name, mode="r")["obs"]
     expected = truth(files / name).obs
-    columns = merge_columns([(name, columns_of_group(group, None, name, {}))])
+    columns = merge_columns([(name, len(expected), columns_of_group(group, None, name, {}))]).columns
     assert [column.name for column in columns] == list(expected)
     rows = np.arange(len(expected))[::-1]
     plan = plan_readings(rows, np.array([0, len(rows)]), np.array([0, len(rows)]), 1)
