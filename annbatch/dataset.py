@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,14 @@ from annbatch.errors import InputError
 from annbatch.order.row_selection import Runs, digest
 from annbatch.order.row_table import Classes, joint, names_of
 from annbatch.order.splits import Divisible
+from annbatch.plan.window import plan_readings
 from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
 from annbatch.stores.cell_names import CellNames
 from annbatch.stores.class_columns import as_classes, check_kind, classes_of_integers
 from annbatch.stores.common_type import common_type, float32_holds
 from annbatch.stores.gene_selection import Genes
 from annbatch.stores.label_columns import Column
-from annbatch.stores.obs_access import Obs
+from annbatch.stores.obs_access import SRC_PATH, Obs
 from annbatch.stores.obs_rows import all_rows, open_columns, open_names, read_columns, read_obs
 from annbatch.stores.store_genes import JoinedGenes, StoreGenes
 from annbatch.stores.united_columns import Merged, differences, merge_columns
@@ -187,6 +189,15 @@ class Dataset:
         return None if self.genes is None or self.genes.selection is None else self.genes.selection.lookup >= 0
 
     @property
+    def chosen_names(self) -> list[str]:
+        """Names of the genes that are yielded, without those that no store has."""
+        assert self.genes is not None
+        if self.genes.selection is None:
+            return [str(name) for name in self.genes.names]
+        columns = self.genes.selection.columns
+        return [str(name) for name in self.genes.names[columns[columns >= 0]]]
+
+    @property
     def n_vars(self) -> int:
         """Columns of X, of those selected."""
         return len(self.var)
@@ -204,6 +215,33 @@ class Dataset:
                 self.read[by] = self._read(by)
             return self.read[by]
         return joint([self.classes(name) for name in by])
+
+    def mixed_columns(self) -> dict[str, Callable[[NDArray[np.int64]], NDArray[Any]]]:
+        """Give what tells how well rows are mixed: the class of some rows, by source file and by a label.
+
+        The source file is that in `SRC_PATH`, where all stores have it, or the store. The label is the first one whose
+        categories are classes of many rows.
+        """
+        found: dict[str, Callable[[NDArray[np.int64]], NDArray[Any]]] = {}
+        ends = np.cumsum(self.store_rows)
+        if all(SRC_PATH in table.column_names for table in self.tables):
+            found["source file"] = partial(self._codes_of, self._column(SRC_PATH, "mixing"))
+        elif len(self.stores) > 1:
+            found["source file"] = lambda rows: np.searchsorted(ends, rows, "right")
+        for column in self.columns:
+            if (
+                column.name != SRC_PATH
+                and column.categories is not None
+                and len(column.categories) <= self.n_obs // 100
+            ):
+                found[f"obs[{column.name!r}]"] = partial(self._codes_of, column)
+                break
+        return found
+
+    def _codes_of(self, column: Column, rows: NDArray[np.int64]) -> NDArray[Any]:
+        plan = plan_readings(rows, np.array([0, len(rows)]), np.cumsum([0, *self.store_rows]))
+        ((codes,),) = read_columns([column], iter([plan]))
+        return codes
 
     def check_columns(self, names: Sequence[str], asked_by: str) -> None:
         """Raise InputError if a store lacks one of these obs columns, or it cannot be classes."""

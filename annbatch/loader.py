@@ -39,6 +39,7 @@ from annbatch.epoch import Epoch, Start
 from annbatch.errors import InputError
 from annbatch.fetch import Carried, Fetcher
 from annbatch.order.consumers import Partition
+from annbatch.order.mixing import LEAST_ROWS, MOST_WINDOWS, Mixing, measure
 from annbatch.order.permutation import MAX_WORD
 from annbatch.order.row_selection import Runs
 from annbatch.order.schedule import Schedule, Settings
@@ -48,6 +49,8 @@ from annbatch.remote.disk_cache import DiskCache
 from annbatch.samplers import Sampler, Sequential, Shuffled
 from annbatch.sources import Opening, Sources
 from annbatch.stats import Stats
+from annbatch.stores.anndata_store import DenseMatrix
+from annbatch.stores.collection import Collection
 from annbatch.stores.gene_join import How
 from annbatch.stores.gene_selection import Absent, Genes, VarNames, Wanted
 from annbatch.summary import Summary
@@ -255,6 +258,8 @@ class Loader(Summary):
         self._position = Position()
         self._live: weakref.ref[Epoch] | None = None
         self._counters = Counters()
+        self._is_mixing_known = False
+        self._pid = os.getpid()
 
     def add_anndatas(self, adatas: Sequence[ad.AnnData], labels: Sequence[str] | None = None) -> Self:
         """Add AnnData objects whose X is a `anndata.io.sparse_dataset` on a zarr store, or a CSR matrix in memory.
@@ -318,6 +323,64 @@ class Loader(Summary):
         """
         self._use(self._sources.with_collection(path, labels, self._opening()))
         return self
+
+    def write_collection(self, path: str | os.PathLike[str], **options: Any) -> Collection:
+        """Write the rows of all stores, shuffled, as a collection: what `use_collection` reads fastest.
+
+        The collection has what this loader's batches have: the joined or selected genes, layers, elements of obsm and
+        labels.
+
+        Parameters
+        ----------
+        path
+            Directory to make.
+        **options
+            Options of `create_anndata_collection`, such as ``codec`` or ``memory_limit``, also instead of what follows
+            from this loader: ``join``, ``var_names``, ``layers``, ``obsm``, ``obs_columns`` and ``dense``.
+
+        Returns
+        -------
+        Collection
+            The collection.
+
+        Raises
+        ------
+        InputError
+            If this loader has only some of the rows, or was sent to another process; and as
+            `create_anndata_collection` does.
+        OutputExistsError, OutputError
+            As `create_anndata_collection` does.
+
+        Examples
+        --------
+        >>> ds.write_collection("cells")  # doctest: +SKIP
+        >>> ds = Loader(batch_size=4096).use_collection("cells")  # doctest: +SKIP
+        """
+        dataset = self._opened()
+        if self._rows is not None:
+            raise InputError(
+                "write_collection writes all rows, and this loader has some: call it without rows, or split"
+            )
+        chosen: dict[str, Any] = {"join": self.join, "layers": self.layers, "obsm": self.obsm}
+        if self._sources.labels is not None:
+            chosen["obs_columns"] = [column.name for column in dataset.columns]
+        if self.var_names is not None:
+            # Names that are selected may be missing in some stores, whatever else these have.
+            chosen["join"] = "outer"
+            names = {name: part.chosen_names for name, part in dataset.parts.items() if part.mask is not None}
+            chosen["var_names"] = names if dataset.modalities else names[""]
+        chosen["dense"] = [
+            f"{name}:{element}" if name else element
+            for name, part in dataset.parts.items()
+            for element, matrix in part.stores[0].matrices.items()
+            if isinstance(matrix, DenseMatrix) and not element.startswith("obsm/")
+        ]
+        if dataset.modalities:
+            chosen["modalities"] = list(dataset.modalities)
+        # What builds is not loaded by those who only read.
+        from annbatch.write import create_anndata_collection
+
+        return create_anndata_collection(self._sources.inputs(), path, **(chosen | options))
 
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read obs without the counts.
@@ -672,7 +735,41 @@ class Loader(Summary):
             Which of several consumers asks; None means the loader's own partition, or that it is alone.
         """
         self._scheduled()
-        return Epoch(partial(self._begin, emit, partition or self.partition or WHOLE))
+        consumer = partition or self.partition or WHOLE
+        if consumer.index == 0:
+            self._warn_of_poor_mixing()
+        return Epoch(partial(self._begin, emit, consumer))
+
+    def _mixing(self) -> list[Mixing]:
+        """Measure how well windows mix rows, by source file and by the first label; obs is read for it."""
+        dataset, schedule, position = self._opened(), self._scheduled(), Position()
+        position.begin(WHOLE)
+        turns = schedule.turns(position, 1)
+        numbers = np.unique(np.linspace(0, turns.n_windows - 1, MOST_WINDOWS).astype(np.int64)).tolist()
+        windows = [turns.window(number, 0).rows for number in numbers]
+        rows = range(dataset.n_obs) if self._rows is None else self.rows
+        return [measure(name, codes_of, windows, rows) for name, codes_of in dataset.mixed_columns().items()]
+
+    def _warn_of_poor_mixing(self) -> None:
+        """Warn, once, if windows of stores that may lie as they were written mix poorly."""
+        if self._is_mixing_known or self._pid != os.getpid() or not isinstance(self.sampler, Shuffled):
+            return
+        self._is_mixing_known = True
+        is_remote = any(table.is_remote for table in self._opened().tables)
+        if is_remote or not self._sources.are_unshuffled or self.n_obs < LEAST_ROWS:
+            return
+        found = self._mixing()
+        if not any(one.is_poor for one in found):
+            return
+        window = self.chunk_size * self.preload_nchunks
+        warnings.warn(
+            f"the stores lie as they were written, and a window of {window:,} rows mixes them poorly: it has "
+            f"{'; '.join(map(str, found))}. Smaller blocks mix better, such as chunk_size=16 and preload_nchunks="
+            f"{-(-window // 16)}. A shuffled collection mixes best and reads faster: ds.write_collection(path), once, "
+            f"and then use_collection(path)",
+            UserWarning,
+            stacklevel=4,
+        )
 
     def _begin(self, emit: Emit, partition: Partition, epoch: Epoch) -> Start:
         """Let an iterator take over from the one that is at work, if any."""

@@ -132,6 +132,29 @@ class Sources:
                 found = found.with_anndatas([one], self.labels, opening)
         return found
 
+    @property
+    def are_unshuffled(self) -> bool:
+        """Whether some of them may lie as they were written."""
+        return any(one is not None and not (isinstance(one, Collection) and one.shuffled) for one in self.given)
+
+    def inputs(self) -> list[Any]:
+        """Give them as a build takes them.
+
+        Raises
+        ------
+        InputError
+            If they are not at hand in this process.
+        """
+        found: list[Any] = []
+        for one in self.given:
+            if one is None:
+                raise InputError("a collection cannot be written in a process that the loader was sent to")
+            if isinstance(one, Collection):
+                found += [f"{one.path}/{store.name}" for store in one.stores]
+            else:
+                found.append(one)
+        return found
+
     def for_others(self) -> Sources:
         """Give the sources as other processes get them: with the stores, but without what was opened."""
         kept = (one if isinstance(one, Collection) and isinstance(one.path, Path) else None for one in self.given)

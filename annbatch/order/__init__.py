@@ -11,6 +11,7 @@ Pure: nothing here reads a store, starts a thread or looks at the environment. I
 7. `splits`: which rows are for training, which for validation.
 8. `state`: where a training run stands, and whether it may go on.
 9. `schedule`: all of these together, for given stores and settings.
+10. `mixing`: how well windows mix rows that lie as they were written.
 
 Other rooms take `Partition`, `Window` and `Segment` (what to read), `Schedule` (where they come from) and `Position`
 (how far a run has come). `annbatch.samplers` builds on `consumers`, `permutation`, `stream` and `row_table`.

@@ -23,6 +23,9 @@ from annbatch.stores.modality import FOLDER, own_names
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.stored_frame import as_text, is_array
 
+SRC_PATH = "src_path"
+"""The obs column that says from which input of a build a cell comes."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObsInMemory:

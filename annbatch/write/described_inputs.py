@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from annbatch.progress import tracked
+from annbatch.stores.obs_access import SRC_PATH
 from annbatch.stores.var_columns import VarColumns
 from annbatch.write.inputs.agreed_names import agree_on_names, in_written_names
 from annbatch.write.inputs.append_target import AppendTarget
 from annbatch.write.inputs.contents import Source, describe
 from annbatch.write.inputs.faults import Faults
 from annbatch.write.inputs.gene_naming import check_key
-from annbatch.write.inputs.obs_table import SRC_PATH, check_groupby
+from annbatch.write.inputs.obs_table import check_groupby
 from annbatch.write.inputs.opening import Origin
 from annbatch.write.inputs.skipped_inputs import SkippedInputs
 from annbatch.write.inputs.spilled_genes import SpilledGeneLists

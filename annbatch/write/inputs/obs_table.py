@@ -27,6 +27,7 @@ from annbatch import summary
 from annbatch.errors import InputError
 from annbatch.stores.column_join import KnownColumn, join_column
 from annbatch.stores.column_kinds import as_categories
+from annbatch.stores.obs_access import SRC_PATH
 from annbatch.write.inputs.column_spill import ColumnSpill
 from annbatch.write.inputs.contents import Source
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names, warn_renamed
@@ -36,7 +37,6 @@ from annbatch.write.inputs.spill import load, save
 from annbatch.write.inputs.text_file import Repeats, TextFile, distinct
 from annbatch.write.inputs.value_names import as_strings
 
-SRC_PATH = "src_path"
 """The obs column that names each cell's source file."""
 NAMES = "names"
 """The text of the cells' names."""
