@@ -111,8 +111,8 @@ class Dataset:
         if before is None or before.of_stores is None:
             of_stores = StoreGenes.of(own)
         else:
-            n_known = len(before.stores)
-            of_stores = before.of_stores.with_stores(own[n_known:], [var for _, var in own[:n_known]])
+            new = own[len(before.stores) :]
+            of_stores = before.of_stores.with_stores(new) if new else before.of_stores
         joined = of_stores.joined(genes)
         return cls(tuple(stores), merged.columns, dtypes, merged, joined, tuple(collections), of_stores=of_stores)
 
@@ -363,7 +363,7 @@ class Dataset:
         ]
         reasons = [why_not(matrices) for matrices in sparse if matrices] or [why_not([])]
         why = next((why for why in reasons if why is not None), None)
-        joins = [part.genes is not None and part.genes.columns is not None for part in self.parts.values()]
+        joins = [part.genes is not None and part.genes.join is not None for part in self.parts.values()]
         if why is None and any(joins):
             why = "the stores have different genes, which are joined on the CPU"
         if why is None and needs_nvcomp([matrix for matrices in sparse for _, matrix in matrices]):

@@ -113,8 +113,14 @@ class Loader(Summary):
     var_key
         The column of var in which ``var_names`` are looked up, like ``"gene_ids"``; None means var's index.
     absent
-        What becomes of ``var_names`` that are in no store: ``"error"`` refuses them, ``"zero"`` gives them zeros in all
-        rows. `var` then has a boolean column ``"absent"``. That none of them is in a store is an error in any case.
+        What becomes of ``var_names`` that a store lacks: ``"error"`` refuses them, ``"zero"`` gives them zeros in its
+        rows, with a warning if other stores have them. `var` then has a boolean column ``"absent"`` of those that are
+        in no store. That none of them is in a store is an error in any case.
+    join
+        Which genes there are where stores differ: ``"same"`` refuses stores that have not all the same genes, in
+        whatever order; ``"outer"`` takes those of all stores, with zeros where a store lacks one; ``"inner"`` takes
+        those that all stores have. They come in the order of first appearance. ``var_names`` chooses from them; names
+        that all stores have are taken whatever else these have.
     transform
         What becomes of each batch: `LogNormalize`, `Binarize`, a function that is given a `Batch` and returns one
         (``batch.replace(data=…)``), or a list of these, the functions last. Functions are called by the threads that
@@ -270,10 +276,11 @@ class Loader(Summary):
         Parameters
         ----------
         adatas
-            The objects; all must have the same var names.
+            The objects. If they have different genes, see ``join``.
         labels
-            Which obs columns batches carry, the same ones in all calls; None means all that the objects share, with a
-            warning that names the others.
+            Which obs columns batches carry, the same ones in all calls; None means all, without those that are of
+            different kinds in different objects. They are missing in the rows of objects that lack them. A warning
+            names both.
 
         Returns
         -------
@@ -299,9 +306,8 @@ class Loader(Summary):
             The collection, or its directory; or its URL in an object store (``s3://``, ``gs://``, ``az://``,
             ``https://``); or an obstore store, or a zarr store, whose root it is.
         labels
-            Which obs columns batches carry, the same ones in all calls; None means all that the stores share, with a
-            warning that names the others. Of a collection with modalities, ``"rna:cell_type"`` is a column of the
-            modality's own obs.
+            Which obs columns batches carry, the same ones in all calls; None means all, as in `add_anndatas`. Of a
+            collection with modalities, ``"rna:cell_type"`` is a column of the modality's own obs.
 
         Returns
         -------
@@ -390,8 +396,8 @@ class Loader(Summary):
         Parameters
         ----------
         columns
-            Names of obs columns, whether or not batches carry them; None means all that the stores share, with a
-            warning that names the others. ``[]`` gives the names of the cells alone.
+            Names of obs columns, whether or not batches carry them; None means all, as in `add_anndatas`. ``[]`` gives
+            the names of the cells alone.
 
         Returns
         -------
@@ -578,7 +584,10 @@ class Loader(Summary):
 
     @property
     def var(self) -> pd.DataFrame:
-        """The var of the (first) store, or of the genes selected: (n_vars, …).
+        """The var of the genes that batches have, (n_vars, …).
+
+        Where all stores have the same genes, it is that of the first store. Else it has the columns in which no two
+        stores contradict each other about a gene.
 
         Raises InputError where each modality has its own, see `mod`.
         """

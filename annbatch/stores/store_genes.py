@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -21,29 +22,44 @@ from annbatch import summary
 from annbatch.errors import InputError
 from annbatch.plan.column_map import ColumnMap
 from annbatch.plan.column_selection import Selection
-from annbatch.stores.gene_join import How, join_genes
+from annbatch.stores.gene_join import GeneJoin, How, join_genes
 from annbatch.stores.gene_lists import GeneLists
 from annbatch.stores.gene_overlap import few_in_common
 from annbatch.stores.gene_selection import Genes
 from annbatch.stores.var_columns import VarColumns
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class JoinedGenes:
-    """The genes of a loader."""
+    """The genes of a loader. What takes long is made when somebody asks for it, since stores may come one by one."""
 
     names: pd.Index[Any]
     """(n_joined,) the names of all joined genes."""
-    var: pd.DataFrame
-    """(n_vars, …) var of the genes that are yielded."""
-    columns: ColumnMap | None
-    """Which joined column each column of a store becomes; None if all stores have the joined genes in this order."""
-    selection: Selection | None
+    of: StoreGenes
+    """The genes of the stores."""
+    join: GeneJoin | None
+    """Where the genes of each store go; None if all stores have the joined genes in this order."""
+    selection: Selection | None = None
     """Which of the joined genes are yielded; None means all."""
+    chosen: pd.DataFrame | None = None
+    """(n_vars, …) var of those that are selected."""
     partial: Mapping[str, str] = field(default_factory=dict)
     """The genes asked for by name that only some stores have, each with the name of a store that lacks it."""
     few_shared: str | None = None
     """What to warn of if stores share next to no gene."""
+
+    @cached_property
+    def var(self) -> pd.DataFrame:
+        """(n_vars, …) var of the genes that are yielded."""
+        return self.of.var(self.names) if self.chosen is None else self.chosen
+
+    @cached_property
+    def columns(self) -> ColumnMap | None:
+        """Which joined column each column of a store becomes; None if they are the same."""
+        if self.join is None:
+            return None
+        placed, lists = self.join.placed, self.of.lists
+        return ColumnMap.of([placed[numbers] for numbers in lists], lists.of_input, len(self.names))
 
     def differences(self, before: JoinedGenes | None) -> list[str]:
         """Say what stores do not share, of which nothing was said ``before``."""
@@ -66,34 +82,38 @@ class StoreGenes:
 
     stores: tuple[str, ...]
     """What messages call the stores."""
-    first: pd.DataFrame
-    """(n_vars, …) var of the first store."""
+    tables: tuple[pd.DataFrame, ...]
+    """The var of each."""
     lists: GeneLists
     """Their genes."""
-    var_columns: VarColumns | None
-    """Their var columns, where they differ in genes."""
+    built: list[tuple[int, VarColumns]] = field(default_factory=list)
+    """The var columns of the first so many stores, if somebody has asked for them."""
 
     @classmethod
     def of(cls, stores: Sequence[tuple[str, pd.DataFrame]]) -> Self:
         """Take the name and the var of each store."""
-        return cls((), stores[0][1], GeneLists(), None).with_stores(stores, ())
+        return cls((), (), GeneLists()).with_stores(stores)
 
-    def with_stores(self, stores: Sequence[tuple[str, pd.DataFrame]], before: Sequence[pd.DataFrame]) -> Self:
-        """Give the genes of more stores; ``before`` is the var of those that are known."""
+    def with_stores(self, stores: Sequence[tuple[str, pd.DataFrame]]) -> Self:
+        """Give the genes of more stores."""
         lists = self.lists.copy()
         for _, var in stores:
             names = var.index
             lists.add(names if names.inferred_type == "string" else names.map(str))
-        columns = None
-        if len(lists.lengths) > 1:
-            columns = deepcopy(self.var_columns)
-            added = [var for _, var in stores]
-            if columns is None:
-                columns, added = VarColumns(), [*before, *added]
-            first = len(lists.of_input) - len(added)
-            for number, var in enumerate(added, start=first):
-                columns.add(var, lists.numbers(number))
-        return type(self)((*self.stores, *(name for name, _ in stores)), self.first, lists, columns)
+        called, tables = zip(*stores, strict=True)
+        return type(self)((*self.stores, *called), (*self.tables, *tables), lists, self.built.copy())
+
+    def var(self, names: pd.Index[Any]) -> pd.DataFrame:
+        """Give var of joined genes: that of the first store if all have the same, else what no two contradict."""
+        if len(self.lists.lengths) == 1:
+            return self.tables[0]
+        n_known, columns = self.built[0] if self.built else (0, VarColumns())
+        if n_known < len(self.tables):
+            columns = deepcopy(columns)
+            for number in range(n_known, len(self.tables)):
+                columns.add(self.tables[number], self.lists.numbers(number))
+            self.built[:] = [(len(self.tables), columns)]
+        return columns.joined(names, self.lists.known)
 
     def joined(self, genes: Genes) -> JoinedGenes:
         """Join the genes, and look up those asked for.
@@ -107,24 +127,23 @@ class StoreGenes:
             If stores differ more than ``genes.join`` allows, have no gene in common, or have several genes of one name;
             or as `annbatch.stores.gene_selection.Genes.find` does.
         """
-        if self.var_columns is None:
-            found = genes.find(self.first, self.stores[0])
-            selection = None if found is None else Selection.of(found[0], len(self.first))
-            return JoinedGenes(self.first.index, self.first if found is None else found[1], None, selection)
+        lists, first = self.lists, self.tables[0]
+        if len(lists.lengths) == 1:
+            found = genes.find(first, self.stores[0])
+            selection = None if found is None else Selection.of(found[0], len(first))
+            return JoinedGenes(first.index, self, None, selection, None if found is None else found[1])
         is_named = isinstance(genes.wanted, tuple)
-        lists = self.lists
         self._check_unique()
         how: How = "outer" if is_named else genes.join
         join = join_genes(lists, self.stores, how, None)
-        var = self.var_columns.joined(join.names, lists.known)
-        columns = ColumnMap.of([join.placed[numbers] for numbers in lists], lists.of_input, len(join.names))
-        found = genes.find(var, "the stores")
-        if found is None:
-            return JoinedGenes(join.names, var, columns, None, few_shared=few_in_common(lists, self.stores))
+        if genes.wanted is None:
+            return JoinedGenes(join.names, self, join, few_shared=few_in_common(lists, self.stores))
+        found = genes.find(self.var(join.names), "the stores")
+        assert found is not None
         selection = Selection.of(found[0], len(join.names))
         if not is_named:
             few = few_in_common(lists, self.stores)
-            return JoinedGenes(join.names, found[1], columns, selection, few_shared=few)
+            return JoinedGenes(join.names, self, join, selection, found[1], few_shared=few)
         partial = self._partial(found[0], join.names)
         if partial and genes.absent == "error" and genes.join != "outer":
             gene, store = next(iter(partial.items()))
@@ -132,7 +151,7 @@ class StoreGenes:
                 f"var_names must be genes of all stores, got {gene!r}, which {store} lacks ({len(partial)} are not in "
                 f"all stores); absent='zero', or join='outer', gives zeros there"
             )
-        return JoinedGenes(join.names, found[1], columns, selection, partial)
+        return JoinedGenes(join.names, self, join, selection, found[1], partial)
 
     def _partial(self, positions: Any, names: pd.Index[Any]) -> dict[str, str]:
         """Name the joined genes at some positions that a store lacks, and such a store."""
