@@ -27,6 +27,7 @@ README = ROOT / "README.md"
 PAGES = {
     "building.md": 3,
     "loading.md": 2,
+    "randomness.md": 1,
     "transforms.md": 5,
     "sampling.md": 8,
     "reproducibility.md": 2,
