@@ -352,7 +352,7 @@ class Loader(Summary):
         Raises
         ------
         InputError
-            If this loader has only some of the rows, or was sent to another process; and as
+            If this loader has only some of the rows, or modalities, or was sent to another process; and as
             `create_anndata_collection` does.
         OutputExistsError, OutputError
             As `create_anndata_collection` does.
@@ -367,22 +367,20 @@ class Loader(Summary):
             raise InputError(
                 "write_collection writes all rows, and this loader has some: call it without rows, or split"
             )
+        if dataset.modalities:
+            raise InputError("write_collection writes data without modalities; reshuffle_collection mixes a collection")
         chosen: dict[str, Any] = {"join": self.join, "layers": self.layers, "obsm": self.obsm}
         if self._sources.labels is not None:
             chosen["obs_columns"] = [column.name for column in dataset.columns]
         if self.var_names is not None:
             # Names that are selected may be missing in some stores, whatever else these have.
             chosen["join"] = "outer"
-            names = {name: part.chosen_names for name, part in dataset.parts.items() if part.mask is not None}
-            chosen["var_names"] = names if dataset.modalities else names[""]
+            chosen["var_names"] = dataset.chosen_names
         chosen["dense"] = [
-            f"{name}:{element}" if name else element
-            for name, part in dataset.parts.items()
-            for element, matrix in part.stores[0].matrices.items()
+            element
+            for element, matrix in dataset.stores[0].matrices.items()
             if isinstance(matrix, DenseMatrix) and not element.startswith("obsm/")
         ]
-        if dataset.modalities:
-            chosen["modalities"] = list(dataset.modalities)
         # What builds is not loaded by those who only read.
         from annbatch.write import create_anndata_collection
 
