@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = {
     "building.md": 3,
-    "loading.md": 2,
+    "loading.md": 4,
     "randomness.md": 1,
     "transforms.md": 5,
     "sampling.md": 8,
