@@ -27,6 +27,7 @@ from annbatch.order.row_selection import Runs, digest
 from annbatch.order.row_table import Classes, joint, names_of
 from annbatch.order.splits import Divisible
 from annbatch.plan.window import plan_readings
+from annbatch.shards.file_stamp import FileStamp
 from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
 from annbatch.stores.cell_names import CellNames
 from annbatch.stores.class_columns import as_classes, check_kind, classes_of_integers
@@ -321,12 +322,16 @@ class Dataset:
         ]
         genes = ("\0".join(map(str, one.names)) for one in joined)
         names = "\0\0".join([*self.modalities, *genes]).encode()
+        files = "\n".join(stamp.digest() for stamp in self._files)
+        # Named only where there are some: states of earlier versions remain valid.
+        named = {"files": digest(np.frombuffer(files.encode(), np.uint8))} if files else {}
         return {
             "n_obs": self.n_obs,
             "n_vars": sum(len(one.names) for one in joined),
             "stores": digest(np.array(sizes, np.int64)),
             "var_names": digest(np.frombuffer(names, np.uint8)),
             "collections": list(self.collections),
+            **named,
         } | self._fingerprint_of_joins()
 
     def _fingerprint_of_joins(self) -> dict[str, Any]:
@@ -344,15 +349,33 @@ class Dataset:
                 found += part.genes.differences(known.genes if known else None)
         return found
 
-    def report_paths(self) -> None:
-        """Log once which elements zarr reads, and why; the others are read directly."""
-        slow: dict[str, list[str]] = {}
+    @property
+    def _files(self) -> list[FileStamp]:
+        """The HDF5 files among the stores, in the order of the stores."""
+        return [stamp for part in self.parts.values() for store in part.stores for stamp in store.files]
+
+    def check_files(self) -> None:
+        """Raise StoreError if one of the HDF5 files is gone, or has changed since it was opened."""
+        for stamp in self._files:
+            stamp.check()
+
+    def slow_paths(self, *, of_files: bool = False) -> list[str]:
+        """Say which elements, or those of HDF5 files, zarr or h5py reads, and why; the others are read directly."""
+        slow: dict[tuple[str, str], list[str]] = {}
         for name, matrix in (each for part in self.parts.values() for each in part.named_matrices()):
-            if matrix.slow is not None:
-                slow.setdefault(matrix.slow, []).append(name)
-        for why, names in slow.items():
+            if matrix.slow is not None and (matrix.file is not None or not of_files):
+                reader = "zarr" if matrix.file is None else "h5py"
+                slow.setdefault((reader, matrix.slow), []).append(name)
+        found = []
+        for (reader, why), names in slow.items():
             more = f" and {len(names) - 1} more" if names[1:] else ""
-            _log.info("zarr, not the direct path, reads %s%s: %s", names[0], more, why)
+            found.append(f"{reader}, not the direct path, reads {names[0]}{more}: {why}")
+        return found
+
+    def report_paths(self) -> None:
+        """Log once which elements are not read directly, and why."""
+        for sentence in self.slow_paths():
+            _log.info("%s", sentence)
 
     def undecodable(self) -> str | None:
         """Say why a device cannot decode the sparse matrices; None if it can."""

@@ -1,6 +1,6 @@
 """How does a user get shuffled batches from stores?
 
-1. `Loader.add_anndatas` or `Loader.use_collection` opens the stores.
+1. `Loader.use_collection`, `Loader.use_h5ad` or `Loader.add_anndatas` opens the stores.
 2. A schedule says which rows make each window (`annbatch.order.schedule`, `annbatch.samplers`).
 3. A fetcher reads windows into batches (`annbatch.fetch`), one or more of them ahead (`annbatch.prefetch`).
 4. The batches of each window are handed over one by one, and counted, so that a run can go on where it stopped
@@ -268,7 +268,10 @@ class Loader(Summary):
         self._pid = os.getpid()
 
     def add_anndatas(self, adatas: Sequence[ad.AnnData], labels: Sequence[str] | None = None) -> Self:
-        """Add AnnData objects whose X is a `anndata.io.sparse_dataset` on a zarr store, or a CSR matrix in memory.
+        """Add AnnData objects whose X is stored by rows, in a zarr store or an ``.h5ad`` file, or is in memory.
+
+        X is a `anndata.io.sparse_dataset` (CSR) on a zarr store, a zarr array, what ``ad.read_h5ad(path, backed="r")``
+        gives, which is read as `use_h5ad` reads it, or a CSR matrix or an array in memory.
 
         Rows are numbered through the objects in the order passed. Several calls add up to one call with all objects;
         messages number the objects through all calls, from ``adatas[0]`` on.
@@ -328,6 +331,54 @@ class Loader(Summary):
             If it takes obstore to read it, which is not installed.
         """
         self._use(self._sources.with_collection(path, labels, self._opening()))
+        return self
+
+    def use_h5ad(
+        self,
+        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        labels: Sequence[str] | None = None,
+    ) -> Self:
+        """Read ``.h5ad`` files as they are, without a conversion.
+
+        X, layers and obsm may be CSR or dense. Rows are read from where they lie in the file, without HDF5, if they are
+        uncompressed or went through the filters gzip, lzf, zstd, blosc, shuffle and fletcher32; what has other filters,
+        or chunks that hold parts of rows, is read by h5py, in one thread at a time. Which is so, and why, stands in the
+        ``repr`` and is logged by `logging`. A file is open only while something is read from it; if it changes or
+        disappears, an error names it, at the beginning of an epoch or with the next window.
+
+        Cells come in the order of the files, so that a window holds cells of a few places only: small ``chunk_size`` and
+        large ``preload_nchunks`` mix best.
+
+        Parameters
+        ----------
+        paths
+            The path of a file, or of several. Rows are numbered through the files in this order. ``Loader(join=…)`` says
+            what becomes of files with different genes.
+        labels
+            Which obs columns batches carry, the same ones in all calls; None means all. Columns are read into memory:
+            name those that you need.
+
+        Returns
+        -------
+        Loader
+            This loader.
+
+        Raises
+        ------
+        MissingInputError
+            If there is no such file.
+        InputError
+            If there is no path, a file holds no AnnData, or an element is not there or stored by columns (CSC), or HDF5
+            lacks a filter; names the file and the element.
+        StoreError
+            If a file cannot be read, or its parts do not fit together.
+
+        Examples
+        --------
+        >>> ds = Loader(batch_size=256, chunk_size=32, preload_nchunks=256)  # doctest: +SKIP
+        >>> ds.use_h5ad(["donors_1.h5ad", "donors_2.h5ad"], labels=["cell_type"])  # doctest: +SKIP
+        """
+        self._use(self._sources.with_h5ads(paths, labels, self._opening()))
         return self
 
     def write_collection(self, path: str | os.PathLike[str], **options: Any) -> Collection:
@@ -781,6 +832,7 @@ class Loader(Summary):
     def _begin(self, emit: Emit, partition: Partition, epoch: Epoch) -> Start:
         """Let an iterator take over from the one that is at work, if any."""
         dataset, schedule = self._opened(), self._scheduled()
+        dataset.check_files()
         position = Position(self.next_epoch) if self._position.begun else replaced(self._position)
         position.begin(partition)
         turns = schedule.turns(position, partition.count)
@@ -869,6 +921,8 @@ class Loader(Summary):
             column.name if column.categories is None else f"{column.name} ({len(column.categories):,} categories)"
             for column in dataset.columns
         )
+        if slow := dataset.slow_paths(of_files=True):
+            facts["slow"] = "; ".join(slow)
         return facts | {name: summary.names(getattr(self, name)) for name in ("layers", "obsm") if getattr(self, name)}
 
     def __enter__(self) -> Self:
@@ -946,7 +1000,7 @@ class Loader(Summary):
 
     def _opened(self) -> Dataset:
         if self._dataset is None:
-            raise InputError("a Loader needs stores before it is used: call add_anndatas or use_collection")
+            raise InputError("a Loader needs stores before it is used: call use_collection, use_h5ad or add_anndatas")
         return self._dataset
 
     def _runs(self) -> Runs | None:

@@ -1,6 +1,7 @@
 """Which stores does a loader read, and where do they come from?
 
-1. `Sources.with_anndatas` and `Sources.with_collection` open what a user passes, and give the sources with it.
+1. `Sources.with_anndatas`, `Sources.with_h5ads` and `Sources.with_collection` open what a user passes, and give the
+   sources with it.
 2. `Sources.reopened` opens all of it once more, for other elements or through another cache.
 
 All calls must agree on the labels, and on the modalities.
@@ -20,6 +21,7 @@ from annbatch.errors import InputError
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.stores.anndata_store import Store, Wanted, open_anndata, open_stores
 from annbatch.stores.collection import Collection
+from annbatch.stores.h5ad_file import h5ad_paths, open_h5ad
 from annbatch.stores.joint_store import mask_column, open_joint_stores
 from annbatch.stores.location import locate
 from annbatch.stores.modality import check_prefixed, own_names
@@ -59,8 +61,8 @@ class Sources:
     stores: tuple[Store, ...] = ()
     labels: tuple[str, ...] | None = None
     """The obs columns asked for; None means all."""
-    given: tuple[ad.AnnData | Collection | None, ...] = ()
-    """What the stores were opened from; None if that was in another process."""
+    given: tuple[ad.AnnData | Collection | Path | None, ...] = ()
+    """What the stores were opened from, ``.h5ad`` files by their paths; None if that was in another process."""
     n_anndatas: int = 0
     """How many AnnData objects there are among it."""
     digests: tuple[str, ...] = ()
@@ -87,6 +89,15 @@ class Sources:
             given=(*self.given, *adatas),
             n_anndatas=self.n_anndatas + len(adatas),
         )
+
+    def with_h5ads(self, paths: Any, labels: Sequence[str] | None, opening: Opening) -> Sources:
+        """Open ``.h5ad`` files; raises as `annbatch.Loader.use_h5ad` does."""
+        files = h5ad_paths(paths)
+        self._check_modalities((), opening)
+        chosen = self._same_labels(labels)
+        wanted = Wanted(chosen, opening.elements)
+        stores = [open_h5ad(file, wanted) for file in files]
+        return replace(self, stores=self._with_stores(stores, chosen), labels=chosen, given=(*self.given, *files))
 
     def with_collection(self, path: Any, labels: Sequence[str] | None, opening: Opening) -> Sources:
         """Open a collection; raises as `annbatch.Loader.use_collection` does."""
@@ -128,6 +139,8 @@ class Sources:
                 )
             if isinstance(one, Collection):
                 found = found.with_collection(one, self.labels, opening)
+            elif isinstance(one, Path):
+                found = found.with_h5ads(one, self.labels, opening)
             else:
                 found = found.with_anndatas([one], self.labels, opening)
         return found
@@ -157,7 +170,9 @@ class Sources:
 
     def for_others(self) -> Sources:
         """Give the sources as other processes get them: with the stores, but without what was opened."""
-        kept = (one if isinstance(one, Collection) and isinstance(one.path, Path) else None for one in self.given)
+        kept = (
+            one if isinstance(one.path if isinstance(one, Collection) else one, Path) else None for one in self.given
+        )
         return replace(self, given=tuple(kept))
 
     def _with_stores(self, new: Sequence[Store], labels: Sequence[str] | None) -> tuple[Store, ...]:

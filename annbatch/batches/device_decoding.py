@@ -39,6 +39,8 @@ def why_not(matrices: Sequence[tuple[str, Matrix]]) -> str | None:
             codec = form.decoder.codec
             if codec not in _KINDS:
                 return f"the chunks of {name}/{key} are {codec.name.lower()}, not packed or zstd"
+            if form.decoder.fletcher32 or form.decoder.swapped:
+                return f"{name}/{key} is stored big-endian, or with fletcher32 checksums"
             if form.decoder.shuffle not in (1, form.dtype.itemsize):
                 return (
                     f"{name}/{key} is shuffled by {form.decoder.shuffle} bytes, its elements have {form.dtype.itemsize}"

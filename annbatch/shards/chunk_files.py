@@ -1,6 +1,7 @@
-"""Where in which file is each inner chunk of a local zarr v3 array stored?
+"""Where in which file is each inner chunk of a local zarr v3 array, or each chunk of an HDF5 dataset, stored?
 
-1. `locate_all` reads a shard's index on first touch, has it checked (`annbatch.shards.shard_index`), and keeps it.
+1. `locate_all` reads a shard's index on first touch, has it checked (`annbatch.shards.shard_index`), and keeps it. Of
+   HDF5 the places are known (`annbatch.shards.hdf5_chunks`); whether the file has changed is checked each time.
 2. It opens files, a bounded number of them, and a `Located` keeps those that it names open.
 """
 
@@ -24,9 +25,12 @@ from annbatch.counters import BYTES_READ, READ_NS, of_thread, waiting
 from annbatch.errors import StoreError
 from annbatch.native import Kernel
 from annbatch.plan.chunk_pieces import shard_starts
+from annbatch.shards.hdf5_chunks import FileChunks
 from annbatch.shards.shard_index import ChunkGrid, Located, parse_index
 
 Ints = npt.NDArray[np.int64]
+Places = ChunkGrid | FileChunks
+"""Where the chunks of one array are."""
 
 
 class _File:
@@ -72,16 +76,20 @@ class ChunkFiles:
     besides those what `Located` objects hold.
     """
 
-    def __init__(self, layout: ChunkGrid) -> None:
+    def __init__(self, layout: Places) -> None:
         self.layout = layout
         self._token = next(_tokens)
+        self._files: dict[int, _File | None] = {}
+        if isinstance(layout, FileChunks):
+            self._offsets, self._nbytes = layout.offsets, layout.nbytes
+            self._known = np.ones(1, np.bool_)
+            return
         n = layout.n_shards * layout.chunks_per_shard
         # Untouched pages of these cost no memory.
         self._offsets, self._nbytes = np.empty(n, np.int64), np.empty(n, np.int64)
         self._known = np.zeros(layout.n_shards, np.bool_)
-        self._files: dict[int, _File | None] = {}
 
-    def __reduce__(self) -> tuple[Callable[[ChunkGrid], ChunkFiles], tuple[ChunkGrid]]:
+    def __reduce__(self) -> tuple[Callable[[Places], ChunkFiles], tuple[Places]]:
         return ChunkFiles, (self.layout,)
 
     def locate(self, chunks: npt.ArrayLike) -> Located:
@@ -114,6 +122,8 @@ class ChunkFiles:
             elif file is None and (self._offsets[shard * n : (shard + 1) * n] != -1).any():
                 raise StoreError(f"{path}: has been removed since it was first read")
             self._files[shard] = file
+        if isinstance(self.layout, FileChunks) and file is not None:
+            self.layout.stamp.check(os.fstat(file.fd))
         _recent[self._token, shard] = weakref.ref(self)
         _recent.move_to_end((self._token, shard))
         while len(_recent) > _max_recent:
@@ -124,6 +134,7 @@ class ChunkFiles:
 
     def _read_index(self, shard: int, file: _File | None) -> None:
         layout = self.layout
+        assert isinstance(layout, ChunkGrid)
         n, path = layout.chunks_per_shard, layout.key(shard)
         offsets, nbytes = self._offsets[shard * n : (shard + 1) * n], self._nbytes[shard * n : (shard + 1) * n]
         if file is None:

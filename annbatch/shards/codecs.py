@@ -1,8 +1,8 @@
 """Can this codec chain be decoded without the GIL, and how?
 
 1. `parse_codecs` reads the ``codecs`` of a zarr v3 array (those inside the shard, if it is sharded) and gives a
-   `Decoder`, or the reason why not.
-2. `library` loads libblosc2, which decodes blosc and zstd, and lets it decode two known chunks before it is trusted.
+   `Decoder`, or the reason why not; `annbatch.shards.hdf5_chunks` does the same for HDF5.
+2. `library` loads libblosc2, which decodes blosc, zstd and zlib, and lets it decode known chunks before it is trusted.
 3. A `Workspace` is what one thread needs to decode: a context of that library and its buffers.
 
 gzip has no public C interface here: `gunzip` decodes it in Python, with a bounded output.
@@ -49,7 +49,19 @@ class Codec(IntEnum):
     BLOSC = 1
     ZSTD = 2
     GZIP = 3
+    """gzip members, as zarr stores them."""
     PACKED = 4
+    ZLIB = 5
+    """A zlib stream, as HDF5's gzip filter stores it."""
+    LZF = 6
+
+
+class Checksum(IntEnum):
+    """What the stored bytes of a chunk end in."""
+
+    NONE = 0
+    CRC32C = 1
+    FLETCHER32 = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +77,28 @@ class Decoder:
     delta: bool = False
     """Whether elements are stored as differences from the one before in their chunk, as ``numcodecs.delta`` does; of
     packed ones, as ``docs/packed.md`` says."""
+    fletcher32: bool = False
+    """Whether the stored bytes end in a fletcher32 checksum of themselves, as HDF5 writes it."""
+    swapped: bool = False
+    """Whether elements are stored big-endian."""
 
     @property
     def has_checksums(self) -> bool:
         """Whether damage to the stored bytes shows."""
-        return self.crc32c or self.codec is Codec.PACKED
+        return self.crc32c or self.fletcher32 or self.codec in (Codec.PACKED, Codec.ZLIB)
+
+    @property
+    def chain(self) -> tuple[int, int, int, int, int]:
+        """Codec, shuffle, delta, `Checksum` and byte order, as kernels take them."""
+        checksum = Checksum.CRC32C if self.crc32c else Checksum.FLETCHER32 if self.fletcher32 else Checksum.NONE
+        return int(self.codec), self.shuffle, int(self.delta), int(checksum), int(self.swapped)
 
     def stored_nbytes(self, n: int, itemsize: int) -> tuple[int, int]:
         """Give the fewest and the most bytes that a chunk of ``n`` elements can be stored in."""
         if self.codec is Codec.PACKED:
             layout = Layout(n, itemsize)
             return layout.blocks, layout.max_nbytes
-        suffix, chunk_nbytes = 4 if self.crc32c else 0, n * itemsize
+        suffix, chunk_nbytes = 4 if self.crc32c or self.fletcher32 else 0, n * itemsize
         if self.codec is Codec.RAW:
             return chunk_nbytes + suffix, chunk_nbytes + suffix
         # Each compressor falls back to stored blocks: a header and well below 1/128 more than it was given.
@@ -230,7 +252,8 @@ class Library:
 
 
 _environment_lock = threading.Lock()
-# 16 times each uint16 from 0 to 7, as numcodecs' blosc (lz4, shuffle) and zstd wrote them, the latter behind a header.
+# 16 times each uint16 from 0 to 7, as numcodecs' blosc (lz4, shuffle) and zstd and Python's zlib wrote them, the latter
+# two behind a header.
 _KNOWN = np.repeat(np.arange(8, dtype="<u2"), 16).tobytes()
 _KNOWN_CHUNKS = (
     bytes.fromhex(
@@ -239,6 +262,8 @@ _KNOWN_CHUNKS = (
     ),
     np.array([0x01900102, 256, 256, 38 + 24, 20, 38], "<i4").tobytes()
     + bytes.fromhex("28b52ffd600000e50000480000010203040506070800a011d01c6818680434071a966b8408b0"),
+    np.array([0x01700102, 256, 256, 31 + 24, 20, 31], "<i4").tobytes()
+    + bytes.fromhex("785e6360c00f18094026029099006421005909403602909d0004008ec001c1"),
 )
 
 

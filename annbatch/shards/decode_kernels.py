@@ -2,9 +2,10 @@
 
 For each inner chunk, `scatter_chunks`
 
-1. reads its bytes with ``pread`` and checks their crc32c (`annbatch.shards.checksum`),
+1. reads its bytes with ``pread`` (of plain bytes, only those that a piece wants) and checks their checksum
+   (`annbatch.shards.checksum`, `annbatch.shards.hdf5_bytes`),
 2. checks the compressor's header, which is never trusted, and decodes into a scratch that stays in the cache,
-3. undoes byte shuffle and differences, and copies each row piece, with a cast, to its address.
+3. undoes byte shuffle, byte order and differences, and copies each row piece, with a cast, to its address.
 
 `scatter_buffer` is step 3 for elements that somebody else decoded. Both return a `Status`; nothing is written outside
 scratch and destination whatever the bytes say. Types are few: `native_types` maps (stored, wanted) to what is compiled.
@@ -33,11 +34,17 @@ from annbatch.native import (
     view,
 )
 from annbatch.shards.checksum import crc32c_at
-from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec
+from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Checksum, Codec
+from annbatch.shards.hdf5_bytes import decode_lzf, fletcher32_at, swap_bytes
 
 Array = np.ndarray[Any, Any]
+Chain = tuple[int, int, int, int, int]
 
 _RAW, _BLOSC, _ZSTD = int(Codec.RAW), int(Codec.BLOSC), int(Codec.ZSTD)
+_ZLIB, _LZF = int(Codec.ZLIB), int(Codec.LZF)
+_NOTHING, _CRC32C = int(Checksum.NONE), int(Checksum.CRC32C)
+_GAP_NBYTES = 4096
+"""What is read along between two pieces: as much as another call would cost."""
 _HEAD, _TAIL = HEAD_NBYTES, TAIL_NBYTES
 _BYTES, _WORDS = np.empty(0, np.uint8), np.empty(0, np.int32)
 _PAIRS, _QUADS = np.empty(0, np.uint16), np.empty(0, np.uint32)
@@ -55,6 +62,7 @@ class Status(IntEnum):
     DECODE = 6
     PIECE = 7
     LIMIT = 8
+    FLETCHER = 9
 
     @property
     def text(self) -> str:
@@ -72,25 +80,67 @@ _TEXTS = {
     Status.DECODE: "its bytes cannot be decoded",
     Status.PIECE: "a requested range of elements reaches beyond it",
     Status.LIMIT: "it holds a value that is negative or not below the limit",
+    Status.FLETCHER: "its bytes do not match their fletcher32 checksum",
 }
-_OK, _, _, _SIZE, _CHECKSUM, _HEADER, _DECODE, _PIECE, _LIMIT = (int(status) for status in Status)
+_OK, _, _, _SIZE, _CHECKSUM, _HEADER, _DECODE, _PIECE, _LIMIT, _FLETCHER = (int(status) for status in Status)
 
 
 @inline
-def _read_checked(fd: int, offset: int, size: int, raw: Array, verify: bool, counts: Array) -> tuple[int, int]:
+def _read_checked(fd: int, offset: int, size: int, raw: Array, checksum: int, counts: Array) -> tuple[int, int]:
     """Read stored bytes to ``raw[_HEAD:]``; give the status and how many of them are the compressor's."""
-    if offset < 0 or size <= (4 if verify else 0) or size > raw.size - _HEAD - _TAIL:
+    if offset < 0 or size <= (4 if checksum != _NOTHING else 0) or size > raw.size - _HEAD - _TAIL:
         return _SIZE, 0
     address = address_of(raw) + _HEAD
     status = pread(fd, address, size, offset, counts)
-    if status != _OK or not verify:
+    if status != _OK or checksum == _NOTHING:
         return status, size
     size -= 4
     end = _HEAD + size
     stored = (
         np.int64(raw[end]) | np.int64(raw[end + 1]) << 8 | np.int64(raw[end + 2]) << 16 | np.int64(raw[end + 3]) << 24
     )
-    return (_OK if crc32c_at(address, size) == stored else _CHECKSUM), size
+    if checksum == _CRC32C:
+        return (_OK if crc32c_at(address, size) == stored else _CHECKSUM), size
+    found = fletcher32_at(address, size)
+    # HDF5 before 1.6.3 stored the bytes of each half in the other order, and later versions still take that.
+    swapped = (found & 0x00FF00FF) << 8 | (found >> 8) & 0x00FF00FF
+    return (_OK if stored in (found, swapped) else _FLETCHER), size
+
+
+@inline
+def _read_wanted(
+    fd: int,
+    offset: int,
+    size: int,
+    pieces: tuple[Array, Array, int, int],
+    target: Array,
+    itemsize: int,
+    is_swapped: bool,
+    counts: Array,
+) -> int:
+    """Read only those of plain stored bytes that pieces want, to their places in ``target``."""
+    src, length, first, last = pieces
+    n, gap = target.size // itemsize, _GAP_NBYTES // itemsize
+    piece = first
+    while piece < last:
+        start, stop = src[piece], src[piece]
+        while piece < last and start <= src[piece] <= stop + gap:
+            if length[piece] < 0 or src[piece] > n or length[piece] > n - src[piece]:
+                return _PIECE
+            stop = max(stop, src[piece] + length[piece])
+            piece += 1
+        if start < 0:
+            return _PIECE
+        if offset < 0 or stop * itemsize > size:
+            return _SIZE
+        address = address_of(target) + start * itemsize
+        status = pread(fd, address, (stop - start) * itemsize, offset + start * itemsize, counts)
+        if status != _OK:
+            return status
+        counts[BYTES_DECODED] += (stop - start) * itemsize
+        if is_swapped:
+            swap_bytes(address, stop - start, itemsize)
+    return _OK
 
 
 @inline
@@ -124,6 +174,21 @@ def _decode(decompress: int, context: int, codec: int, raw: Array, size: int, ta
         words[start // 4 + 4] = 20
         words[start // 4 + 5] = size
         size += 24
+    elif codec == _ZLIB:
+        if size == target.size:
+            # Equal sizes would be taken for stored bytes; what follows the end of a stream is not looked at.
+            raw[start + size] = 0
+            size += 1
+        # The header of a blosc chunk whose one block is this zlib stream.
+        start -= 24
+        words[start // 4] = 0x01700102
+        words[start // 4 + 1] = words[start // 4 + 2] = target.size
+        words[start // 4 + 3] = size + 24
+        words[start // 4 + 4] = 20
+        words[start // 4 + 5] = size
+        size += 24
+    elif codec == _LZF:
+        return _OK if decode_lzf(raw, start, size, target) else _DECODE
     else:
         return _DECODE
     source = address_of(raw) + start
@@ -164,30 +229,42 @@ def _accumulate(values: Array) -> None:
 def decode_chunk(
     decompress: int,
     context: int,
-    chain: tuple[int, int, int, int],
+    chain: Chain,
     fd: int,
     offset: int,
     size: int,
     fill: Array,
+    pieces: tuple[Array, Array, int, int],
     raw: Array,
     shuffled: Array,
     scratch: Array,
     counts: Array,
 ) -> int:
-    """Read, check and decode one chunk into ``scratch``; ``chain`` holds codec, shuffle, delta and verify."""
-    codec, shuffle, delta, verify = chain
+    """Read, check and decode one chunk into ``scratch``, or at least what some pieces want of it.
+
+    ``chain`` holds codec, shuffle, delta, `Checksum` and whether bytes are swapped; ``pieces`` the first element and the
+    length of each piece, and which of them are those of this chunk.
+    """
+    codec, shuffle, delta, checksum, swapped = chain
     if offset == -1:
         for i in range(scratch.size):
             scratch[i] = fill[0]
         return _OK
+    if size < -1:
+        # The compressor left this chunk as it was.
+        codec, size = _RAW, -size - 1
     target = view(address_of(scratch), scratch.size * scratch.itemsize, _BYTES)
-    status, stored = _read_checked(fd, offset, size, raw, verify != 0, counts)
+    if codec == _RAW and shuffle == 1 and delta == 0 and checksum == _NOTHING:
+        return _read_wanted(fd, offset, size, pieces, target, scratch.itemsize, swapped != 0, counts)
+    status, stored = _read_checked(fd, offset, size, raw, checksum, counts)
     if status == _OK:
         status = _decode(decompress, context, codec, raw, stored, shuffled if shuffle > 1 else target)
     if status != _OK:
         return status
     if shuffle > 1:
         _unshuffle(shuffled, target, shuffle)
+    if swapped != 0:
+        swap_bytes(address_of(scratch), scratch.size, scratch.itemsize)
     if delta != 0:
         _accumulate(scratch)
     counts[BYTES_DECODED] += target.size
@@ -230,10 +307,7 @@ def place(source: Array, src: Array, length: Array, dst: Array, first: int, last
 def scatter_chunks(
     decompress: int,
     context: int,
-    codec: int,
-    shuffle: int,
-    delta: bool,
-    verify: bool,
+    chain: Chain,
     fds: Array,
     offsets: Array,
     sizes: Array,
@@ -258,10 +332,11 @@ def scatter_chunks(
     ----------
     decompress, context
         Addresses of libblosc2's function and of this thread's context.
-    codec, shuffle, delta, verify
-        The fields of the `Decoder`.
+    chain
+        `Decoder.chain`.
     fds, offsets, sizes
-        (n,) int32, int64, int64: where each chunk is stored; offset -1 means that it is missing and all ``fill``.
+        (n,) int32, int64, int64: where each chunk is stored, as `Located` has it; offset -1 means that it is missing and
+        all ``fill``.
     piece_ptr
         (n + 1,) int64: chunk j serves the pieces ``piece_ptr[j]`` to ``piece_ptr[j + 1]``.
     piece_src, piece_len, piece_dst
@@ -288,9 +363,8 @@ def scatter_chunks(
     while j < fds.size:
         if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > piece_dst.size:
             return _PIECE, j
-        chain = codec, shuffle, int(delta), int(verify)
-        where = fds[j], offsets[j], sizes[j]
-        status = decode_chunk(decompress, context, chain, *where, fill, raw, shuffled, scratch, counts)
+        where, own = (fds[j], offsets[j], sizes[j]), (piece_src, piece_len, piece_ptr[j], piece_ptr[j + 1])
+        status = decode_chunk(decompress, context, chain, *where, fill, own, raw, shuffled, scratch, counts)
         if status != _OK:
             return status, j
         status = place(scratch, piece_src, piece_len, piece_dst, piece_ptr[j], piece_ptr[j + 1], limit, like)
@@ -312,7 +386,7 @@ def read_stored(fd: int, offset: int, size: int, raw: Array, verify: bool, count
 
     Gives the `Status` and how many of the bytes are the compressor's.
     """
-    status, n = _read_checked(fd, offset, size, raw, verify, counts)
+    status, n = _read_checked(fd, offset, size, raw, _CRC32C if verify else _NOTHING, counts)
     return status, n
 
 

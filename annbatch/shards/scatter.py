@@ -21,12 +21,12 @@ import numpy.typing as npt
 from annbatch.counters import BYTES_DECODED, of_thread
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import Pieces
-from annbatch.shards.chunk_files import ChunkFiles, locate_all
+from annbatch.shards.chunk_files import ChunkFiles, Places, locate_all
 from annbatch.shards.codecs import HEAD_NBYTES, Codec, Decoder, Library, Workspace, gunzip, library
 from annbatch.shards.decode_kernels import Status, copy_types, native_types, read_stored, scatter_buffer, scatter_chunks
 from annbatch.shards.packed_kernels import RUN_NBYTES, plan_runs, scatter_packed
 from annbatch.shards.packed_layout import BLOCK, Layout
-from annbatch.shards.shard_index import ChunkGrid, Located
+from annbatch.shards.shard_index import Located
 
 Ints = npt.NDArray[np.int64]
 
@@ -63,7 +63,7 @@ class Scatter:
 
     form: Form
     """Of all arrays."""
-    layouts: Sequence[ChunkGrid]
+    layouts: Sequence[Places]
     """Those of the arrays."""
     pieces: Pieces
     """What to scatter."""
@@ -150,7 +150,7 @@ class Scatter:
             status, j = scatter_chunks(
                 loaded.decompress_address if isinstance(loaded, Library) else 0,
                 workspace.context,
-                *(int(decoder.codec), decoder.shuffle, decoder.delta, decoder.crc32c),
+                decoder.chain,
                 *stored,
                 *wanted,
                 workspace.raw(self.form.max_stored_nbytes),

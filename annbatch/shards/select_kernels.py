@@ -13,11 +13,9 @@ from __future__ import annotations
 import numpy as np
 
 from annbatch.native import Kernel, address_of, pointer, take_ticket, view
-from annbatch.shards.decode_kernels import Array, Status, decode_chunk
+from annbatch.shards.decode_kernels import Array, Chain, Status, decode_chunk
 
 _OK, _PIECE, _LIMIT = int(Status.OK), int(Status.PIECE), int(Status.LIMIT)
-
-Chain = tuple[int, int, int, int]
 
 
 @Kernel
@@ -50,7 +48,7 @@ def select_chunks(
     decompress, context
         As `annbatch.shards.decode_kernels.scatter_chunks` takes them.
     chains
-        Codec, shuffle, delta and verify of values and of column numbers.
+        `Decoder.chain` of values and of column numbers.
     values_at, indices_at
         Descriptors, offsets and sizes of the chunks, (n,) each.
     fills
@@ -89,13 +87,17 @@ def select_chunks(
         if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > found[0].size:
             return _PIECE, j, 1
         fds, offsets, sizes = indices_at
-        where = fds[j], offsets[j], sizes[j]
-        status = decode_chunk(decompress, context, chains[1], *where, fills[1], raw, shuffled[1], columns, counts)
+        where, own_pieces = (fds[j], offsets[j], sizes[j]), (piece_src, piece_len, piece_ptr[j], piece_ptr[j + 1])
+        status = decode_chunk(
+            decompress, context, chains[1], *where, fills[1], own_pieces, raw, shuffled[1], columns, counts
+        )
         if status != _OK:
             return status, j, 1
         fds, offsets, sizes = values_at
         where = fds[j], offsets[j], sizes[j]
-        status = decode_chunk(decompress, context, chains[0], *where, fills[0], raw, shuffled[0], values, counts)
+        status = decode_chunk(
+            decompress, context, chains[0], *where, fills[0], own_pieces, raw, shuffled[0], values, counts
+        )
         if status != _OK:
             return status, j, 0
         at = firsts[j]

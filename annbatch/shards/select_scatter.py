@@ -20,7 +20,7 @@ from annbatch.shards.decode_kernels import Status, copy_types
 from annbatch.shards.scatter import Form, Scatter
 from annbatch.shards.select_kernels import select_chunks
 
-_CODECS = (Codec.RAW, Codec.BLOSC, Codec.ZSTD)
+_CODECS = (Codec.RAW, Codec.BLOSC, Codec.ZSTD, Codec.ZLIB, Codec.LZF)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +80,7 @@ class SelectScatter:
         status, j, is_index = select_chunks(
             loaded.decompress_address if isinstance(loaded, Library) else 0,
             workspace.context,
-            tuple((int(d.codec), d.shuffle, int(d.delta), int(d.crc32c)) for d in decoders),
+            tuple(d.chain for d in decoders),
             *((one.located.fds, one.located.offsets, one.located.nbytes) for one in both),
             tuple(np.frombuffer(bytearray(form.fill), kind) for form, kind in zip(forms, types, strict=True)),
             (pieces.bounds, pieces.sources, pieces.lengths),

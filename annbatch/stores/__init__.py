@@ -6,7 +6,7 @@ In the order in which a collection is opened:
 2. `collection`: what its manifest says, and whether it is whole.
 3. `manifest`: what the manifest records of a store, a file and an element.
 4. `modality`: what the manifest records of a modality, and how options name what belongs to one.
-5. `anndata_store`: what each store holds: matrices, obs columns and var.
+5. `anndata_store`: what each store holds: matrices, obs columns and var; `h5ad_file`: the same for an ``.h5ad`` file.
 6. `joint_store`: what the modalities of a store share: rows and label columns.
 7. `obsm_tables`: tables in obsm, which are read as arrays.
 8. `lazy_tables`: which parts of an AnnData have to be read before they are in memory.
@@ -29,10 +29,13 @@ In the order in which a collection is opened:
 25. `store_genes`: the genes of a loader, and where those of each store go.
 26. `common_type`: which type the values of several stores have together.
 27. `array_opening`: how an array is opened: by the kernels, or by zarr.
-28. `elements`: how the elements of an array get to their places in the batches.
-29. `selected_elements`: the same for the elements of wanted columns alone.
-30. `chunk_arrival`: how chunks get into memory while others are decoded.
-31. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
+28. `hdf5_arrays`: the same for a dataset of an HDF5 file; `hdf5_files`: how h5py reads one, and `hdf5_filters`: whether
+   it can.
+29. `elements`: how the elements of an array get to their places in the batches.
+30. `selected_elements`: the same for the elements of wanted columns alone.
+31. `chunk_arrival`: how chunks get into memory while others are decoded.
+32. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
-Other rooms take `Collection`, `open_stores` and `open_anndata`, and read through `Store`, `Elements` and `ArraySlices`.
+Other rooms take `Collection`, `open_stores`, `open_anndata` and `open_h5ad`, and read through `Store`, `Elements` and
+`ArraySlices`.
 """

@@ -1,14 +1,14 @@
 """What is in an AnnData store, and how is it opened for reading?
 
 1. `open_anndata` takes what users pass to ``add_anndatas``: an AnnData whose X is a `sparse_dataset` (or in memory).
-2. `open_stores` opens the AnnData stores of a collection.
-3. Both give a `Store`: the matrices asked for as arrays that are read by ranges, obs columns, var.
+2. `open_stores` opens the AnnData stores of a collection; `annbatch.stores.h5ad_file` opens ``.h5ad`` files.
+3. All give a `Store`: the matrices asked for as arrays that are read by ranges, obs columns, var.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -26,9 +26,12 @@ from annbatch.errors import CorruptStoreError, InputError, StoreError, naming
 from annbatch.remote.cached_reads import cached
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.shards.codecs import numcodecs_are_known
+from annbatch.shards.file_stamp import FileStamp
 from annbatch.stores.array_opening import open_each, part_of, reopened
 from annbatch.stores.collection import Collection
 from annbatch.stores.elements import Elements, elements_of
+from annbatch.stores.hdf5_arrays import Hdf5Array, with_filters
+from annbatch.stores.hdf5_arrays import describe as described
 from annbatch.stores.label_columns import StoreColumn
 from annbatch.stores.lazy_tables import in_memory, is_lazy
 from annbatch.stores.manifest import StoreEntry
@@ -37,9 +40,13 @@ from annbatch.stores.obs_rows import check_length
 from annbatch.stores.obsm_tables import array_of_table
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.slices import ArraySlices, slices_of
+from annbatch.stores.stored_frame import attribute
 
 ORIGINAL_DTYPE = "original-dtype"
 """Attribute of a matrix: the dtype that its values had before they were written."""
+
+_PLAIN_DRIVERS = ("sec2", "stdio")
+"""HDF5's drivers for files that are what the system's file of that name is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +64,9 @@ class SparseMatrix:
     indices: Elements
     """(nnz,) column numbers."""
     slow: str | None
-    """Why zarr reads it; None where the direct path does."""
+    """Why zarr or h5py reads it; None where the direct path does."""
+    file: FileStamp | None = None
+    """The HDF5 file that holds it; None if none does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +80,9 @@ class DenseMatrix:
     values: Elements
     """(n_obs * n_columns,) values, row by row."""
     slow: str | None
-    """Why zarr reads it; None where the direct path does."""
+    """Why zarr or h5py reads it; None where the direct path does."""
+    file: FileStamp | None = None
+    """The HDF5 file that holds it; None if none does."""
 
 
 Matrix = SparseMatrix | DenseMatrix
@@ -104,6 +115,11 @@ class Store:
     var: pd.DataFrame
     """(n_vars, …) var of the store."""
 
+    @property
+    def files(self) -> set[FileStamp]:
+        """The HDF5 files that hold its matrices."""
+        return {matrix.file for matrix in self.matrices.values() if matrix.file is not None}
+
 
 @numcodecs_are_known()
 def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache | None = None) -> Store:
@@ -127,7 +143,7 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache 
             matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}", cache)
     obs = ObsInMemory.of(adata, name)
     shape = adata.n_obs, matrices["X"].shape[1]
-    return _checked(Store(name, shape, matrices, columns_there(obs, wanted.labels), obs, in_memory(adata.var)))
+    return checked(Store(name, shape, matrices, columns_there(obs, wanted.labels), obs, in_memory(adata.var)))
 
 
 @numcodecs_are_known()
@@ -186,10 +202,11 @@ def open_store(
         var: Any = ad.io.read_elem(root["var"])
         if not isinstance(var, pd.DataFrame):
             raise StoreError(f"{name} var: must be a table, got {type(var).__name__}")
-    return _checked(Store(name, matrices["X"].shape, matrices, columns, obs, var))
+    return checked(Store(name, matrices["X"].shape, matrices, columns, obs, var))
 
 
-def _checked(store: Store) -> Store:
+def checked(store: Store) -> Store:
+    """Give a store if its parts fit together; raises StoreError if not."""
     n_obs, n_vars = store.shape
     for element, matrix in store.matrices.items():
         columns = matrix.shape[1] if element.startswith("obsm/") else n_vars
@@ -207,14 +224,13 @@ def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
     form = getattr(found, "format", None) if sp.issparse(found) else None
     if isinstance(found, CSCDataset) or form == "csc":
         raise InputError(f"{name}: must be stored by rows (CSR), got CSC; create_anndata_collection converts it")
-    if isinstance(found, CSRDataset | h5py.Dataset):
-        group: Any = getattr(found, "group", found)
-        if not isinstance(group, zarr.Group):
-            raise InputError(
-                f"{name}: must be on a zarr store or in memory, got the HDF5 file {group.file.filename}; "
-                f"create_anndata_collection makes a collection of it"
-            )
-        return _stored(group, name, cache=cache)
+    if isinstance(found, CSRDataset):
+        found = found.group
+    if isinstance(found, h5py.Group | h5py.Dataset):
+        with naming(name):
+            return matrix_in_hdf5(found, name, stamp_of(found.file, name))
+    if isinstance(found, zarr.Group):
+        return _stored(found, name, cache=cache)
     if form == "csr":
         return _sparse(name, found.shape, found.data.dtype, found)
     if isinstance(found, zarr.Array):
@@ -231,7 +247,8 @@ def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
     elif is_lazy(found):
         kind, remedy = "a lazy dask array", "take anndata.io.sparse_dataset of its group, or the zarr array"
     raise InputError(
-        f"{name}: must be a CSR sparse_dataset on a zarr store, a zarr array or in memory, got {kind}; {remedy}"
+        f"{name}: must be a CSR sparse_dataset on a zarr store or an HDF5 file, an array of one, or in memory, got "
+        f"{kind}; {remedy}"
     )
 
 
@@ -261,8 +278,61 @@ def _stored(
         raise StoreError(
             f"{name}: must be dense, a csr_matrix or a table of numbers, got {found.attrs.get('encoding-type')}"
         )
-    arrays = SimpleNamespace(**{key: part(f"/{key}") for key in ("data", "indices", "indptr")})
     shape = tuple(int(n) for n in found.attrs["shape"])
+    return _csr(found, part, shape, name, recorded)
+
+
+def matrix_in_hdf5(found: h5py.Group | h5py.Dataset, name: str, stamp: FileStamp) -> Matrix:
+    """Describe a CSR group or a dense dataset of an open HDF5 file.
+
+    Raises
+    ------
+    InputError
+        If it is CSC, or a table with other columns than of numbers.
+    StoreError
+        If it is something else, or its parts do not fit together.
+    """
+    if isinstance(found, h5py.Dataset):
+        if found.ndim != 2:
+            raise StoreError(f"{name}: must have two dimensions, got {found.ndim}: its shape is {found.shape}")
+        _check_numbers(found.dtype, name)
+        original = _original_dtype(found, found.dtype, name)
+        return replace(_dense(name, described(found, stamp)), dtype=original, file=stamp)
+    # AnnData before 0.7 had other names for the attributes.
+    encoding = attribute(found, "encoding-type", attribute(found, "h5sparse_format"))
+    if encoding == "dataframe":
+        return _given(with_filters(found, name, lambda: ad.io.read_elem(found)), name, None)
+    if encoding in ("csc_matrix", "csc"):
+        raise InputError(f"{name}: must be stored by rows (CSR), got CSC; create_anndata_collection converts it")
+    if encoding not in ("csr_matrix", "csr"):
+        raise StoreError(f"{name}: must be dense, a csr_matrix or a table of numbers, got {encoding}")
+    shape = tuple(int(n) for n in found.attrs["shape" if "shape" in found.attrs else "h5sparse_shape"])
+
+    def part(path: str) -> Hdf5Array:
+        return described(found[path[1:]], stamp)
+
+    return replace(_csr(found, part, shape, name), file=stamp)
+
+
+def stamp_of(file: h5py.File, name: str) -> FileStamp:
+    """Take the stamp of an open HDF5 file; raises InputError unless it is one on a disk, open for reading only."""
+    if file.mode != "r" or file.driver not in _PLAIN_DRIVERS:
+        raise InputError(
+            f"{name}: its HDF5 file must lie on a disk and be open for reading only, as ad.read_h5ad(…, backed='r') "
+            f"opens it, got {file.filename} with mode {file.mode!r} and driver {file.driver!r}"
+        )
+    return FileStamp.of(Path(file.filename).absolute())
+
+
+def _csr(
+    group: Any,
+    part: Callable[[str], Any],
+    shape: tuple[int, ...],
+    name: str,
+    recorded: Mapping[str, int] = MappingProxyType({}),
+) -> SparseMatrix:
+    """Describe a CSR matrix whose arrays ``part`` opens, and check that they fit together."""
+    arrays = SimpleNamespace(**{key: part(f"/{key}") for key in ("data", "indices", "indptr")})
     if arrays.indptr.shape != (shape[0] + 1,):
         raise StoreError(f"{name}/indptr: must have n_obs + 1 = {shape[0] + 1} elements, got {arrays.indptr.shape}")
     if arrays.data.shape != arrays.indices.shape or arrays.data.ndim != 1:
@@ -271,13 +341,13 @@ def _stored(
         )
     for key, kinds in (("data", "biuf"), ("indices", "iu"), ("indptr", "iu")):
         _check_numbers(getattr(arrays, key).dtype, f"{name}/{key}", kinds)
-    dtype = _original_dtype(found, arrays.data.dtype, name)
+    dtype = _original_dtype(group, arrays.data.dtype, name)
     return _sparse(name, (shape[0], shape[1]), dtype, arrays, recorded)
 
 
 def _original_dtype(element: Any, stored: np.dtype[Any], name: str) -> np.dtype[Any]:
     """Give the type that the values of an element had before they were written."""
-    dtype = np.dtype(str(getattr(element, "attrs", {}).get(ORIGINAL_DTYPE, stored)))
+    dtype = np.dtype(str(getattr(element, "attrs", {}).get(ORIGINAL_DTYPE, stored))).newbyteorder("=")
     _check_numbers(dtype, f"{name} {ORIGINAL_DTYPE}")
     return dtype
 

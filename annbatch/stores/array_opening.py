@@ -3,7 +3,8 @@
 1. `reopened` opens it with zarr. Arrays with checksums get zarr's own codec pipeline, others that of zarrs. zarr
    chooses it when an array is opened, by a setting that the whole process shares: it is set for that moment, in the
    caller's thread, and put back (`codec_pipeline`).
-2. `own_array` opens it for the kernels, on a disk or in an object store, or says why zarr has to read it.
+2. `own_array` opens it for the kernels, on a disk or in an object store, or says why zarr has to read it. A dataset of
+   an HDF5 file (`annbatch.stores.hdf5_arrays`) has been described before.
 3. What zarr has to read is read through `ThisProcess`, also after a fork.
 4. `open_each` opens what lies in object stores many at a time: each step of it costs a round trip.
 """
@@ -24,6 +25,7 @@ from annbatch.errors import StoreError, naming
 from annbatch.remote.remote_array import RemoteArray
 from annbatch.shards.local_array import ShardedArray
 from annbatch.shards.packed_codec import NAME
+from annbatch.stores.hdf5_arrays import Hdf5Array
 
 DIRECT = True
 """Whether the direct path is taken where it can be; benchmarks and tests turn it off to measure and compare."""
@@ -61,7 +63,7 @@ def part_of(parent: Any, path: str, name: str) -> zarr.Array[Any]:
 
 
 def own_array(array: Any, recorded: Mapping[str, int]) -> ShardedArray | RemoteArray | str:
-    """Open a zarr array on a disk or in an object store for the kernels, or say why zarr has to read it.
+    """Open a zarr array on a disk or in an object store, or a dataset, for the kernels, or say why that cannot be.
 
     What is ``recorded`` (keys of the array's store, and checksums) must be there, and as it was, when it is read.
     """
@@ -75,9 +77,11 @@ def own_array(array: Any, recorded: Mapping[str, int]) -> ShardedArray | RemoteA
 
 
 def direct_array(array: Any, recorded: Mapping[str, int] | None = None) -> ShardedArray | str:
-    """Open a local zarr array for the direct path, or say why that cannot be."""
+    """Open a local zarr array, or a dataset, for the direct path, or say why that cannot be."""
     if not DIRECT:
         return "the direct path is turned off"
+    if isinstance(array, Hdf5Array):
+        return array.own
     if not isinstance(array, zarr.Array):
         return "it is in memory"
     if array.metadata.zarr_format != 3:

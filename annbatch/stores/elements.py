@@ -3,11 +3,11 @@
 `Elements` stands for one long array (``X/data`` or ``X/indices`` of one store); `plan_work` turns `Pieces` of the
 arrays of several stores into `Work`: functions without arguments that read chunks once and scatter what is wanted.
 
-1. `DirectElements` are local zarr v3 arrays whose codecs our kernels know: bytes are read, decoded and cast into
-   their final places without zarr and without the GIL, those of like arrays in one call.
+1. `DirectElements` are local zarr v3 arrays, and datasets of HDF5 files, whose codecs our kernels know: bytes are read,
+   decoded and cast into their final places without zarr or HDF5 and without the GIL, those of like arrays in one call.
 2. `RemoteElements` are such arrays in an object store: their chunks are fetched long before the work is planned
    (`annbatch.stores.chunk_arrival`), and the same kernels decode them from memory.
-3. `ZarrElements` are everything else that zarr, or NumPy, can index.
+3. `ZarrElements` are everything else that zarr, h5py or NumPy can index.
 4. `elements_of` chooses, and says why.
 """
 
@@ -22,7 +22,6 @@ from itertools import groupby
 from typing import Any, Protocol, Self
 
 import numpy as np
-import zarr
 
 from annbatch.counters import BYTES_DECODED, ZARR_NS, of_thread, waiting
 from annbatch.errors import CorruptStoreError, StoreError
@@ -170,7 +169,7 @@ def workspace() -> Workspace:
 
 
 class DirectElements:
-    """A local array that the kernels read."""
+    """A local array, or a dataset of an HDF5 file, that the kernels read."""
 
     def __init__(self, array: ShardedArray) -> None:
         self.form = array.form
@@ -192,7 +191,7 @@ class RemoteElements:
 
 
 class ZarrElements:
-    """A zarr or NumPy array, read through its own indexing; of two dimensions only whole rows are wanted."""
+    """A zarr, HDF5 or NumPy array, read through its own indexing; of two dimensions only whole rows are wanted."""
 
     def __init__(self, name: str, array: Any) -> None:
         self.name = name
@@ -202,7 +201,7 @@ class ZarrElements:
         self._width = max(1, math.prod(array.shape[1:]))
         # What is in memory is cut for the threads alone.
         of_task = max(1, TASK_BYTES // (self._width * self.dtype.itemsize))
-        rows = int(array.chunks[0]) if isinstance(array, zarr.Array) else of_task
+        rows = int(chunks[0]) if (chunks := getattr(array, "chunks", None)) else of_task
         # A store may say that chunks are larger than any number that plans can hold.
         self.chunk_elements = max(1, min(rows * self._width, self.size))
         if self.size >= MAX_ELEMENTS:

@@ -1,6 +1,7 @@
 """How do columns of obs become codes that every store agrees on?
 
-1. `columns_of_frame` and `columns_of_group` describe the obs columns of one store, in memory or on disk.
+1. `columns_of_frame`, `columns_of_group` and `columns_of_file` describe the obs columns of one store: in memory, in
+   zarr, in an HDF5 file.
 2. `annbatch.stores.united_columns` unites the stores' columns of a name into one `Column`.
 3. `annbatch.batches.label_rows` gathers the rows of a window; `Column.numbers` and `Column.series` say what they mean.
 """
@@ -30,7 +31,7 @@ from annbatch.stores.column_kinds import (
 )
 from annbatch.stores.lazy_tables import in_memory
 from annbatch.stores.slices import ArraySlices, slices_of
-from annbatch.stores.stored_frame import categories_of, is_array
+from annbatch.stores.stored_frame import StoredFrame, categories_of, is_array
 
 _ROWS_AT_ONCE = 1 << 20
 """Values that are read at a time to find one that is there."""
@@ -171,6 +172,18 @@ def columns_of_group(
         where = f"{store} obs[{name!r}]"
         with naming(where):
             columns[name] = _of_element(obs, name, where, partial(slices_of, where, recorded=recorded))
+    return columns
+
+
+def columns_of_file(
+    obs: StoredFrame, names: Sequence[str] | None, store: str, asked_by: str = "labels"
+) -> dict[str, StoreColumn]:
+    """Read obs columns of an HDF5 file; None means all."""
+    columns = {}
+    for name in _chosen(names, obs.column_names, store, asked_by):
+        where = f"{store} obs[{name!r}]"
+        with naming(where):
+            columns[name] = _of_series(pd.Series(obs.column(name)), where)
     return columns
 
 

@@ -1,14 +1,16 @@
 """How is a part of obs opened when somebody asks for it?
 
-A `Store` has one of these: `ObsInMemory` for an AnnData, `ObsInStore` for a group on a disk or in an object store, and
-`JointObs` for what is spread over the obs of MuData and those of its modalities. They open columns and names without
-reading more than they must.
+A `Store` has one of these: `ObsInMemory` for an AnnData, `ObsInStore` for a group on a disk or in an object store,
+`ObsInFile` for an ``.h5ad`` file, and `JointObs` for what is spread over the obs of MuData and those of its modalities.
+They open columns and names without reading more than they must.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import anndata as ad
@@ -17,11 +19,14 @@ import zarr
 
 from annbatch import summary
 from annbatch.errors import InputError, StoreError, naming
+from annbatch.shards.file_stamp import FileStamp
 from annbatch.stores.cell_names import CellNames, NamesInMemory, NamesInStore
-from annbatch.stores.label_columns import StoreColumn, columns_of_frame, columns_of_group
+from annbatch.stores.hdf5_files import open_hdf5
+from annbatch.stores.hdf5_filters import ensure_filters
+from annbatch.stores.label_columns import StoreColumn, columns_of_file, columns_of_frame, columns_of_group
 from annbatch.stores.modality import FOLDER, own_names
 from annbatch.stores.refusals import refuse_executable
-from annbatch.stores.stored_frame import as_text, is_array
+from annbatch.stores.stored_frame import StoredFrame, as_text, is_array, stored_frame
 
 SRC_PATH = "src_path"
 """The obs column that says from which input of a build a cell comes."""
@@ -106,6 +111,45 @@ class ObsInStore:
             return NamesInMemory(pd.Index(as_text(ad.io.read_elem(found)), name=label))
 
 
+@dataclass(frozen=True, eq=False)
+class ObsInFile:
+    """The obs of an ``.h5ad`` file. Whole columns are read, those that are asked for."""
+
+    store: str
+    """What messages call the file."""
+    stamp: FileStamp
+    """The file."""
+    n_obs: int
+    """Its rows."""
+
+    is_remote = False
+
+    @cached_property
+    def column_names(self) -> list[str]:
+        """Names of its columns."""
+        with self._frame() as obs:
+            return obs.column_names
+
+    def columns(self, names: Sequence[str] | None, asked_by: str = "labels") -> dict[str, StoreColumn]:
+        """Read columns; None means all. Raises InputError if one is not there."""
+        if names == []:
+            return {}
+        with self._frame() as obs:
+            return columns_of_file(obs, names, self.store, asked_by)
+
+    def names(self) -> CellNames:
+        """Read the names of the cells."""
+        with self._frame() as obs:
+            return NamesInMemory(pd.Index(obs.index(), name=obs.index_name))
+
+    @contextmanager
+    def _frame(self) -> Iterator[StoredFrame]:
+        with naming(f"{self.store} obs"), open_hdf5(self.stamp) as root:
+            # HDF5 says what filter it lacks only when it reads.
+            ensure_filters(root["obs"], f"{self.store} obs")
+            yield stored_frame(root, "obs", lambda: self.n_obs)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class JointObs:
     """The obs of MuData with those of its modalities, whose columns are called ``"rna:cell_type"`` and the like."""
@@ -157,7 +201,7 @@ class JointObs:
         return [f"{modality}:{name}" for name in self.parts[modality].column_names]
 
 
-Obs = ObsInMemory | ObsInStore | JointObs
+Obs = ObsInMemory | ObsInStore | ObsInFile | JointObs
 
 
 def columns_there(obs: Obs, names: Sequence[str] | None) -> dict[str, StoreColumn]:

@@ -4,9 +4,9 @@
 `ArraySlices.begin` takes `Ranges`; what it gives says, when it is called, in which array their rows lie now, and where.
 
 1. Short arrays are read once, and kept: no element is copied.
-2. Arrays in local zarr v3 stores are read directly, and nothing but the slices if uncompressed: `Direct`.
+2. Arrays in local zarr v3 stores and HDF5 files are read directly, and nothing but the slices if uncompressed: `Direct`.
 3. Those in object stores are requested, many at once: `Remote`.
-4. Others are sliced through zarr, or NumPy: `Sliced`.
+4. Others are sliced through zarr, h5py or NumPy: `Sliced`.
 5. One whose elements are all the same needs no more memory than one of them: `Constant`.
 """
 
@@ -49,7 +49,7 @@ class ArraySlices(Protocol):
 
 
 def slices_of(name: str, array: Any, recorded: Mapping[str, int] = MappingProxyType({})) -> ArraySlices:
-    """Choose how a NumPy or zarr array is read; ``recorded`` as in `annbatch.stores.array_opening.own_array`."""
+    """Choose how a NumPy, zarr or HDF5 array is read; ``recorded`` as in `annbatch.stores.array_opening.own_array`."""
     if len(array.shape) != 1:
         raise StoreError(f"{name}: must have one dimension, got {len(array.shape)}")
     own = own_array(array, recorded)
@@ -68,7 +68,7 @@ def _whole(flat: ArraySlices) -> tuple[Ints, Ints]:
 
 
 class Direct:
-    """`ArraySlices` over a local zarr v3 array."""
+    """`ArraySlices` over a local zarr v3 array, or a dataset of an HDF5 file."""
 
     def __init__(self, array: ShardedArray) -> None:
         self._array = array
@@ -127,7 +127,7 @@ class Remote:
 
 
 class Sliced:
-    """`ArraySlices` over anything that has a dtype and gives arrays for slices: NumPy or zarr."""
+    """`ArraySlices` over anything that has a dtype and gives arrays for slices: NumPy, zarr or HDF5."""
 
     def __init__(self, name: str, array: Any) -> None:
         self._name = name

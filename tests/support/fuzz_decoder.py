@@ -121,10 +121,7 @@ def main() -> None:
             status, _ = scatter_chunks(
                 loaded.decompress_address,
                 workspace.context,
-                int(codec),
-                shuffle,
-                delta,
-                verify,
+                Decoder(codec, shuffle, crc32c=verify and not fletcher, fletcher32=verify and fletcher, delta=delta).chain,
                 np.array([file.fileno()], np.int32),
                 one[:1],
                 np.array([len(stored)], np.int64),

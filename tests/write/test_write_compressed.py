@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from annbatch import create_anndata_collection
-from annbatch.write.inputs.hdf5_filters import missing_filter
+from annbatch.stores.hdf5_filters import missing_filter
 from datagen import named_adata
 
 BUILD = """

@@ -11,29 +11,28 @@ In the order in which an input is met:
 7. `tenx_file`: feature-barcode matrices that Cell Ranger wrote as HDF5.
 8. `mtx_files`: matrices of 10x Genomics in text files.
 9. `loom_file`: loom files.
-10. `hdf5_filters`: whether HDF5 can read what a file is compressed with.
-11. `faults`: what is wrong with the inputs, all of it.
-12. `gene_naming`: by which names the genes of an input are joined with those of others.
-13. `main_matrix`: which matrix of an input becomes X.
-14. `contents`: what the inputs hold, and which of it goes into the collection.
-15. `element_names`: under which names a collection holds what the inputs call otherwise.
-16. `agreed_names`: under which names the elements of all inputs are written, and what is left out.
-17. `spilled_genes`: the genes of each input, kept on disk once for all that have the same.
-18. `skipped_inputs`: what becomes of inputs without cells.
-19. `append_target`: what new cells must fit to join a collection that is there.
-20. `text_file`: many strings on disk, and which of them occur twice.
-21. `column_spill`: obs columns that come input by input and go out column by column.
-22. `value_names`: which strings stand for the values of a column.
-23. `obs_table`: obs tables of any length as rows that travel with their cells.
-24. `matrix_rows`: some rows of a matrix, whatever it is stored as.
-25. `transpose`: a matrix that is not stored by rows becomes one that is.
-26. `rewritten_rows`: a dense matrix whose chunks hold parts of many rows becomes one stored by rows.
-27. `narrow_types`: the smallest type that holds the values exactly.
-28. `spill`: arrays on disk as their bytes, for a later step.
-29. `modal_inputs`: which modalities an input has, and where each is.
-30. `cell_join`: which cells have all modalities of an input.
-31. `joint_roots`: an input whose rows are the cells that several modalities share.
-32. `chosen_rows`: a matrix with some of its rows, and empty ones behind them.
+10. `faults`: what is wrong with the inputs, all of it.
+11. `gene_naming`: by which names the genes of an input are joined with those of others.
+12. `main_matrix`: which matrix of an input becomes X.
+13. `contents`: what the inputs hold, and which of it goes into the collection.
+14. `element_names`: under which names a collection holds what the inputs call otherwise.
+15. `agreed_names`: under which names the elements of all inputs are written, and what is left out.
+16. `spilled_genes`: the genes of each input, kept on disk once for all that have the same.
+17. `skipped_inputs`: what becomes of inputs without cells.
+18. `append_target`: what new cells must fit to join a collection that is there.
+19. `text_file`: many strings on disk, and which of them occur twice.
+20. `column_spill`: obs columns that come input by input and go out column by column.
+21. `value_names`: which strings stand for the values of a column.
+22. `obs_table`: obs tables of any length as rows that travel with their cells.
+23. `matrix_rows`: some rows of a matrix, whatever it is stored as.
+24. `transpose`: a matrix that is not stored by rows becomes one that is.
+25. `rewritten_rows`: a dense matrix whose chunks hold parts of many rows becomes one stored by rows.
+26. `narrow_types`: the smallest type that holds the values exactly.
+27. `spill`: arrays on disk as their bytes, for a later step.
+28. `modal_inputs`: which modalities an input has, and where each is.
+29. `cell_join`: which cells have all modalities of an input.
+30. `joint_roots`: an input whose rows are the cells that several modalities share.
+31. `chosen_rows`: a matrix with some of its rows, and empty ones behind them.
 
 Other rooms take `Origin`, `Source`, `Element`, `Matrix` and `ObsTable`.
 """

@@ -29,18 +29,29 @@ def load_filters(path: str, changed_ns: int) -> None:
         If HDF5 lacks a filter all the same.
     """
     with h5py.File(path, mode="r") as file:
-        if missing_filter(file) is None:
-            return
-        with suppress(ImportError):
-            import hdf5plugin  # noqa: F401
-        missing = missing_filter(file)
-    if missing is not None:
+        ensure_filters(file, path)
+
+
+def ensure_filters(node: h5py.Group | h5py.Dataset, where: str) -> bool:
+    """Import hdf5plugin if a dataset, or one in a group, needs a filter that HDF5 lacks; say whether that was so.
+
+    Raises
+    ------
+    InputError
+        If HDF5 lacks a filter all the same; names the dataset and the filter.
+    """
+    if missing_filter(node) is None:
+        return False
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401
+    if (missing := missing_filter(node)) is not None:
         raise InputError(
-            f"{path}: {missing}, which HDF5 lacks here; the package hdf5plugin has it: pip install hdf5plugin"
+            f"{where}: {missing}, which HDF5 lacks here; the package hdf5plugin has it: pip install hdf5plugin"
         )
+    return True
 
 
-def missing_filter(file: h5py.File) -> str | None:
+def missing_filter(node: h5py.Group | h5py.Dataset) -> str | None:
     """Name the first dataset that cannot be read here, and its filter; None if all can."""
 
     def look(name: str, item: h5py.Group | h5py.Dataset) -> str | None:
@@ -53,5 +64,7 @@ def missing_filter(file: h5py.File) -> str | None:
                 return f"{name} is compressed with HDF5 filter {code} ({label.decode() or 'without a name'})"
         return None
 
-    found: str | None = file.visititems(look)
+    if isinstance(node, h5py.Dataset):
+        return look("it", node)
+    found: str | None = node.visititems(look)
     return found

@@ -1,0 +1,103 @@
+"""How is an ``.h5ad`` file opened for reading, as it is?
+
+`open_h5ad` describes its matrices, reads the label columns and var, and closes it. Rows are read from where they lie in
+the file, by `annbatch.stores.hdf5_arrays`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import pandas as pd
+
+from annbatch import summary
+from annbatch.check import expanded
+from annbatch.errors import InputError, MissingInputError, naming
+from annbatch.remote.urls import is_url
+from annbatch.shards.file_stamp import FileStamp
+from annbatch.stores.anndata_store import Store, Wanted, checked, matrix_in_hdf5
+from annbatch.stores.hdf5_files import open_once
+from annbatch.stores.hdf5_filters import ensure_filters
+from annbatch.stores.obs_access import ObsInFile
+from annbatch.stores.stored_frame import attribute, stored_frame
+
+_OF_OTHER_FILES = "annbatch.create_anndata_collection makes a collection of it"
+
+
+def open_h5ad(path: Path, wanted: Wanted) -> Store:
+    """Open an ``.h5ad`` file.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    InputError
+        If it holds no AnnData, or something is not there, or a matrix is stored by columns (CSC).
+    StoreError
+        If it cannot be read, or its parts do not fit together.
+    """
+    name = str(path)
+    try:
+        stamp = FileStamp.of(path)
+    except FileNotFoundError as e:
+        raise MissingInputError(f"{name}: no such file") from e
+    except OSError as e:
+        raise InputError(f"{name}: cannot be looked at: {e}") from e
+    if not path.is_file():
+        raise InputError(f"{name}: must be an .h5ad file, got a folder; use_collection or add_anndatas takes zarr stores")
+    with naming(name), open_once(stamp) as root:
+        _check_is_anndata(root, name)
+        matrices = {}
+        for element in wanted.elements:
+            with naming(f"{name} {element}"):
+                matrices[element] = matrix_in_hdf5(_element(root, element, name), f"{name} {element}", stamp)
+        obs = ObsInFile(name, stamp, matrices["X"].shape[0])
+        var = _var(root, name, matrices["X"].shape[1])
+        return checked(Store(name, matrices["X"].shape, matrices, obs.columns(wanted.labels), obs, var))
+
+
+def h5ad_paths(paths: Any) -> list[Path]:
+    """Give one path or several as absolute paths; raises InputError if there is none, or one is a URL or no path."""
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not given:
+        raise InputError("paths must name at least one .h5ad file, got none")
+    found = []
+    for path in given:
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"paths must be those of .h5ad files, got {type(path).__name__}")
+        if isinstance(path, str) and is_url(path):
+            raise InputError(f"paths must be those of local files, got a URL; {_OF_OTHER_FILES}")
+        found.append(Path(expanded(path)).absolute())
+    return found
+
+
+def _check_is_anndata(root: h5py.File, name: str) -> None:
+    encoding = attribute(root, "encoding-type", "anndata")
+    if encoding != "anndata" or "obs" not in root or "var" not in root:
+        held = summary.short(sorted(root))
+        raise InputError(
+            f"{name}: must be AnnData, with obs and var, got encoding-type {encoding!r} and {held}; {_OF_OTHER_FILES}"
+        )
+
+
+def _element(root: h5py.File, element: str, name: str) -> Any:
+    if element not in root or attribute(root[element], "encoding-type") == "null":
+        part, _, key = element.partition("/")
+        held = f", {part} holds {summary.short(sorted(root[part]))}" if key and part in root else ""
+        raise InputError(f"{name}: there is no {element}{held}")
+    return root[element]
+
+
+def _var(root: h5py.File, name: str, n_vars: int) -> pd.DataFrame:
+    with naming(f"{name} var"):
+        ensure_filters(root["var"], f"{name} var")
+        if attribute(root["var"], "encoding-type") == "dataframe":
+            var: pd.DataFrame = ad.io.read_elem(root["var"])
+            return var
+        frame = stored_frame(root, "var", lambda: n_vars)
+        columns = {column: frame.column(column) for column in frame.column_names}
+        return pd.DataFrame(columns, index=pd.Index(frame.index(), name=frame.index_name))
