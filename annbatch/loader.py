@@ -341,13 +341,12 @@ class Loader(Summary):
         """Read ``.h5ad`` files as they are, without a conversion.
 
         X, layers and obsm may be CSR or dense. Rows are read from where they lie in the file, without HDF5, if they are
-        uncompressed or went through the filters gzip, lzf, zstd, blosc, shuffle and fletcher32; what has other filters,
-        or chunks that hold parts of rows, is read by h5py, in one thread at a time. Which is so, and why, stands in the
-        ``repr`` and is logged by `logging`. A file is open only while something is read from it; if it changes or
-        disappears, an error names it, at the beginning of an epoch or with the next window.
+        uncompressed or went through the filters gzip, lzf, zstd, blosc, shuffle and fletcher32. h5py reads everything
+        else, in one thread at a time: other filters, and chunks that hold parts of rows. The ``repr`` says so and why,
+        and `logging`, too. If a file changes or disappears, an error names it at the beginning of an epoch, or with the
+        next window.
 
-        Cells come in the order of the files, so that a window holds cells of a few places only: small ``chunk_size`` and
-        large ``preload_nchunks`` mix best.
+        Cells lie in the order of the files. A small ``chunk_size`` and a large ``preload_nchunks`` mix them best.
 
         Parameters
         ----------

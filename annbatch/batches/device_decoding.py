@@ -14,6 +14,7 @@ from annbatch.batches.decoded_on_device import DecodedOnDevicePart
 from annbatch.batches.on_device import OnDevicePart
 from annbatch.batches.unpacked_on_device import UnpackedOnDevicePart
 from annbatch.shards.codecs import Codec
+from annbatch.shards.hdf5_chunks import FileChunks
 from annbatch.shards.scatter import Form
 from annbatch.stores.anndata_store import Matrix, SparseMatrix
 from annbatch.stores.elements import DirectElements
@@ -41,6 +42,8 @@ def why_not(matrices: Sequence[tuple[str, Matrix]]) -> str | None:
                 return f"the chunks of {name}/{key} are {codec.name.lower()}, not packed or zstd"
             if form.decoder.fletcher32 or form.decoder.swapped:
                 return f"{name}/{key} is stored big-endian, or with fletcher32 checksums"
+            if isinstance(places := elements.tables.layout, FileChunks) and not places.are_compressed:
+                return f"the compressor left some chunks of {name}/{key} as they were"
             if form.decoder.shuffle not in (1, form.dtype.itemsize):
                 return (
                     f"{name}/{key} is shuffled by {form.decoder.shuffle} bytes, its elements have {form.dtype.itemsize}"

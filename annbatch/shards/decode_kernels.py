@@ -242,8 +242,8 @@ def decode_chunk(
 ) -> int:
     """Read, check and decode one chunk into ``scratch``, or at least what some pieces want of it.
 
-    ``chain`` holds codec, shuffle, delta, `Checksum` and whether bytes are swapped; ``pieces`` the first element and the
-    length of each piece, and which of them are those of this chunk.
+    ``chain`` is `Decoder.chain`; ``pieces`` holds the first element and the length of each piece, and which of them are
+    those of this chunk.
     """
     codec, shuffle, delta, checksum, swapped = chain
     if offset == -1:
@@ -335,8 +335,8 @@ def scatter_chunks(
     chain
         `Decoder.chain`.
     fds, offsets, sizes
-        (n,) int32, int64, int64: where each chunk is stored, as `Located` has it; offset -1 means that it is missing and
-        all ``fill``.
+        (n,) int32, int64, int64: where each chunk is stored, as `Located` has it; offset -1 means that it is missing
+        and all ``fill``.
     piece_ptr
         (n + 1,) int64: chunk j serves the pieces ``piece_ptr[j]`` to ``piece_ptr[j + 1]``.
     piece_src, piece_len, piece_dst

@@ -12,6 +12,8 @@ Formats: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html and
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from annbatch.native import Array, inline, view
@@ -26,7 +28,8 @@ _FLETCHER_WORDS = 1 << 20
 def fletcher32_at(address: int, size: int) -> int:
     """Give the Fletcher-32 checksum of bytes, as HDF5 computes it: sums of big-endian words of 16 bits."""
     stored = view(address, size, _BYTES)
-    low, high = np.uint64(0), np.uint64(0)
+    low: Any = np.uint64(0)
+    high: Any = np.uint64(0)
     n_words = size // 2
     for first in range(0, n_words, _FLETCHER_WORDS):
         words = view(address + 2 * first, min(n_words - first, _FLETCHER_WORDS), _PAIRS)
@@ -38,11 +41,11 @@ def fletcher32_at(address: int, size: int) -> int:
     if size % 2:
         low += np.uint64(stored[size - 1]) << np.uint64(8)
         high += low
-    return np.int64(_folded(high)) << 16 | np.int64(_folded(low))
+    return int(np.int64(_folded(high)) << 16 | np.int64(_folded(low)))
 
 
 @inline
-def _folded(total: int) -> int:
+def _folded(total: Any) -> Any:
     """Give a sum modulo 65,535, where a sum that is not 0 becomes 65,535 rather than 0."""
     while total > np.uint64(65535):
         total = (total & np.uint64(65535)) + (total >> np.uint64(16))

@@ -77,10 +77,7 @@ def parse_filters(filters: Sequence[Filter], dtype: np.dtype[Any], chunk_nbytes:
         codec = _COMPRESSORS[rest[0].code]
         if codec is Codec.BLOSC and rest[0].values[6:7] == (_BLOSC_SNAPPY,):
             return "blosc's compressor is snappy"
-        if codec in (Codec.ZLIB, Codec.LZF):
-            # The others store what they cannot compress in a form of their own.
-            skipped = 1 << filters.index(rest[0])
-        rest.pop(0)
+        skipped = 1 << filters.index(rest.pop(0))
     if rest and rest[0].code == _FLETCHER32:
         fletcher32 = bool(rest.pop(0))
     if rest:
@@ -135,6 +132,11 @@ class FileChunks:
     def n_chunks(self) -> int:
         """Chunks that hold elements of the dataset."""
         return len(self.offsets)
+
+    @property
+    def are_compressed(self) -> bool:
+        """Whether the compressor left no chunk as it was."""
+        return not bool((self.nbytes < -1).any())
 
     @property
     def n_shards(self) -> int:

@@ -105,7 +105,7 @@ class Located:
     offsets: Ints
     """(n,) first byte in the file, or its address; -1 where the chunk is missing, so that it is all fill value."""
     nbytes: Ints
-    """(n,) stored bytes; -1 where the chunk is missing, -n - 1 where it is n bytes that the compressor left as they were."""
+    """(n,) stored bytes; -1 where the chunk is missing, -n - 1 where its compressor left n bytes as they were."""
     holders: Sequence[object]
     """What keeps the descriptors open, or the memory in place."""
     forget: Callable[[int], None] | None = None

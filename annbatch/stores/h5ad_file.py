@@ -20,7 +20,7 @@ from annbatch.errors import InputError, MissingInputError, naming
 from annbatch.remote.urls import is_url
 from annbatch.shards.file_stamp import FileStamp
 from annbatch.stores.anndata_store import Store, Wanted, checked, matrix_in_hdf5
-from annbatch.stores.hdf5_files import open_once
+from annbatch.stores.hdf5_files import open_hdf5
 from annbatch.stores.hdf5_filters import ensure_filters
 from annbatch.stores.obs_access import ObsInFile
 from annbatch.stores.stored_frame import attribute, stored_frame
@@ -48,8 +48,10 @@ def open_h5ad(path: Path, wanted: Wanted) -> Store:
     except OSError as e:
         raise InputError(f"{name}: cannot be looked at: {e}") from e
     if not path.is_file():
-        raise InputError(f"{name}: must be an .h5ad file, got a folder; use_collection or add_anndatas takes zarr stores")
-    with naming(name), open_once(stamp) as root:
+        raise InputError(
+            f"{name}: must be an .h5ad file, got a folder; use_collection or add_anndatas takes zarr stores"
+        )
+    with naming(name), open_hdf5(stamp) as root:
         _check_is_anndata(root, name)
         matrices = {}
         for element in wanted.elements:

@@ -24,7 +24,7 @@ from annbatch.shards.file_stamp import FileStamp
 from annbatch.shards.hdf5_chunks import FileChunks, Filter, parse_filters
 from annbatch.shards.local_array import ShardedArray
 from annbatch.shards.scatter import Form
-from annbatch.stores.hdf5_files import kept_open
+from annbatch.stores.hdf5_files import open_hdf5
 from annbatch.stores.hdf5_filters import ensure_filters
 
 _MAX_CHUNKS = 2**27
@@ -55,7 +55,7 @@ class Hdf5Array:
         return len(self.shape)
 
     def __getitem__(self, part: Any) -> NDArray[Any]:
-        with kept_open(self.stamp) as file:
+        with open_hdf5(self.stamp) as file:
             found: NDArray[Any] = file[self.name][part]
         return found.astype(self.dtype, copy=False)
 

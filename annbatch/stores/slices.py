@@ -4,7 +4,7 @@
 `ArraySlices.begin` takes `Ranges`; what it gives says, when it is called, in which array their rows lie now, and where.
 
 1. Short arrays are read once, and kept: no element is copied.
-2. Arrays in local zarr v3 stores and HDF5 files are read directly, and nothing but the slices if uncompressed: `Direct`.
+2. Arrays in local zarr v3 stores and HDF5 files are read directly; if uncompressed, nothing but the slices: `Direct`.
 3. Those in object stores are requested, many at once: `Remote`.
 4. Others are sliced through zarr, h5py or NumPy: `Sliced`.
 5. One whose elements are all the same needs no more memory than one of them: `Constant`.

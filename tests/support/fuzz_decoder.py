@@ -1,7 +1,8 @@
 """Does any input make the decoder crash, or write outside its buffers? Run as a script; the tests do.
 
 Every buffer of the kernel ends at a page that cannot be touched and begins behind a margin of known bytes. Chunks that
-numcodecs wrote are truncated, flipped, overwritten and forged, and go through the kernel by file, as a store's do.
+numcodecs and h5py wrote are truncated, flipped, overwritten and forged, and go through the kernel by file, as a store's
+do.
 A crash ends the process with a signal; a byte outside, or a context spoilt for the next good chunk, with an assertion.
 """
 
@@ -15,6 +16,7 @@ import tempfile
 from typing import Any
 
 import google_crc32c
+import h5py
 import numcodecs
 import numpy as np
 
@@ -55,7 +57,26 @@ def seeds(values: np.ndarray[Any, Any]) -> list[tuple[Codec, int, bytes]]:
     shuffled = numcodecs.Shuffle(2).encode(values.copy())
     out += [(Codec.ZSTD, 1, bytes(numcodecs.Zstd(3).encode(values)))]
     out += [(Codec.ZSTD, 2, bytes(numcodecs.Zstd(3).encode(np.asarray(shuffled))))]
+    for codec, compression in ((Codec.ZLIB, "gzip"), (Codec.LZF, "lzf")):
+        out += [(codec, 2 if shuffle else 1, through_hdf5(values, compression, shuffle)) for shuffle in (False, True)]
     return out
+
+
+def through_hdf5(
+    values: np.ndarray[Any, Any], compression: str | None, shuffle: bool, fletcher32: bool = False
+) -> bytes:
+    """Give the bytes that HDF5 stores for values in one chunk."""
+    with h5py.File("values", "w", driver="core", backing_store=False) as file:
+        settings = {"compression": compression, "shuffle": shuffle, "fletcher32": fletcher32}
+        dataset = file.create_dataset("values", data=values, chunks=values.shape, **settings)
+        mask, stored = dataset.id.read_direct_chunk((0,))
+        assert mask == 0
+        return bytes(stored)
+
+
+def with_fletcher32(stored: bytes) -> bytes:
+    """Give bytes with the checksum behind them that HDF5 computes."""
+    return through_hdf5(np.frombuffer(stored, np.uint8), None, False, fletcher32=True)
 
 
 def mutate(rng: np.random.Generator, good: bytes) -> bytes:
@@ -111,8 +132,19 @@ def main() -> None:
     counts: dict[str, int] = {}
     with tempfile.TemporaryFile() as file:
 
-        def decode(codec: Codec, shuffle: int, delta: bool, stored: bytes, verify: bool) -> Status:
-            if verify:
+        def decode(
+            codec: Codec,
+            shuffle: int,
+            delta: bool,
+            stored: bytes,
+            verify: bool,
+            left: bool = False,
+            swapped: bool = False,
+        ) -> Status:
+            fletcher = verify and codec in (Codec.ZLIB, Codec.LZF)
+            if fletcher:
+                stored = with_fletcher32(stored)
+            elif verify:
                 stored += google_crc32c.value(stored).to_bytes(4, "little")
             # The read bytes lie as close to the forbidden page as the kernel allows.
             nbytes = -(-len(stored) // 64) * 64 + HEAD_NBYTES + TAIL_NBYTES
@@ -121,10 +153,10 @@ def main() -> None:
             status, _ = scatter_chunks(
                 loaded.decompress_address,
                 workspace.context,
-                Decoder(codec, shuffle, crc32c=verify and not fletcher, fletcher32=verify and fletcher, delta=delta).chain,
+                Decoder(codec, shuffle, verify and not fletcher, delta, fletcher, swapped).chain,
                 np.array([file.fileno()], np.int32),
                 one[:1],
-                np.array([len(stored)], np.int64),
+                np.array([-len(stored) - 1 if left else len(stored)], np.int64),
                 np.array([0, 1], np.int64),
                 one[:1],
                 one[1:],
@@ -144,7 +176,9 @@ def main() -> None:
         goods = seeds(values)
         for i in range(options.count):
             codec, shuffle, good = goods[i % len(goods)]
-            status = decode(codec, shuffle, bool(i & 32), mutate(rng, good), verify=bool(i & 64))
+            # HDF5 says of a chunk that its compressor left it as it was.
+            left = bool(i & 128) and codec in (Codec.ZLIB, Codec.LZF)
+            status = decode(codec, shuffle, bool(i & 32), mutate(rng, good), bool(i & 64), left, swapped=bool(i & 256))
             counts[status.name] = counts.get(status.name, 0) + 1
             if i % 16 == 0:
                 for delta, expected in ((False, values), (True, np.cumsum(values, dtype=DTYPE))):

@@ -20,9 +20,9 @@ from zarr.storage import ZipStore
 
 from annbatch import summary
 from annbatch.errors import InputError, MissingInputError
+from annbatch.stores.hdf5_filters import load_filters
 from annbatch.stores.stored_frame import attribute
 from annbatch.write.inputs import loom_file, tenx_file
-from annbatch.stores.hdf5_filters import load_filters
 from annbatch.write.inputs.mtx_files import find_mtx, mtx_root
 from annbatch.write.inputs.opened_input import Root
 from annbatch.write.inputs.stored_input import StoredInput

@@ -25,11 +25,11 @@ import zarr
 from zarr.abc.store import Store as ZarrStore
 
 from annbatch.errors import InputError, naming
+from annbatch.stores.hdf5_filters import load_filters
 from annbatch.stores.modality import MEASURED
 from annbatch.stores.stored_frame import stored_frame
 from annbatch.write.inputs.cell_join import RowFile
 from annbatch.write.inputs.chosen_rows import choose_rows
-from annbatch.stores.hdf5_filters import load_filters
 from annbatch.write.inputs.matrix_rows import Matrix, matrix_of
 from annbatch.write.inputs.opened_input import Root
 from annbatch.write.inputs.opening import Origin

@@ -1,0 +1,335 @@
+"""Are `.h5ad` files read in place as SciPy indexes their matrices, however they are stored, and what if they change?"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pytest
+
+from annbatch import InputError, Loader, StoreError, create_anndata_collection
+from annbatch.errors import MissingInputError
+from annbatch.shards import hdf5_chunks
+from annbatch.stores import array_opening
+from annbatch.stores.anndata_store import SparseMatrix
+from datagen import awkward_obs, named_matrix
+from epochs import each_batch
+
+hdf5plugin = pytest.importorskip("hdf5plugin", reason="hdf5plugin is not installed")
+
+from h5ad_files import LAYOUTS, stored_as, write  # noqa: E402
+
+N_OBS, N_VARS = 120, 23
+OPTIONS: dict[str, Any] = {"batch_size": 16, "chunk_size": 3, "preload_nchunks": 8, "layers": ["dense"], "threads": 2}
+
+
+@pytest.fixture(scope="module")
+def cells() -> ad.AnnData:
+    rng = np.random.default_rng(0)
+    x = named_matrix(rng, range(N_OBS), range(N_VARS), density=0.5)
+    # No compressor makes the last third smaller.
+    x.data[2 * x.nnz // 3 :] = 200 * rng.random(x.nnz - 2 * x.nnz // 3)
+    # A chunk that is all 7.
+    x.data[16:40] = 7
+    found = ad.AnnData(x, obs=awkward_obs(range(N_OBS)))
+    found.obsm["space"] = rng.random((N_OBS, 2))
+    return found
+
+
+@pytest.fixture(scope="module")
+def files(cells: ad.AnnData, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("h5ad")
+    return {name: write(cells, folder / f"{name}.h5ad", layout) for name, layout in LAYOUTS.items()}
+
+
+def in_type(values: np.ndarray[Any, Any], name: str, key: str) -> np.ndarray[Any, Any]:
+    """Give numbers as they come back from a layout."""
+    return stored_as(values, np.dtype(LAYOUTS[name].types.get(key, "f4")).newbyteorder("="))
+
+
+def check(ds: Loader, cells: ad.AnnData, name: str) -> None:
+    dense, seen = cells.X.toarray(), []
+    for batch in each_batch(ds):
+        found, x, numbers = batch.data, cells.X[batch.index], batch["layers"]["dense"]
+        np.testing.assert_array_equal(found.indptr, x.indptr)
+        np.testing.assert_array_equal(found.indices, x.indices)
+        for got, wanted in (
+            (found.data, in_type(x.data, name, "data")),
+            (numbers, in_type(dense[batch.index], name, "dense")),
+        ):
+            assert got.dtype == wanted.dtype
+            np.testing.assert_array_equal(got, wanted)
+        seen.append(batch.index)
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(N_OBS))
+
+
+def test_every_layout(files: dict[str, Path], cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Direct where the kernels know the layout, through h5py where not, and the loader says which."""
+    # What is stored in one piece is cut into several chunks here, too.
+    monkeypatch.setattr(hdf5_chunks, "PIECE_NBYTES", 256)
+    left_as_they_were = set()
+    for name, layout in LAYOUTS.items():
+        ds = Loader(**OPTIONS).use_h5ad(files[name], labels=[])
+        matrices = ds._opened().stores[0].matrices
+        sparse, dense = matrices["X"], matrices["layers/dense"]
+        assert isinstance(sparse, SparseMatrix)
+        assert (sparse.slow is None) == (layout.why is None or layout.only_dense), (name, sparse.slow)
+        assert (dense.slow is None) == (layout.why is None), (name, dense.slow)
+        assert (layout.why or "") in (dense.slow or "")
+        assert ("h5py, not the direct path, reads" in repr(ds)) == (layout.why is not None), repr(ds)
+        if sparse.slow is None and (sparse.data.tables.layout.nbytes < -1).any():
+            left_as_they_were.add(name)
+        check(ds, cells, name)
+    assert left_as_they_were >= {"lzf", "lzf shuffle fletcher32"}
+
+
+def test_h5py_reads_the_same(files: dict[str, Path], cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_opening, "DIRECT", False)
+    for name in ("contiguous", "gzip", "big-endian gzip", "float16"):
+        ds = Loader(**OPTIONS).use_h5ad(files[name], labels=[])
+        assert "the direct path is turned off" in repr(ds)
+        check(ds, cells, name)
+
+
+def test_options_that_read_otherwise(files: dict[str, Path], cells: ad.AnnData) -> None:
+    """Few columns, single rows, casts, obsm, names and labels go through the same files."""
+    options = OPTIONS | {
+        "chunk_size": 1,
+        "obsm": ["space"],
+        "names": True,
+        "var_names": ["3", "20", "7"],
+        "dtype": "f8",
+    }
+    for name in ("contiguous", "gzip", "bitshuffle"):
+        for batch in each_batch(Loader(**options).use_h5ad(files[name])):
+            x = cells.X[batch.index][:, [3, 20, 7]].astype("f8")
+            np.testing.assert_array_equal(batch.data.to_scipy().toarray(), x.toarray())
+            np.testing.assert_array_equal(batch["obsm"]["space"], cells.obsm["space"][batch.index])
+            expected = cells.obs.iloc[batch.index]
+            assert list(batch["names"]) == list(expected.index)
+            for column in expected:
+                wanted = expected[column].astype(object).where(expected[column].notna(), None)
+                got = batch.labels[column].astype(object)
+                assert list(got.where(got.notna(), None)) == list(wanted)
+
+
+def test_backed_anndatas(files: dict[str, Path], cells: ad.AnnData, tmp_path: Path) -> None:
+    """A backed AnnData is read as its file is; dense X and what HDF5 has been given otherwise, too."""
+    backed = ad.read_h5ad(files["gzip"], backed="r")
+    ds = Loader(**OPTIONS).add_anndatas([backed], labels=[])
+    assert ds._opened().stores[0].matrices["X"].slow is None
+    check(ds, cells, "gzip")
+    backed.file.close()
+    check(ds, cells, "gzip")
+    dense = ad.AnnData(cells.X.toarray(), obs=cells.obs)
+    dense.write_h5ad(tmp_path / "dense.h5ad")
+    both = [ad.read_h5ad(tmp_path / "dense.h5ad", backed="r")] * 2
+    for batch in each_batch(Loader(batch_size=50).add_anndatas(both, labels=[])):
+        np.testing.assert_array_equal(batch.data, dense.X[batch.index % N_OBS])
+    both[0].file.close()
+    with h5py.File(files["gzip"], "r+") as file, pytest.raises(InputError, match="open for reading only"):
+        x = ad.io.sparse_dataset(file["X"])
+        Loader(batch_size=8).add_anndatas([ad.AnnData(x, obs=cells.obs, var=cells.var)])
+
+
+def test_rows_are_those_of_a_collection(files: dict[str, Path], tmp_path: Path) -> None:
+    paths = [files["contiguous"], files["gzip 9 shuffle fletcher32"]]
+    collection = create_anndata_collection(paths, tmp_path / "store", shuffle=False, progress=False, layers=["dense"])
+    options = OPTIONS | {"shuffle": False}
+    ours = Loader(**options).use_h5ad(paths, labels=None)
+    built = Loader(**options).use_collection(collection, labels=[column.name for column in ours._opened().columns])
+    assert ours.n_obs == built.n_obs == 2 * N_OBS
+    for one, other in zip(each_batch(ours), each_batch(built), strict=True):
+        np.testing.assert_array_equal(one.index, other.index)
+        for key in ("data", "indices", "indptr"):
+            np.testing.assert_array_equal(getattr(one.data, key), getattr(other.data, key))
+            assert getattr(one.data, key).dtype == getattr(other.data, key).dtype
+        np.testing.assert_array_equal(one["layers"]["dense"], other["layers"]["dense"].to_scipy().toarray())
+        assert list(one.labels.columns) == list(other.labels.columns)
+        for column in one.labels:
+            assert list(one.labels[column].astype(str)) == list(other.labels[column].astype(str))
+
+
+def test_other_processes(files: dict[str, Path], cells: ad.AnnData) -> None:
+    """What was opened here is read in a forked child, and after it was pickled; both ways of reading."""
+    for name in ("gzip", "external"):
+        ds = Loader(**OPTIONS).use_h5ad(files[name], labels=[])
+        check(ds, cells, name)
+        child = multiprocessing.get_context("fork").Process(target=check, args=(ds, cells, name))
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+        sent = pickle.loads(pickle.dumps(ds))
+        check(sent.replace(batch_size=7, layers=["dense"]), cells, name)
+
+
+def test_resume(files: dict[str, Path], cells: ad.AnnData, tmp_path: Path) -> None:
+    """A state goes on with a copy of the files, and not with files that hold other numbers."""
+    ds = Loader(**OPTIONS).use_h5ad(files["contiguous"], labels=[])
+    epoch = iter(ds)
+    for _ in range(3):
+        next(epoch)
+    state, rest = ds.state_dict(), [batch.index for batch in epoch]
+    copy = shutil.copyfile(files["contiguous"], tmp_path / "copy.h5ad")
+    again = Loader(**OPTIONS).use_h5ad(copy, labels=[])
+    again.load_state_dict(state)
+    np.testing.assert_array_equal(np.concatenate([batch.index for batch in again]), np.concatenate(rest))
+    with h5py.File(copy, "r+") as file:
+        file["X/data"][...] += 1
+    other = Loader(**OPTIONS).use_h5ad(copy, labels=[])
+    with pytest.raises(InputError, match="files is"):
+        other.load_state_dict(state)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def touched(path: Path) -> None:
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+
+
+def replaced(path: Path) -> None:
+    path.with_suffix(".new").write_bytes(path.read_bytes() + b"more")
+    path.with_suffix(".new").rename(path)
+
+
+CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "ends early": (cut, "has changed from"),
+    "is written": (touched, "has changed"),
+    "is replaced": (replaced, "has changed from"),
+    "is gone": (Path.unlink, "is not there any more"),
+}
+
+
+@pytest.mark.parametrize("name", ["contiguous", "gzip", "bitshuffle"])
+def test_files_that_change(files: dict[str, Path], tmp_path: Path, name: str) -> None:
+    """A file that changes between epochs, or within one, is an error that names it, and no other rows."""
+    for what, (change, message) in CHANGES.items():
+        path = Path(shutil.copyfile(files[name], tmp_path / f"{what}.h5ad"))
+        ds = Loader(**OPTIONS, prefetch=0).use_h5ad(path, labels=[])
+        list(ds)
+        epoch = iter(ds)
+        next(epoch)
+        change(path)
+        # What is open remains whole under another name; the next epoch refuses it.
+        if what in ("is replaced", "is gone") and name != "bitshuffle":
+            list(epoch)
+        else:
+            with pytest.raises(StoreError, match=f"{what}.h5ad.*: {message}"):
+                list(epoch)
+        with pytest.raises(StoreError, match=f"{what}.h5ad: {message}"):
+            next(iter(ds))
+
+
+REFUSALS: dict[str, tuple[Callable[[Path, ad.AnnData], Any], dict[str, Any], type[Exception], str]] = {
+    "nothing": (lambda p, a: [], {}, InputError, "at least one"),
+    "a URL": (lambda p, a: "s3://bucket/x.h5ad", {}, InputError, "local files.*create_anndata_collection"),
+    "no path": (lambda p, a: [3], {}, InputError, "got int"),
+    "a missing file": (lambda p, a: p, {}, MissingInputError, "no such file"),
+    "a folder": (lambda p, a: p.mkdir() or p, {}, InputError, "got a folder"),
+    "text": (lambda p, a: p.write_text("cells") and p, {}, StoreError, "cannot be read as HDF5"),
+    "no AnnData": (lambda p, a: h5py.File(p, "w").close() or p, {}, InputError, "must be AnnData"),
+    "CSC": (
+        lambda p, a: ad.AnnData(a.X.tocsc()).write_h5ad(p) or p,
+        {},
+        InputError,
+        "X: must be stored by rows.*create_anndata_collection converts it",
+    ),
+    "no X": (lambda p, a: ad.AnnData(obs=a.obs).write_h5ad(p) or p, {}, InputError, "there is no X"),
+    "no layer": (
+        lambda p, a: ad.AnnData(a.X, layers={"b": a.X}).write_h5ad(p) or p,
+        {"layers": ["a"]},
+        InputError,
+        r"there is no layers/a, layers holds \['b'\]",
+    ),
+    "no column": (lambda p, a: a.write_h5ad(p) or p, {"labels": ["a"]}, InputError, "obs columns, got 'a'"),
+}
+
+
+def test_refusals(cells: ad.AnnData, tmp_path: Path) -> None:
+    for what, (make, options, kind, message) in REFUSALS.items():
+        options = dict(options)
+        labels = options.pop("labels", [])
+        given = make(tmp_path / f"{what}.h5ad", cells)
+        with pytest.raises(kind, match=f"(?s){message}") as raised:
+            Loader(batch_size=8, **options).use_h5ad(given, labels=labels)
+        assert what in str(raised.value) or not isinstance(given, Path)
+
+
+def test_a_file_that_is_written(files: dict[str, Path], tmp_path: Path) -> None:
+    path = shutil.copyfile(files["gzip"], tmp_path / "cells.h5ad")
+    with h5py.File(path, "r+"), pytest.raises(StoreError, match=r"cells\.h5ad: is open for writing in this process"):
+        Loader(batch_size=8).use_h5ad(path)
+    code = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        with pytest.raises(StoreError, match=r"cells\.h5ad: is locked.*HDF5_USE_FILE_LOCKING"):
+            Loader(batch_size=8).use_h5ad(path)
+        writer.communicate()
+    # Nobody keeps it open, and locked, while rows are read in place.
+    ds = Loader(**OPTIONS).use_h5ad(path, labels=[])
+    next(iter(ds))
+    with h5py.File(path, "r+"):
+        pass
+
+
+def test_flipped_bits(files: dict[str, Path], cells: ad.AnnData, tmp_path: Path) -> None:
+    """gzip and fletcher32 notice every flipped bit; other chunks may give other numbers, in their own places."""
+    for name in (
+        "gzip",
+        "gzip 9 shuffle fletcher32",
+        "lzf shuffle fletcher32",
+        "fletcher32",
+        "lzf",
+        "zstd",
+        "blosc lz4",
+    ):
+        notices = "gzip" in name or "fletcher32" in name
+        for bit in range(7):
+            path = Path(shutil.copyfile(files[name], tmp_path / "flipped.h5ad"))
+            ds = Loader(**OPTIONS, prefetch=0).use_h5ad(path, labels=[])
+            chunks = ds._opened().stores[0].matrices["X"].data.tables.layout
+            at = int(chunks.offsets[bit]) + 5 + 3 * bit
+            content = bytearray(path.read_bytes())
+            content[at] ^= 1 << bit
+            path.write_bytes(content)
+            ds = Loader(**OPTIONS, prefetch=0).use_h5ad(path, labels=[])
+            if notices:
+                with pytest.raises(StoreError, match=r"flipped\.h5ad/X/data: elements \["):
+                    list(ds)
+                continue
+            with suppress(StoreError):
+                for batch in ds:
+                    np.testing.assert_array_equal(batch.data.indptr, cells.X[batch.index].indptr)
+
+
+def test_column_numbers_that_are_none(files: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("contiguous", "bitshuffle"):
+        for number in (-1, N_VARS):
+            path = shutil.copyfile(files[name], tmp_path / "cells.h5ad")
+            with h5py.File(path, "r+") as file:
+                file["X/indices"][17] = number
+            with pytest.raises(StoreError, match="negative or not below the limit"):
+                list(Loader(**OPTIONS).use_h5ad(path, labels=[]))
+
+
+def test_what_is_logged(files: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="annbatch"):
+        Loader(**OPTIONS).use_h5ad([files["virtual"], files["virtual"]], labels=[])
+    assert "h5py, not the direct path, reads" in caplog.text
+    assert "and 3 more: it is a virtual dataset" in caplog.text
