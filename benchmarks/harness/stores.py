@@ -88,7 +88,7 @@ def jobs_of(bench: Bench, contenders: Iterable[str], setting: Setting, label: st
         except Unavailable as error:
             print(f"  left out: {CONTENDERS[name].title}: {error}", flush=True)
             continue
-        jobs.append(Job(name, setting, bench.files, str(store), label, train))
+        jobs.append(Job(name, setting, bench.files, "" if store is None else str(store), label, train))
     return jobs
 
 

@@ -18,10 +18,12 @@ from harness.jobs import Epoch, Job, Matrix
 
 
 def loader_of(job: Job, **options: Any) -> Any:
-    """Open the job's store with a Loader as its setting says."""
+    """Open the job's store, or its input where it has none, with a Loader as its setting says."""
     import annbatch
 
     loader = annbatch.Loader(**job.setting.reading, **(dict(job.setting.options) | options))
+    if not job.store:
+        return loader.use_h5ad(job.inputs, labels=job.setting.labels)
     return loader.use_collection(job.store, labels=job.setting.labels)
 
 

@@ -68,6 +68,7 @@ CONTENDERS = {
         )
         for codec in CODECS[1:]
     },
+    "h5ad": Contender("annbatch-dlpack, .h5ad in place", ours.open_ours("direct")),
     "cached": Contender("annbatch-dlpack, cached on disk", ours.open_ours("cached"), "ours"),
     "zarr": Contender("annbatch-dlpack, zarr path", ours.open_ours("zarr"), "ours"),
     "torch": Contender("TorchLoader alone", ours.open_torch(), "ours"),
