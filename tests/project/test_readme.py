@@ -28,6 +28,7 @@ PAGES = {
     "building.md": 3,
     "loading.md": 4,
     "randomness.md": 1,
+    "h5ad.md": 1,
     "transforms.md": 5,
     "sampling.md": 8,
     "reproducibility.md": 2,
@@ -76,6 +77,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_file(folder / "first.h5ad", ["A", "B", "C", "D"], ["T", "B"])
     write_file(folder / "second.h5ad", ["B", "C", "D", "E", "F"], ["T", "NK"])
     write_file(folder / "third.h5ad", ["A", "B"], ["B", "NK"])
+    for plate in (1, 2):
+        write_file(folder / f"plate_{plate}.h5ad", ["A", "B", "C"], ["T", "B"])
     ad.read_h5ad(folder / "first.h5ad").to_df().to_csv(folder / "counts.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -128,4 +131,4 @@ def test_page_runs(page: str, folder: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_examples_are_found() -> None:
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
