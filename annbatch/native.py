@@ -2,8 +2,8 @@
 
 1. `inline` compiles a part of a kernel, `Kernel` a kernel that is cached on disk.
 2. `view` gives an array at an address, `load` one element of it, `pread` fills one from a file or memory and counts the
-   bytes and the time, `call_decompress` calls a C decoder by address: kernels that hold a ctypes object could not be
-   cached.
+   bytes and the time, `call_decompress` and `call_inflate` call C decoders by address: kernels that hold a ctypes
+   object could not be cached.
 3. `stream_line` and `accumulate_vectors` are what LLVM would not make of a loop by itself.
 
 Caches are renewed when a kernel's own file changes, not when this one does: remove ``__pycache__`` after a change here.
@@ -225,6 +225,33 @@ def call_decompress(typing: Any, function: Any, context_: Any, source: Any, size
                 builder.trunc(size, int32),
                 builder.inttoptr(target, pointer),
                 builder.trunc(room, int32),
+            ],
+        )
+        return builder.sext(result, ir.IntType(64))
+
+    return types.int64(*[types.int64] * 6), generate
+
+
+@intrinsic
+def call_inflate(typing: Any, function: Any, context_: Any, source: Any, size: Any, target: Any, room: Any) -> Any:
+    """Call ``int function(void *, const void *source, size_t size, void *target, size_t room, size_t *)``.
+
+    With NULL at the end: it gives 0 only if ``room`` bytes came.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, size_type = ir.IntType(8).as_pointer(), ir.IntType(64)
+        function_type = ir.FunctionType(ir.IntType(32), [pointer, pointer, size_type, pointer, size_type, pointer])
+        address, state, source, size, target, room = arguments
+        result = builder.call(
+            builder.inttoptr(address, function_type.as_pointer()),
+            [
+                builder.inttoptr(state, pointer),
+                builder.inttoptr(source, pointer),
+                size,
+                builder.inttoptr(target, pointer),
+                room,
+                ir.Constant(pointer, None),
             ],
         )
         return builder.sext(result, ir.IntType(64))

@@ -4,7 +4,8 @@
    level 4, as ``AnnData.write_h5ad(path, compression="gzip")`` writes them.
 2. Both read blocks of 32 rows, 256 of them together, and perfectly random rows, in interleaved rounds. Every value and
    column number is summed up.
-3. Print, for each, medians and spreads of cells per second and per CPU second, and the ratios in each round; write JSON.
+3. Print, for each, medians and spreads of cells per second and per CPU second, and the ratios in each round; write
+   JSON.
 
 Usage: ``python benchmarks/in_place.py [--cells 200000] [--rounds 5] …``
 """

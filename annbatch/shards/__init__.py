@@ -3,7 +3,7 @@
 Without zarr or HDF5, and without the GIL. In the order in which an array is read:
 
 1. `array_metadata`: what ``zarr.json`` says, and whether the kernels can read such an array.
-2. `codecs`: which codec chains are decoded, and by which C functions.
+2. `codecs`: which codec chains are decoded, and by which C functions; `libdeflate`: the faster one for zlib streams.
 3. `shard_index`: which object holds which inner chunks, and what a shard's index says.
 4. `hdf5_chunks`: the same for a dataset of an HDF5 file: which filters are decoded, where its chunks are; `file_stamp`:
    whether the file has changed since.

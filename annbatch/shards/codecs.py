@@ -3,7 +3,8 @@
 1. `parse_codecs` reads the ``codecs`` of a zarr v3 array (those inside the shard, if it is sharded) and gives a
    `Decoder`, or the reason why not; `annbatch.shards.hdf5_chunks` does the same for HDF5.
 2. `library` loads libblosc2, which decodes blosc, zstd and zlib, and lets it decode known chunks before it is trusted.
-3. A `Workspace` is what one thread needs to decode: a context of that library and its buffers.
+3. A `Workspace` is what one thread needs to decode: contexts of the libraries and its buffers.
+4. `calls_of` chooses which function the kernels call: that of libblosc2, or of libdeflate for zlib streams.
 
 gzip has no public C interface here: `gunzip` decodes it in Python, with a bounded output.
 """
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from annbatch.shards.libdeflate import libdeflate
 from annbatch.shards.packed_layout import NAME, Layout, can_pack, parse_delta
 
 HEAD_NBYTES = 64
@@ -54,6 +56,8 @@ class Codec(IntEnum):
     ZLIB = 5
     """A zlib stream, as HDF5's gzip filter stores it."""
     LZF = 6
+    LIBDEFLATE = 7
+    """What kernels are told in place of `ZLIB` where libdeflate decodes it."""
 
 
 class Checksum(IntEnum):
@@ -311,7 +315,7 @@ class Workspace:
 
     def __init__(self) -> None:
         self._raw = self._shuffled = self._scratch = aligned_bytes(0)
-        self._context = 0
+        self._context = self._inflating = 0
         self._pid = -1
 
     @property
@@ -324,6 +328,14 @@ class Workspace:
             if not isinstance(loaded, str):
                 weakref.finalize(self, _free_in_owner, loaded, self._context, self._pid).atexit = False
         return self._context
+
+    @property
+    def inflating(self) -> int:
+        """Address of this thread's context of libdeflate, plain memory that a forked child has, too."""
+        if not self._inflating and (loaded := libdeflate()) is not None:
+            self._inflating = loaded.create_context()
+            loaded.free_with(self, self._inflating)
+        return self._inflating
 
     def raw(self, stored_nbytes: int) -> npt.NDArray[np.uint8]:
         """Give a buffer for stored bytes with free bytes around them; its size is a multiple of 64."""
@@ -349,3 +361,20 @@ def _free_in_owner(loaded: Library, context: int, pid: int) -> None:
     # A context that a fork copied is left alone: it belongs to a thread that does not exist here.
     if pid == os.getpid():
         loaded.free_context(context)
+
+
+Chain = tuple[int, int, int, int, int]
+
+
+def calls_of(decoders: Sequence[Decoder], workspace: Workspace) -> tuple[int, int, tuple[Chain, ...]]:
+    """Give the address of the C function that decodes, that of its context, and the chain of each of the decoders.
+
+    It is libdeflate's if that is there and zlib streams are all that there is to decode, else libblosc2's.
+    """
+    chains = tuple(decoder.chain for decoder in decoders)
+    codecs = {decoder.codec for decoder in decoders}
+    if Codec.ZLIB in codecs and codecs <= {Codec.ZLIB, Codec.RAW, Codec.LZF} and (inflater := libdeflate()) is not None:
+        chosen = tuple((int(Codec.LIBDEFLATE) if one[0] == Codec.ZLIB else one[0], *one[1:]) for one in chains)
+        return inflater.decompress_address, workspace.inflating, chosen
+    loaded = library()
+    return loaded.decompress_address if isinstance(loaded, Library) else 0, workspace.context, chains

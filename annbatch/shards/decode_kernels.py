@@ -26,6 +26,7 @@ from annbatch.native import (
     accumulate_vectors,
     address_of,
     call_decompress,
+    call_inflate,
     inline,
     pread,
     stream_line,
@@ -41,7 +42,7 @@ Array = np.ndarray[Any, Any]
 Chain = tuple[int, int, int, int, int]
 
 _RAW, _BLOSC, _ZSTD = int(Codec.RAW), int(Codec.BLOSC), int(Codec.ZSTD)
-_ZLIB, _LZF = int(Codec.ZLIB), int(Codec.LZF)
+_ZLIB, _LZF, _LIBDEFLATE = int(Codec.ZLIB), int(Codec.LZF), int(Codec.LIBDEFLATE)
 _NOTHING, _CRC32C = int(Checksum.NONE), int(Checksum.CRC32C)
 _GAP_NBYTES = 4096
 """What is read along between two pieces: as much as another call would cost."""
@@ -187,6 +188,9 @@ def _decode(decompress: int, context: int, codec: int, raw: Array, size: int, ta
         words[start // 4 + 4] = 20
         words[start // 4 + 5] = size
         size += 24
+    elif codec == _LIBDEFLATE:
+        status = call_inflate(decompress, context, address_of(raw) + start, size, address_of(target), target.size)
+        return _OK if status == 0 else _DECODE
     elif codec == _LZF:
         return _OK if decode_lzf(raw, start, size, target) else _DECODE
     else:
@@ -242,8 +246,8 @@ def decode_chunk(
 ) -> int:
     """Read, check and decode one chunk into ``scratch``, or at least what some pieces want of it.
 
-    ``chain`` is `Decoder.chain`; ``pieces`` holds the first element and the length of each piece, and which of them are
-    those of this chunk.
+    ``chain`` is what `annbatch.shards.codecs.calls_of` chose; ``pieces`` holds the first element and the length of each
+    piece, and which of them are those of this chunk.
     """
     codec, shuffle, delta, checksum, swapped = chain
     if offset == -1:
@@ -330,10 +334,8 @@ def scatter_chunks(
 
     Parameters
     ----------
-    decompress, context
-        Addresses of libblosc2's function and of this thread's context.
-    chain
-        `Decoder.chain`.
+    decompress, context, chain
+        As `annbatch.shards.codecs.calls_of` gives them.
     fds, offsets, sizes
         (n,) int32, int64, int64: where each chunk is stored, as `Located` has it; offset -1 means that it is missing
         and all ``fill``.

@@ -22,7 +22,7 @@ from annbatch.counters import BYTES_DECODED, of_thread
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import Pieces
 from annbatch.shards.chunk_files import ChunkFiles, Places, locate_all
-from annbatch.shards.codecs import HEAD_NBYTES, Codec, Decoder, Library, Workspace, gunzip, library
+from annbatch.shards.codecs import HEAD_NBYTES, Codec, Decoder, Workspace, calls_of, gunzip
 from annbatch.shards.decode_kernels import Status, copy_types, native_types, read_stored, scatter_buffer, scatter_chunks
 from annbatch.shards.packed_kernels import RUN_NBYTES, plan_runs, scatter_packed
 from annbatch.shards.packed_layout import BLOCK, Layout
@@ -146,11 +146,11 @@ class Scatter:
             raw = workspace.raw(max(self.form.max_stored_nbytes, RUN_NBYTES))
             status, j = scatter_packed(decoder.delta, *stored, self.runs, *wanted, raw, blocks, elements, *ends)
         else:
-            loaded = library()
+            decompress, context, (chain,) = calls_of([decoder], workspace)
             status, j = scatter_chunks(
-                loaded.decompress_address if isinstance(loaded, Library) else 0,
-                workspace.context,
-                decoder.chain,
+                decompress,
+                context,
+                chain,
                 *stored,
                 *wanted,
                 workspace.raw(self.form.max_stored_nbytes),

@@ -45,10 +45,8 @@ def select_chunks(
 
     Parameters
     ----------
-    decompress, context
-        As `annbatch.shards.decode_kernels.scatter_chunks` takes them.
-    chains
-        `Decoder.chain` of values and of column numbers.
+    decompress, context, chains
+        As `annbatch.shards.codecs.calls_of` gives them, for values and for column numbers.
     values_at, indices_at
         Descriptors, offsets and sizes of the chunks, (n,) each.
     fills

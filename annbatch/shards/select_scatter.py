@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from annbatch.counters import of_thread
 from annbatch.plan.column_selection import Selection
-from annbatch.shards.codecs import Codec, Library, Workspace, library
+from annbatch.shards.codecs import Codec, Workspace, calls_of
 from annbatch.shards.decode_kernels import Status, copy_types
 from annbatch.shards.scatter import Form, Scatter
 from annbatch.shards.select_kernels import select_chunks
@@ -66,8 +66,8 @@ class SelectScatter:
         both = self.values, self.indices
         forms = [one.form for one in both]
         types = [copy_types(form.dtype)[0] for form in forms]
-        loaded = library()
         decoders = [form.decoder for form in forms]
+        decompress, context, chains = calls_of(decoders, workspace)
         raw = workspace.raw(max(form.max_stored_nbytes for form in forms))
         n_bytes = [form.nbytes for form in forms]
         shuffled = workspace.shuffled(max(n if d.shuffle > 1 else 0 for n, d in zip(n_bytes, decoders, strict=True)))
@@ -78,9 +78,9 @@ class SelectScatter:
         pieces, picked = self.values.pieces, self.picked
         edges = np.append(0, np.cumsum(pieces.lengths))[pieces.bounds]
         status, j, is_index = select_chunks(
-            loaded.decompress_address if isinstance(loaded, Library) else 0,
-            workspace.context,
-            tuple(d.chain for d in decoders),
+            decompress,
+            context,
+            chains,
             *((one.located.fds, one.located.offsets, one.located.nbytes) for one in both),
             tuple(np.frombuffer(bytearray(form.fill), kind) for form, kind in zip(forms, types, strict=True)),
             (pieces.bounds, pieces.sources, pieces.lengths),

@@ -21,7 +21,7 @@ import numcodecs
 import numpy as np
 
 from annbatch.counters import of_thread
-from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec, Decoder, Library, Workspace, library
+from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec, Decoder, Library, Workspace, calls_of, library
 from annbatch.shards.decode_kernels import Status, scatter_chunks
 
 N = 6000
@@ -150,10 +150,12 @@ def main() -> None:
             nbytes = -(-len(stored) // 64) * 64 + HEAD_NBYTES + TAIL_NBYTES
             os.ftruncate(file.fileno(), 0)
             os.pwrite(file.fileno(), stored, 0)
+            decoder = Decoder(codec, shuffle, verify and not fletcher, delta, fletcher, swapped)
+            decompress, context, (chain,) = calls_of([decoder], workspace)
             status, _ = scatter_chunks(
-                loaded.decompress_address,
-                workspace.context,
-                Decoder(codec, shuffle, verify and not fletcher, delta, fletcher, swapped).chain,
+                decompress,
+                context,
+                chain,
                 np.array([file.fileno()], np.int32),
                 one[:1],
                 np.array([-len(stored) - 1 if left else len(stored)], np.int64),
