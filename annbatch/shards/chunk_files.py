@@ -98,7 +98,9 @@ class ChunkFiles:
         return locate_all([self], (0, wanted.size), wanted)
 
     def stored_nbytes(self) -> int:
-        """Add up the sizes of the files; what does not exist has none."""
+        """Add up the sizes of the files, or of an HDF5 dataset's chunks; what does not exist has none."""
+        if isinstance(self.layout, FileChunks):
+            return self.layout.stored_nbytes
         n_bytes = 0
         for shard in range(self.layout.n_shards):
             with suppress(OSError):

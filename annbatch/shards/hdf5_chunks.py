@@ -119,7 +119,7 @@ class FileChunks:
         return cls(stamp, dataset, n_elements, chunk, offset + starts * itemsize, nbytes)
 
     def __post_init__(self) -> None:
-        stored = np.where(self.nbytes < -1, -self.nbytes - 1, self.nbytes)
+        stored = self._sizes
         wrong = (self.offsets != -1) & ((self.offsets < 0) | (stored < 0) | (self.offsets > self.stamp.nbytes - stored))
         if wrong.any():
             k = int(np.flatnonzero(wrong)[0])
@@ -127,6 +127,15 @@ class FileChunks:
                 f"{self.describe(k)}: must lie within the file's {self.stamp.nbytes} bytes, got {stored[k]} bytes at "
                 f"{self.offsets[k]}"
             )
+
+    @property
+    def _sizes(self) -> Ints:
+        return np.where(self.nbytes < -1, -self.nbytes - 1, self.nbytes)
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Stored bytes of all chunks."""
+        return int(np.maximum(self._sizes, 0).sum())
 
     @property
     def n_chunks(self) -> int:

@@ -40,7 +40,7 @@ def are_cached(chunks: Iterable[Located]) -> bool:
         return True
     one = bytearray(1)
     for located in chunks:
-        found = located.fds.tolist(), located.offsets.tolist(), located.nbytes.tolist()
+        found = located.fds.tolist(), located.offsets.tolist(), located.sizes.tolist()
         for fd, offset, nbytes in zip(*found, strict=True):
             if offset >= 0:
                 try:
@@ -53,7 +53,7 @@ def are_cached(chunks: Iterable[Located]) -> bool:
 def announce(located: Located) -> None:
     """Ask the system to read local chunks into the page cache; wait for none of them."""
     if CAN_ANNOUNCE:
-        ranges = merge(located.fds.astype(np.int64), located.offsets, located.nbytes, MAX_GAP_NBYTES)
+        ranges = merge(located.fds.astype(np.int64), located.offsets, located.sizes, MAX_GAP_NBYTES)
         _announce(ranges.objects, ranges.starts, ranges.stops)
 
 

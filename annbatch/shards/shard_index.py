@@ -111,6 +111,11 @@ class Located:
     forget: Callable[[int], None] | None = None
     """Is told which of the chunks is corrupt, so that no cache keeps it."""
 
+    @property
+    def sizes(self) -> Ints:
+        """(n,) stored bytes, whether or not the compressor left them as they were; -1 where the chunk is missing."""
+        return np.where(self.nbytes < -1, -self.nbytes - 1, self.nbytes)
+
     def part(self, j: int) -> Located:
         """Give the place of one chunk, kept likewise."""
         forget = None if self.forget is None else lambda _, of_all=self.forget: of_all(j)

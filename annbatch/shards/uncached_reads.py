@@ -85,8 +85,9 @@ class UncachedReads:
         parts = [locate_all(tables, part.edges, part.chunks) for part in pieces.parts(per_shard, self._max_files)]
         offsets = np.concatenate([_NOTHING, *(part.offsets for part in parts)])
         nbytes = np.concatenate([_NOTHING, *(part.nbytes for part in parts)])
+        stored = np.concatenate([_NOTHING, *(part.sizes for part in parts)])
         files, paths = _files_of(tables, pieces)
-        ranges = merge(files, offsets, nbytes, MAX_GAP_NBYTES)
+        ranges = merge(files, offsets, stored, MAX_GAP_NBYTES)
         starts = ranges.starts // BLOCK_NBYTES * BLOCK_NBYTES
         sizes = _up(ranges.stops - starts)
         places = np.cumsum(sizes) - sizes

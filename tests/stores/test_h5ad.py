@@ -22,7 +22,7 @@ import pytest
 from annbatch import InputError, Loader, StoreError, create_anndata_collection
 from annbatch.errors import MissingInputError
 from annbatch.shards import codecs, hdf5_chunks, libdeflate
-from annbatch.stores import array_opening
+from annbatch.stores import array_opening, chunk_arrival
 from annbatch.stores.anndata_store import SparseMatrix
 from datagen import awkward_obs, named_matrix
 from epochs import each_batch
@@ -369,3 +369,12 @@ def test_damaged_files_do_no_harm(count: int) -> None:
     assert done.returncode == 0, done.stderr
     assert "refused" in done.stdout
     assert "'read'" in done.stdout
+
+
+def test_chunks_that_are_read_ahead(files: dict[str, Path], cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks that do not lie in the page cache, or go past it, are those that are decoded."""
+    monkeypatch.setattr(chunk_arrival, "are_cached", lambda sampled: False)
+    for limit in (sys.maxsize, 0):
+        monkeypatch.setattr(chunk_arrival, "room", lambda limit=limit: limit)
+        for name in ("contiguous", "lzf shuffle fletcher32"):
+            check(Loader(**OPTIONS).use_h5ad(files[name], labels=[]), cells, name)
