@@ -108,8 +108,8 @@ def test_messages_name_the_remedy(cells, tmp_path):
         with pytest.raises(ValueError, match=r"var names must be unique.*'a'.*var_names_make_unique\(\)"):
             refused()
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
-    with pytest.raises(ValueError, match="got the HDF5 file .*; create_anndata_collection makes a collection"):
+    backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r+")
+    with pytest.raises(ValueError, match="must lie on a disk and be open for reading only.*backed='r'"):
         Loader(batch_size=4).add_anndatas([backed])
     backed.file.close()
     cells.obsm["images"] = np.zeros((N, 2, 3, 4), np.float32)
