@@ -470,7 +470,7 @@ class TestBadInput:
             Loader(**arguments)
 
     def test_nothing_added(self):
-        with pytest.raises(InputError, match="add_anndatas or use_collection"):
+        with pytest.raises(InputError, match="use_collection, use_h5ad or add_anndatas"):
             iter(Loader(batch_size=4))
         with pytest.raises(InputError, match="at least one"):
             Loader(batch_size=4).add_anndatas([])
@@ -496,16 +496,6 @@ class TestBadInput:
         adata = ad.AnnData(obs=pd.DataFrame(index=["a", "b"]))
         with pytest.raises(InputError, match=r"adatas\[0\] X: must be .* got nothing"):
             Loader(batch_size=4).add_anndatas([adata])
-
-    def test_hdf5(self, tmp_path):
-        x = named_matrix(np.random.default_rng(0), range(5), range(4))
-        ad.AnnData(X=x).write_h5ad(tmp_path / "a.h5ad")
-        import h5py
-
-        with h5py.File(tmp_path / "a.h5ad") as file:
-            adata = ad.AnnData(X=ad.io.sparse_dataset(file["X"]))
-            with pytest.raises(InputError, match="zarr"):
-                Loader(batch_size=4).add_anndatas([adata])
 
     def test_different_n_vars(self, tmp_path):
         adatas, _, _ = named_stores(tmp_path / "a", "v3 sharded", sizes=(5,))
