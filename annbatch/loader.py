@@ -351,8 +351,8 @@ class Loader(Summary):
         Parameters
         ----------
         paths
-            The path of a file, or of several. Rows are numbered through the files in this order. ``Loader(join=…)`` says
-            what becomes of files with different genes.
+            The path of a file, or of several; rows are numbered through the files in this order. If they have different
+            genes, see ``join``.
         labels
             Which obs columns batches carry, the same ones in all calls; None means all. Columns are read into memory:
             name those that you need.
