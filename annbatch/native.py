@@ -4,7 +4,8 @@
 2. `view` gives an array at an address, `load` one element of it, `pread` fills one from a file or memory and counts the
    bytes and the time, `call_decompress` and `call_inflate` call C decoders by address: kernels that hold a ctypes
    object could not be cached.
-3. `stream_line` and `accumulate_vectors` are what LLVM would not make of a loop by itself.
+3. `first_bit` and `count_bits` are instructions; `stream_line` and `accumulate_vectors` are what LLVM would not make of
+   a loop by itself.
 
 Caches are renewed when a kernel's own file changes, not when this one does: remove ``__pycache__`` after a change here.
 """
@@ -43,6 +44,11 @@ def inline(function: F) -> F:
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a function say which instructions a call of it becomes."""
     return cast(Callable[..., Any], extending.intrinsic(function))
+
+
+def inserted(function: F) -> F:
+    """Compile a part of a kernel in each place where it is called: handing many arrays over takes time, too."""
+    return cast(F, numba.njit(nogil=True, error_model="numpy", inline="always")(function))
 
 
 class Kernel:
@@ -131,6 +137,26 @@ def fetch_add(typing: Any, address: Any, value: Any) -> Any:
 def take_ticket(tickets: Array) -> int:
     """Give the next number of a counter, (1,) int64, that several threads share: each number to one of them."""
     return fetch_add(address_of(tickets), 1)  # type: ignore[no-any-return]
+
+
+@intrinsic
+def first_bit(typing: Any, bits: Any) -> Any:
+    """Give the number of the lowest bit that is 1, or 64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def count_bits(typing: Any, bits: Any) -> Any:
+    """Count the bits that are 1."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.int64), generate
 
 
 @intrinsic

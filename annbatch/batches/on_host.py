@@ -30,7 +30,7 @@ from annbatch.plan.column_selection import NO_LOOKUP, Selection, fill_dense, joi
 from annbatch.plan.row_places import RowPlan, plan_dense, plan_sparse
 from annbatch.plan.window import Found, Ints, WindowPlan, address
 from annbatch.remote.request_pool import Requests
-from annbatch.shards.decode_kernels import Status
+from annbatch.shards.decode_kernels import Status, native_types
 from annbatch.shards.select_scatter import Picked
 from annbatch.shards.shard_index import Located
 from annbatch.shards.uncached_reads import UncachedReads
@@ -59,6 +59,47 @@ class Filling:
     """Whether ``finish`` is work for a thread."""
     n_bytes: int
     """Memory taken for the window."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PickedRows:
+    """The wanted elements of a window's rows."""
+
+    picked: Picked
+    """The elements, in pieces, when the work is done."""
+    work: Work
+    """Picks them."""
+    order: Ints
+    """Numbers of the pieces, in the order of the rows."""
+    edges: list[Ints]
+    """For each part of a batch, (n_rows + 1,): where in ``order`` the pieces of its rows begin, and where they end."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory that they take."""
+        return self.picked.values.nbytes + self.picked.columns.nbytes
+
+    def nnz(self, part: int) -> int:
+        """Count the wanted elements of a part."""
+        return int(self.picked.counts[self._own(part)].sum())
+
+    def join(self, part: int, data: NDArray[Any], indices: NDArray[Any], n_sorted: int) -> Ints:
+        """Write the rows of a part, cast as NumPy does, to the front of arrays; gives the indptr."""
+        picked, edges = self.picked, self.edges[part]
+        types = native_types(picked.values.dtype, data.dtype)
+        if types is None:
+            # A cast that only NumPy makes as NumPy does.
+            stored = np.empty(self.nnz(part), picked.values.dtype)
+            found = self.join(part, stored, indices, n_sorted)
+            data[: len(stored)] = stored
+            return found
+        values, target = picked.values.view(types[0]), data.view(types[1])
+        places = picked.columns, picked.firsts, picked.counts, self._own(part), edges[1:] - edges[0]
+        indptr: Ints = join_pieces(values, *places, target, indices, n_sorted)
+        return indptr
+
+    def _own(self, part: int) -> Ints:
+        return self.order[self.edges[part][0] : self.edges[part][-1]]
 
 
 class SparsePart:
@@ -173,24 +214,27 @@ class SparsePart:
                 return Filling(work, lambda b: self._changed(finish(b)), True, _size(filled))
             return Filling(work, finish, is_heavy, _size(filled))
         picked = self._pick(plan, rows, located)
-        is_picked = picked is not None
+        if picked is not None and self._emit.layout == "csr":
+            return self._of_picked(picked, most, index_dtype)
+        stored: Callable[[int], CSR]
         if picked is None:
             scratch = [self._scratch(rows.indptr(part)) for part in range(n_batches * n)]
-            found = scratch.__getitem__ if self._columns is None else self._mapped(plan, rows, scratch)
-            picked = self._work(plan, rows, scratch, located), found, _size(scratch)
-        work, stored, n_bytes = picked
+            stored = scratch.__getitem__ if self._columns is None else self._mapped(plan, rows, scratch)
+            work, n_bytes = self._work(plan, rows, scratch, located), _size(scratch)
+        else:
+            work, stored, n_bytes = picked.work, self._in_stored_types(picked), picked.n_bytes
         # Before values are changed, and all of them: totals are those of whole rows.
         is_early = self._emit.layout == "dense" or self._kernel is not None
         stored, _ = _checked(self._check_values if is_early else None, stored, True)
         if self._emit.layout == "dense":
-            lookup = NO_LOOKUP if self._selection is None or is_picked else self._selection.lookup
+            lookup = NO_LOOKUP if self._selection is None or picked is not None else self._selection.lookup
             dense_bytes = aligned(self._dense_bytes()) * n_batches
             return Filling(work, lambda b: self._densify(stored(b), lookup), True, n_bytes + dense_bytes)
 
         def select(b: int) -> CSR:
             parts = [stored(part) for part in range(b * n, (b + 1) * n)]
             totals = [totals_of(self._kernel, part, self._dtype) for part in parts]
-            kept = parts if is_picked else [self._wanted(part) for part in parts]
+            kept = [self._wanted(part) for part in parts]
             return self._joined(kept, totals, most[b], index_dtype)
 
         return Filling(work, *_checked(None if is_early else self._check_values, select, True), n_bytes)
@@ -280,13 +324,8 @@ class SparsePart:
         most = self._n_columns if self._columns is None else max(self._n_columns, self._columns.n_columns)
         return np.promote_types(self._stored_index_dtype, np.min_scalar_type(max(0, most - 1)))
 
-    def _pick(
-        self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]
-    ) -> tuple[Work, Callable[[int], CSR], int] | None:
-        """Say how wanted elements alone are picked out of chunks, what joins those of a part, and what memory it takes.
-
-        None if all have to be decoded into memory first.
-        """
+    def _pick(self, plan: WindowPlan, rows: RowPlan, located: Iterator[Located | None]) -> PickedRows | None:
+        """Say how wanted elements alone are picked out of chunks; None if all have to be decoded into memory first."""
         selection, dtypes = self._selection, (self._stored_dtype, self._place_dtype)
         values, indices = self._arrays(plan)
         # Totals are those of all columns; columns of several kinds are mapped first.
@@ -304,19 +343,37 @@ class SparsePart:
         if work is None:
             return None
         order = np.argsort(pieces.targets)
-        sorted_targets = pieces.targets[order]
+        stops = [rows.indptr(part) + end - n for part, (end, n) in enumerate(zip(ends, rows.n_elements, strict=True))]
+        edges = [np.searchsorted(pieces.targets[order], of_part) for of_part in stops]
+        return PickedRows(picked, work, order, edges)
+
+    def _in_stored_types(self, picked: PickedRows) -> Callable[[int], CSR]:
+        """Say how the rows of a part come from what was picked."""
 
         def joined(part: int) -> CSR:
-            first = ends[part] - rows.n_elements[part]
-            stops = np.searchsorted(sorted_targets, rows.indptr(part) + first)
-            own = order[stops[0] : stops[-1]]
-            nnz = int(picked.counts[own].sum())
-            data, columns = self._slabs.arrays((nnz, dtypes[0]), (nnz, dtypes[1]))
-            places = picked.values, picked.columns, picked.firsts, picked.counts, own, stops[1:] - stops[0]
-            indptr = join_pieces(*places, data, columns, self._n_sorted)
-            return CSR(data, columns, indptr, (len(indptr) - 1, self._n_columns))
+            nnz = picked.nnz(part)
+            data, indices = self._slabs.arrays((nnz, self._stored_dtype), (nnz, self._place_dtype))
+            indptr = picked.join(part, data, indices, self._n_sorted)
+            return CSR(data, indices, indptr, (len(indptr) - 1, self._n_columns))
 
-        return work, joined, sum(array.nbytes for array in (picked.values, picked.columns))
+        return joined
+
+    def _of_picked(self, picked: PickedRows, most: Sequence[int | None], index_dtype: np.dtype[Any] | None) -> Filling:
+        """Say how CSR batches come from what was picked: without another copy."""
+        n = self._n_parts
+
+        def made(b: int) -> CSR:
+            numbers = range(b * n, (b + 1) * n)
+            n_rows = len(picked.edges[b * n]) - 1
+            matrix = self._allocate(n_rows, [picked.nnz(part) for part in numbers], most[b], index_dtype)
+            for target, part in zip(self._parts_of(matrix), numbers, strict=True):
+                indptr = picked.join(part, target.data, target.indices, self._n_sorted)
+                target.indptr[: len(indptr)] = indptr
+                target.indptr[len(indptr) :] = indptr[-1]
+            return matrix
+
+        finish, _ = _checked(self._check_values, made, True)
+        return Filling(picked.work, lambda b: self._changed(finish(b)), True, picked.n_bytes)
 
     def _mapped(self, plan: WindowPlan, rows: RowPlan, parts: Sequence[CSR]) -> Callable[[int], CSR]:
         """Give what maps the columns of a part of a batch, in place, when it is filled."""

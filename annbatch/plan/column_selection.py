@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from annbatch.native import Kernel, inline
+from annbatch.native import Kernel, address_of, count_bits, inline, inserted, pointer, view
 from annbatch.plan.window import Ints
 
 NO_LOOKUP = np.empty(0, np.int32)
@@ -92,11 +92,42 @@ def select_columns(data: Any, indices: Any, indptr: Any, lookup: Any, n_wanted: 
     return out
 
 
+@inserted
+def _rank(values: Any, columns: Any, pieces: Any, bits: Any, ranks: Any, data: Any, indices: Any, k: Any) -> Any:
+    """Write the elements of a row's pieces sorted by column; say whether no column came twice, else nothing is sorted.
+
+    A bit for each column says which ones the row has; an element goes behind as many as there are bits before its own.
+    """
+    firsts, counts, order, begin, end = pieces
+    # Not arrays, whose indices might be negative.
+    own, of_them = pointer(address_of(values), values), pointer(address_of(columns), columns)
+    target, places = pointer(address_of(data), data), pointer(address_of(indices), indices)
+    has, before = pointer(address_of(bits), bits), pointer(address_of(ranks), ranks)
+    bits[:] = 0
+    for p in range(begin, end):
+        for i in range(firsts[order[p]], firsts[order[p]] + counts[order[p]]):
+            column = np.int64(of_them[i])
+            bit = np.int64(1) << (column & 63)
+            if has[column >> 6] & bit:
+                return False
+            has[column >> 6] |= bit
+    rank = k
+    for word in range(bits.size):
+        before[word] = rank
+        rank += count_bits(has[word])
+    for p in range(begin, end):
+        for i in range(firsts[order[p]], firsts[order[p]] + counts[order[p]]):
+            column = np.int64(of_them[i])
+            at = before[column >> 6] + count_bits(has[column >> 6] & ((np.int64(1) << (column & 63)) - 1))
+            target[at], places[at] = own[i], of_them[i]
+    return True
+
+
 @Kernel
 def join_pieces(
     values: Any, columns: Any, firsts: Any, counts: Any, order: Any, ends: Any, data: Any, indices: Any, n_wanted: Any
 ) -> Any:
-    """Join the wanted elements of pieces to rows; gives the indptr.
+    """Join the wanted elements of pieces to rows, with casts; gives the indptr.
 
     Parameters
     ----------
@@ -107,25 +138,40 @@ def join_pieces(
     ends
         (n_rows,) where in ``order`` the pieces of each row end.
     data, indices
-        As many elements as all pieces have together, of the same types.
+        As many elements as all pieces have together, or more.
     n_wanted
         As `select_columns` takes it.
     """
     out = np.empty(ends.size + 1, np.int64)
     longest = indices.size if n_wanted > 0 else 0
     other = np.empty(longest, data.dtype), np.empty(longest, indices.dtype)
+    bits, ranks = np.empty(n_wanted + 63 >> 6, np.int64), np.empty(n_wanted + 63 >> 6, np.int64)
     out[0] = 0
     k = p = 0
     for row in range(ends.size):
+        begin, first = p, k
         while p < ends[row]:
-            piece = order[p]
-            for i in range(firsts[piece], firsts[piece] + counts[piece]):
-                data[k], indices[k] = values[i], columns[i]
-                k += 1
+            k += counts[order[p]]
             p += 1
-        if n_wanted > 0:
-            sort_row(data, indices, out[row], k, n_wanted, other)
         out[row + 1] = k
+        pieces = firsts, counts, order, begin, p
+        if n_wanted > 0 and _rank(values, columns, pieces, bits, ranks, data, indices, first):
+            continue
+        at = first
+        for piece in range(begin, p):
+            start, n = firsts[order[piece]], counts[order[piece]]
+            # Not slices, which count references.
+            own = view(address_of(values) + start * values.itemsize, n, values)
+            target = view(address_of(data) + at * data.itemsize, n, data)
+            for i in range(n):
+                target[i] = own[i]
+            of_them = view(address_of(columns) + start * columns.itemsize, n, columns)
+            places = view(address_of(indices) + at * indices.itemsize, n, indices)
+            for i in range(n):
+                places[i] = of_them[i]
+            at += n
+        if n_wanted > 0:
+            sort_row(data, indices, first, k, n_wanted, other)
     return out
 
 

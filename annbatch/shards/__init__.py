@@ -12,7 +12,8 @@ Without zarr or HDF5, and without the GIL. In the order in which an array is rea
 7. `checksum`: crc32c at the speed of memory; `hdf5_bytes`: fletcher32, lzf and byte order.
 8. `decode_kernels`: the compiled loops that read, check, decode and place.
 9. `scatter`: how threads share the chunks of a window.
-10. `select_kernels` and `select_scatter`: the same where few columns of a CSR matrix are wanted.
+10. `select_kernels` and `select_scatter`: the same where few columns of a CSR matrix are wanted;
+    `select_vectors`: 32 column numbers at once.
 11. `local_array`: all of these together.
 
 The packed format (``docs/packed.md``):

@@ -18,7 +18,18 @@ from typing import Any
 import numpy as np
 
 from annbatch.counters import BYTES_DECODED
-from annbatch.native import IN_MEMORY, Kernel, accumulate_vectors, address_of, inline, load, pread, take_ticket, view
+from annbatch.native import (
+    IN_MEMORY,
+    Kernel,
+    accumulate_vectors,
+    address_of,
+    inline,
+    inserted,
+    load,
+    pread,
+    take_ticket,
+    view,
+)
 from annbatch.shards.checksum import crc32c_at
 from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES
 from annbatch.shards.decode_kernels import Status, place
@@ -234,6 +245,111 @@ def _unsigned(word: Any) -> Any:
     return np.int64(word) & 0xFFFFFFFF
 
 
+@inline
+def decoding_state(n: Any, itemsize: Any) -> Any:
+    """Give what `decode_wanted` remembers of chunks of ``n`` values from one to the next."""
+    n_blocks = (n + _BLOCK - 1) // _BLOCK
+    # The chunk, counted from 1, of which each block was decoded last, and of which each group was checked.
+    decoded, checked = np.zeros(n_blocks, np.int64), np.zeros((n_blocks + _GROUP - 1) // _GROUP, np.int64)
+    descriptors, edges = np.empty(n_blocks, np.int32), np.empty(n_blocks + 1, np.int32)
+    return descriptors, edges, decoded, checked, np.empty(_BLOCK + 144, np.uint16)
+
+
+@inserted
+def decode_wanted(
+    delta: Any,
+    at: Any,
+    runs: Any,
+    run: Any,
+    j: Any,
+    n_read: Any,
+    pieces: Any,
+    fill: Any,
+    raw: Any,
+    buffers: Any,
+    state: Any,
+    counts: Any,
+) -> Any:
+    """Decode the blocks of one chunk of a run that pieces want.
+
+    Parameters
+    ----------
+    at
+        Descriptors, offsets and sizes of the chunks.
+    n_read
+        Bytes of the run that are in ``raw``; negative if it has to be read.
+    pieces
+        ``piece_ptr``, ``piece_src`` and ``piece_len`` of `scatter_packed`.
+    buffers
+        Its ``scratch`` and ``elements``.
+    state
+        A `decoding_state`.
+    delta, runs, run, j, fill, raw, counts
+        As `scatter_packed` has them; ``j`` is the chunk.
+
+    Returns
+    -------
+    tuple of int
+        The `Status`, and ``n_read``.
+    """
+    (fds, offsets, sizes), (piece_ptr, piece_src, piece_len), (scratch, elements) = at, pieces, buffers
+    descriptors, edges, decoded, checked, halves = state
+    first, last, size, start = piece_ptr[j], piece_ptr[j + 1], sizes[j], offsets[runs[run]]
+    n, itemsize, n_blocks = elements.size, scratch.itemsize, descriptors.size
+    bases, checksums = 4 + 4 * n_blocks, 4 + (4 + itemsize) * n_blocks
+    table_nbytes = checksums + 4 * checked.size
+    memory, room, within = address_of(raw) + _HEAD, raw.size - _HEAD - _TAIL, offsets[j] - start
+    if first < 0 or first > last or last > piece_len.size:
+        return _PIECE, n_read
+    if start == -1:
+        for i in range(n):
+            elements[i] = fill[0]
+        return _OK, n_read
+    if start < 0 or within < 0 or size < table_nbytes or within + size > room or scratch.size < n_blocks * _BLOCK:
+        return _SIZE, n_read
+    if n_read < 0:
+        end = runs[run + 1] - 1
+        more = _first_nbytes(
+            *(sizes[end], table_nbytes, n, piece_src, piece_len, piece_ptr[end], piece_ptr[end + 1], end == j)
+        )
+        n_read = offsets[end] - start + more
+        if n_read < table_nbytes or n_read > room:
+            return _SIZE, n_read
+        status = pread(fds[j], memory, n_read, start, counts)
+        if status != _OK:
+            return status, n_read
+    stored = memory + within
+    if crc32c_at(stored + 4, table_nbytes - 4) != _unsigned(load(stored, _WORDS)):
+        return _CHECKSUM, n_read
+    # A chunk in a run lies anywhere; its descriptors are handled many at once.
+    pread(IN_MEMORY, address_of(descriptors), 4 * n_blocks, stored + 4, counts)
+    if not edges_of(descriptors, itemsize, edges) or edges[n_blocks] != size - table_nbytes:
+        return _DECODE, n_read
+    for piece in range(first, last):
+        begin, length = piece_src[piece], piece_len[piece]
+        if begin < 0 or length < 0 or begin > n or length > n - begin:
+            return _PIECE, n_read
+        if length == 0:
+            continue
+        block, stop = begin // _BLOCK, (begin + length - 1) // _BLOCK + 1
+        status = _check_groups(
+            *(fds[j], offsets[j], stored, n_read - within, checksums, edges),
+            *(block // _GROUP, (stop - 1) // _GROUP + 1, checked, j + 1, counts),
+        )
+        if status != _OK:
+            return status, n_read
+        for b in range(block, stop):
+            if decoded[b] != j + 1:
+                decoded[b] = j + 1
+                counts[BYTES_DECODED] += _BLOCK * itemsize
+                target = view(address_of(scratch) + b * _BLOCK * itemsize, _BLOCK, scratch)
+                base = load(stored + bases + itemsize * b, scratch)
+                block_at = stored + table_nbytes + edges[b]
+                if not _decode_block(block_at, _unsigned(descriptors[b]), base, delta, target, halves):
+                    return _DECODE, n_read
+    return _OK, n_read
+
+
 @Kernel
 def scatter_packed(
     delta: bool,
@@ -275,82 +391,18 @@ def scatter_packed(
     tuple of int
         The `Status`, and the chunk where it arose.
     """
-    n, itemsize = elements.size, scratch.itemsize
-    n_blocks = (n + _BLOCK - 1) // _BLOCK
-    n_groups = (n_blocks + _GROUP - 1) // _GROUP
-    bases, checksums = 4 + 4 * n_blocks, 4 + (4 + itemsize) * n_blocks
-    table_nbytes = checksums + 4 * n_groups
-    descriptors, edges = np.empty(n_blocks, np.int32), np.empty(n_blocks + 1, np.int32)
-    # The chunk, counted from 1, of which each block was decoded last, and of which each group was checked.
-    decoded, checked = np.zeros(n_blocks, np.int64), np.zeros(n_groups, np.int64)
-    halves = np.empty(_BLOCK + 144, np.uint16)
-    memory, room = address_of(raw) + _HEAD, raw.size - _HEAD - _TAIL
-    if scratch.size < n_blocks * _BLOCK:
-        return _SIZE, 0
+    at, pieces = (fds, offsets, sizes), (piece_ptr, piece_src, piece_len)
+    state = decoding_state(elements.size, scratch.itemsize)
     run = take_ticket(tickets)
     while run < runs.size - 1:
-        start = offsets[runs[run]]
         n_read = np.int64(-1)
         for j in range(runs[run], runs[run + 1]):
-            first, last, size, within = piece_ptr[j], piece_ptr[j + 1], sizes[j], offsets[j] - start
-            if first < 0 or first > last or last > piece_dst.size:
-                return _PIECE, j
-            if start == -1:
-                for i in range(n):
-                    elements[i] = fill[0]
-            elif start < 0 or within < 0 or size < table_nbytes or within + size > room:
-                return _SIZE, j
-            else:
-                if n_read < 0:
-                    end = runs[run + 1] - 1
-                    more = _first_nbytes(
-                        *(
-                            sizes[end],
-                            table_nbytes,
-                            n,
-                            piece_src,
-                            piece_len,
-                            piece_ptr[end],
-                            piece_ptr[end + 1],
-                            end == j,
-                        )
-                    )
-                    n_read = offsets[end] - start + more
-                    if n_read < table_nbytes or n_read > room:
-                        return _SIZE, j
-                    status = pread(fds[j], memory, n_read, start, counts)
-                    if status != _OK:
-                        return status, j
-                stored = memory + within
-                if crc32c_at(stored + 4, table_nbytes - 4) != _unsigned(load(stored, _WORDS)):
-                    return _CHECKSUM, j
-                # A chunk in a run lies anywhere; its descriptors are handled many at once.
-                pread(IN_MEMORY, address_of(descriptors), 4 * n_blocks, stored + 4, counts)
-                if not edges_of(descriptors, itemsize, edges) or edges[n_blocks] != size - table_nbytes:
-                    return _DECODE, j
-                for piece in range(first, last):
-                    begin, length = piece_src[piece], piece_len[piece]
-                    if begin < 0 or length < 0 or begin > n or length > n - begin:
-                        return _PIECE, j
-                    if length == 0:
-                        continue
-                    block, stop = begin // _BLOCK, (begin + length - 1) // _BLOCK + 1
-                    status = _check_groups(
-                        *(fds[j], offsets[j], stored, n_read - within, checksums, edges),
-                        *(block // _GROUP, (stop - 1) // _GROUP + 1, checked, j + 1, counts),
-                    )
-                    if status != _OK:
-                        return status, j
-                    for b in range(block, stop):
-                        if decoded[b] != j + 1:
-                            decoded[b] = j + 1
-                            counts[BYTES_DECODED] += _BLOCK * itemsize
-                            target = view(address_of(scratch) + b * _BLOCK * itemsize, _BLOCK, scratch)
-                            base = load(stored + bases + itemsize * b, scratch)
-                            at = stored + table_nbytes + edges[b]
-                            if not _decode_block(at, _unsigned(descriptors[b]), base, delta, target, halves):
-                                return _DECODE, j
-            status = place(elements, piece_src, piece_len, piece_dst, first, last, limit, like)
+            status, n_read = decode_wanted(
+                delta, at, runs, run, j, n_read, pieces, fill, raw, (scratch, elements), state, counts
+            )
+            if status == _OK:
+                first, last = piece_ptr[j], piece_ptr[j + 1]
+                status = place(elements, piece_src, piece_len, piece_dst, first, last, limit, like)
             if status != _OK:
                 return status, j
         run = take_ticket(tickets)

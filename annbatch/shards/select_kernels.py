@@ -1,21 +1,109 @@
 """How do only the elements of wanted columns leave the chunks of a CSR matrix, without the GIL?
 
-A chunk of ``indices`` and the one of ``data`` beside it are decoded together, while both are in the cache:
+A chunk of ``indices`` and the one of ``data`` beside it are decoded together, while both are in the cache
+(`select_chunks`; `select_packed` does so with packed chunks, of which it decodes the blocks that are wanted):
 
-1. Every column number is looked up in a table that says whether the column is wanted. The loop has no branch: with few
-   wanted columns, a processor would guess wrong at most of them.
+1. Column numbers are looked up, a vector at a time where `find_wanted` can, else in a table that says whether a column
+   is wanted. Neither has a branch: with few wanted columns, a processor would guess wrong at most of them.
 2. The places found are gone through once more: their values, and numbers among the wanted columns, are written one
    piece behind the other, and counted. Little memory is touched.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from annbatch.native import Kernel, address_of, pointer, take_ticket, view
+from annbatch.native import (
+    Kernel,
+    address_of,
+    count_bits,
+    first_bit,
+    inserted,
+    pointer,
+    take_ticket,
+)
 from annbatch.shards.decode_kernels import Array, Chain, Status, decode_chunk
+from annbatch.shards.packed_kernels import decode_wanted, decoding_state
+from annbatch.shards.select_vectors import find_wanted
 
 _OK, _PIECE, _LIMIT = int(Status.OK), int(Status.PIECE), int(Status.LIMIT)
+
+PLACES_ROOM = 64
+"""Elements that the buffer of places has beyond those of a chunk."""
+_LANES = 32
+_FEW = 4
+
+
+@inserted
+def _find(source: Any, n: Any, columns: Any, is_wanted: Any, bitmap: Any, places: Any) -> Any:
+    """Write the places of the wanted ones of ``n`` column numbers at ``source``; give their number, -1 at a bad one."""
+    own, wanted = pointer(source, columns), pointer(address_of(is_wanted), is_wanted)
+    i = k = np.int64(0)
+    while i < n:
+        n_known, bits = find_wanted(source + i * columns.itemsize, n - i, address_of(bitmap), is_wanted.size, columns)
+        if n_known >= min(_FEW, n - i):
+            n_found = count_bits(bits)
+            # Mostly enough, and without a branch; what is written too much is overwritten.
+            for more in range(4):
+                places[k + more] = i + first_bit(bits)
+                bits &= bits - 1
+            for more in range(4, n_found):
+                places[k + more] = i + first_bit(bits)
+                bits &= bits - 1
+            k += n_found
+            i += n_known
+            continue
+        stop = min(n, i + _LANES)
+        for at in range(i, stop):
+            if np.uint64(own[at]) >= np.uint64(is_wanted.size):
+                return np.int64(-1)
+        while i < stop:
+            places[k] = i
+            k += np.int64(wanted[np.int64(own[i])])
+            i += 1
+    return k
+
+
+@inserted
+def _pick(
+    values: Any,
+    columns: Any,
+    pieces: Any,
+    first: Any,
+    last: Any,
+    picked: Any,
+    at: Any,
+    end: Any,
+    found: Any,
+    wanted: Any,
+    numbers: Any,
+) -> Any:
+    """Pick the wanted elements of the pieces [first, last) of decoded chunks; give the `Status`."""
+    (piece_src, piece_len), (is_wanted, bitmap, lookup) = pieces, wanted
+    # Not arrays, whose indices might be negative.
+    places, numbered = pointer(address_of(numbers), numbers), pointer(address_of(lookup), lookup)
+    to_values, to_columns = pointer(address_of(picked[0]), picked[0]), pointer(address_of(picked[1]), picked[1])
+    for piece in range(first, last):
+        start, n = piece_src[piece], piece_len[piece]
+        if start < 0 or n < 0 or start > columns.size or n > columns.size - start:
+            return _PIECE
+        # Not slices, which count references.
+        source = address_of(columns) + start * columns.itemsize
+        own, of_them = pointer(source, columns), pointer(address_of(values) + start * values.itemsize, values)
+        k = _find(source, n, columns, is_wanted, bitmap, places)
+        if k < 0:
+            return _LIMIT
+        if k > end - at:
+            return _PIECE
+        for i in range(k):
+            place = np.int64(places[i])
+            to_values[at + i] = of_them[place]
+            to_columns[at + i] = numbered[np.int64(own[place])]
+        found[0][piece], found[1][piece] = at, k
+        at += k
+    return _OK
 
 
 @Kernel
@@ -30,8 +118,7 @@ def select_chunks(
     firsts: Array,
     picked: tuple[Array, Array],
     found: tuple[Array, Array],
-    is_wanted: Array,
-    lookup: Array,
+    wanted: tuple[Array, Array, Array],
     raw: Array,
     shuffled: tuple[Array, Array],
     scratch: tuple[Array, Array],
@@ -59,14 +146,13 @@ def select_chunks(
         (n_elements,) values and column numbers that were picked, of the types of ``scratch``.
     found
         (n_pieces,) int64 each: set to where in ``picked`` those of a piece begin, and how many they are.
-    is_wanted
-        (n_columns,) uint8: 1 for the columns that are wanted. Column numbers must be below that.
-    lookup
+    wanted
+        (n_columns,) uint8: 1 for the columns that are wanted, column numbers must be below that; the `bitmap_of` these;
         (n_columns,) int32: their numbers among the wanted ones.
     raw, shuffled, scratch
-        Buffers, of values and of column numbers; ``scratch`` has the size of a chunk.
+        Buffers, of values and of column numbers; ``scratch`` has the size of a chunk, and 64 bytes lie behind it.
     numbers
-        A buffer, (elements of a chunk,) int32.
+        A buffer, (elements of a chunk + `PLACES_ROOM`,) int32.
     tickets
         (1,) int64: the next chunk to take.
     counts
@@ -79,10 +165,10 @@ def select_chunks(
     """
     piece_ptr, piece_src, piece_len = pieces
     values, columns = scratch
-    wanted, places = pointer(address_of(is_wanted), is_wanted), pointer(address_of(numbers), numbers)
     j = take_ticket(tickets)
     while j < values_at[0].size:
-        if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > found[0].size:
+        first, last = piece_ptr[j], piece_ptr[j + 1]
+        if first < 0 or first > last or last > found[0].size:
             return _PIECE, j, 1
         fds, offsets, sizes = indices_at
         where, own_pieces = (fds[j], offsets[j], sizes[j]), (piece_src, piece_len, piece_ptr[j], piece_ptr[j + 1])
@@ -98,29 +184,86 @@ def select_chunks(
         )
         if status != _OK:
             return status, j, 0
-        at = firsts[j]
-        for piece in range(piece_ptr[j], piece_ptr[j + 1]):
-            start, n = piece_src[piece], piece_len[piece]
-            if start < 0 or n < 0 or start > columns.size or n > columns.size - start:
-                return _PIECE, j, 1
-            # Not slices, which count references.
-            own = view(address_of(columns) + start * columns.itemsize, n, columns)
-            high = np.uint64(0)
-            for i in range(n):
-                high = max(high, np.uint64(own[i]))
-            if n > 0 and high >= np.uint64(is_wanted.size):
-                return _LIMIT, j, 1
-            k = 0
-            for i in range(n):
-                places[k] = i
-                k += int(wanted[np.int64(own[i])])
-            if k > firsts[j + 1] - at:
-                return _PIECE, j, 1
-            for i in range(k):
-                place = np.int64(places[i])
-                picked[0][at + i] = values[start + place]
-                picked[1][at + i] = lookup[np.int64(own[place])]
-            found[0][piece], found[1][piece] = at, k
-            at += k
+        status = _pick(
+            values,
+            columns,
+            (piece_src, piece_len),
+            first,
+            last,
+            picked,
+            firsts[j],
+            firsts[j + 1],
+            found,
+            wanted,
+            numbers,
+        )
+        if status != _OK:
+            return status, j, 1
         j = take_ticket(tickets)
+    return _OK, -1, 0
+
+
+@Kernel
+def select_packed(
+    deltas: tuple[bool, bool],
+    values_at: tuple[Array, Array, Array],
+    indices_at: tuple[Array, Array, Array],
+    runs: Array,
+    fills: tuple[Array, Array],
+    pieces: tuple[Array, Array, Array],
+    firsts: Array,
+    picked: tuple[Array, Array],
+    found: tuple[Array, Array],
+    wanted: tuple[Array, Array, Array],
+    raw: tuple[Array, Array],
+    scratch: tuple[Array, Array],
+    elements: tuple[Array, Array],
+    numbers: Array,
+    tickets: Array,
+    counts: Array,
+) -> tuple[int, int, int]:
+    """Do with packed chunks what `select_chunks` does with others.
+
+    Parameters
+    ----------
+    deltas
+        Of values and of column numbers, as in ``docs/packed.md``.
+    runs
+        Chunks that are read in one request, as `annbatch.shards.packed_kernels.plan_runs` says, of both arrays.
+    raw, scratch, elements
+        Of values and of column numbers, as `annbatch.shards.packed_kernels.scatter_packed` takes them; 64 bytes lie
+        behind ``scratch``.
+    values_at, indices_at, fills, pieces, firsts, picked, found, wanted, numbers, tickets, counts
+        As `select_chunks` has them; a ticket is a run.
+
+    Returns
+    -------
+    tuple of int
+        As `select_chunks` does.
+    """
+    piece_ptr, piece_src, piece_len = pieces
+    of_values = decoding_state(elements[0].size, scratch[0].itemsize)
+    of_indices = decoding_state(elements[1].size, scratch[1].itemsize)
+    buffers, columns = (scratch[0], elements[0]), (scratch[1], elements[1])
+    run = take_ticket(tickets)
+    while run < runs.size - 1:
+        n_values = n_indices = np.int64(-1)
+        for j in range(runs[run], runs[run + 1]):
+            status, n_indices = decode_wanted(
+                deltas[1], indices_at, runs, run, j, n_indices, pieces, fills[1], raw[1], columns, of_indices, counts
+            )
+            if status != _OK:
+                return status, j, 1
+            status, n_values = decode_wanted(
+                deltas[0], values_at, runs, run, j, n_values, pieces, fills[0], raw[0], buffers, of_values, counts
+            )
+            if status != _OK:
+                return status, j, 0
+            first, last, at, end = piece_ptr[j], piece_ptr[j + 1], firsts[j], firsts[j + 1]
+            status = _pick(
+                elements[0], elements[1], (piece_src, piece_len), first, last, picked, at, end, found, wanted, numbers
+            )
+            if status != _OK:
+                return status, j, 1
+        run = take_ticket(tickets)
     return _OK, -1, 0

@@ -1,8 +1,8 @@
 """How do threads share out chunks of which only wanted columns are kept?
 
-A `SelectScatter` is to `select_chunks` what `annbatch.shards.scatter.Scatter` is to `scatter_chunks`: any number of
-threads may `run` it, each with its own workspace. It takes values and column numbers of CSR matrices whose chunks hold
-equally many elements, as they are stored.
+A `SelectScatter` is to `select_chunks` and `select_packed` what `annbatch.shards.scatter.Scatter` is to
+`scatter_chunks` and `scatter_packed`: any number of threads may `run` it, each with its own workspace. It takes values
+and column numbers of CSR matrices whose chunks hold equally many elements, as they are stored.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 
 from annbatch.counters import of_thread
 from annbatch.plan.column_selection import Selection
-from annbatch.shards.codecs import Codec, Workspace, calls_of
+from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec, Workspace, calls_of
 from annbatch.shards.decode_kernels import Status, copy_types
+from annbatch.shards.packed_kernels import RUN_NBYTES
+from annbatch.shards.packed_layout import BLOCK
 from annbatch.shards.scatter import Form, Scatter
-from annbatch.shards.select_kernels import select_chunks
+from annbatch.shards.select_kernels import PLACES_ROOM, select_chunks, select_packed
+from annbatch.shards.select_vectors import bitmap_of
 
-_CODECS = (Codec.RAW, Codec.BLOSC, Codec.ZSTD, Codec.ZLIB, Codec.LZF)
+_CODECS = {Codec.RAW, Codec.BLOSC, Codec.ZSTD, Codec.ZLIB, Codec.LZF}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,49 +55,83 @@ class SelectScatter:
     tickets: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, np.int64))
     """(1,) the next chunk."""
 
+    bitmap: NDArray[np.uint8] = field(init=False)
+    """The `bitmap_of` the wanted columns."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bitmap", bitmap_of(self.selection.is_wanted))
+
     @staticmethod
     def can_take(values: Form, indices: Form) -> bool:
         """Say whether chunks of these forms can be decoded together."""
-        return (
-            values.chunk_elements == indices.chunk_elements
-            and values.decoder.codec in _CODECS
-            and indices.decoder.codec in _CODECS
-        )
+        codecs = {values.decoder.codec, indices.decoder.codec}
+        return values.chunk_elements == indices.chunk_elements and (codecs <= _CODECS or codecs == {Codec.PACKED})
 
     def run(self, workspace: Workspace) -> None:
         """Read, decode and pick until no chunk is left; raises as `Scatter.run` does."""
         both = self.values, self.indices
         forms = [one.form for one in both]
         types = [copy_types(form.dtype)[0] for form in forms]
-        decoders = [form.decoder for form in forms]
-        decompress, context, chains = calls_of(decoders, workspace)
-        raw = workspace.raw(max(form.max_stored_nbytes for form in forms))
-        n_bytes = [form.nbytes for form in forms]
-        shuffled = workspace.shuffled(max(n if d.shuffle > 1 else 0 for n, d in zip(n_bytes, decoders, strict=True)))
-        scratch = workspace.scratch(sum(n_bytes) + 4 * forms[0].chunk_elements + 64)
-        ends = np.cumsum([0, *(-(-n // 8) * 8 for n in n_bytes)])
-        buffers = [scratch[ends[i] : ends[i] + n_bytes[i]].view(types[i]) for i in (0, 1)]
-        numbers = scratch[ends[2] : ends[2] + 4 * forms[0].chunk_elements].view(np.int32)
+        n = forms[0].chunk_elements
+        is_packed = forms[0].decoder.codec is Codec.PACKED
+        # Whole blocks, where there are any; 64 bytes behind each, and each on a boundary of 64.
+        rooms = [(-(-n // BLOCK) * BLOCK if is_packed else n) * form.dtype.itemsize for form in forms]
+        ends = np.cumsum([0, *(-(-room // 64) * 64 + 64 for room in rooms)])
+        memory = workspace.scratch(int(ends[2]) + 4 * (n + PLACES_ROOM))
+        scratch = [memory[a : a + room].view(kind) for a, room, kind in zip(ends, rooms, types, strict=False)]
         pieces, picked = self.values.pieces, self.picked
-        edges = np.append(0, np.cumsum(pieces.lengths))[pieces.bounds]
-        status, j, is_index = select_chunks(
+        stored = [(one.located.fds, one.located.offsets, one.located.nbytes) for one in both]
+        fills = tuple(np.frombuffer(bytearray(form.fill), kind) for form, kind in zip(forms, types, strict=True))
+        wanted = (
+            fills,
+            (pieces.bounds, pieces.sources, pieces.lengths),
+            np.append(0, np.cumsum(pieces.lengths))[pieces.bounds],
+            (picked.values.view(types[0]), picked.columns.view(types[1])),
+            (picked.firsts, picked.counts),
+            (self.selection.is_wanted, self.bitmap, self.selection.lookup),
+        )
+        ends_with = memory[ends[2] :].view(np.int32), self.tickets, of_thread()
+        run = self._run_packed if is_packed else self._run_others
+        status, j, is_index = run(workspace, stored, wanted, scratch, ends_with)
+        if status != Status.OK:
+            both[is_index].fail(status, j)
+
+    def _run_others(
+        self, workspace: Workspace, stored: Any, wanted: Any, scratch: Any, ends_with: Any
+    ) -> tuple[int, int, int]:
+        forms = self.values.form, self.indices.form
+        decompress, context, chains = calls_of([form.decoder for form in forms], workspace)
+        shuffled_nbytes = [form.nbytes if form.decoder.shuffle > 1 else 0 for form in forms]
+        shuffled = workspace.shuffled(max(shuffled_nbytes))
+        found: tuple[int, int, int] = select_chunks(
             decompress,
             context,
             chains,
-            *((one.located.fds, one.located.offsets, one.located.nbytes) for one in both),
-            tuple(np.frombuffer(bytearray(form.fill), kind) for form, kind in zip(forms, types, strict=True)),
-            (pieces.bounds, pieces.sources, pieces.lengths),
-            edges,
-            (picked.values.view(types[0]), picked.columns.view(types[1])),
-            (picked.firsts, picked.counts),
-            self.selection.is_wanted,
-            self.selection.lookup,
-            raw,
-            tuple(shuffled[: n if d.shuffle > 1 else 0] for n, d in zip(n_bytes, decoders, strict=True)),
-            tuple(buffers),
-            numbers,
-            self.tickets,
-            of_thread(),
+            *stored,
+            *wanted,
+            workspace.raw(max(form.max_stored_nbytes for form in forms)),
+            tuple(shuffled[:nbytes] for nbytes in shuffled_nbytes),
+            tuple(scratch),
+            *ends_with,
         )
-        if status != Status.OK:
-            both[is_index].fail(status, j)
+        return found
+
+    def _run_packed(
+        self, workspace: Workspace, stored: Any, wanted: Any, scratch: Any, ends_with: Any
+    ) -> tuple[int, int, int]:
+        forms = self.values.form, self.indices.form
+        # Room for what `Workspace.raw` has around a run, twice.
+        nbytes = -(-max(RUN_NBYTES, *(form.max_stored_nbytes for form in forms)) // 64) * 64 + HEAD_NBYTES + TAIL_NBYTES
+        raw = workspace.raw(2 * nbytes)
+        found: tuple[int, int, int] = select_packed(
+            tuple(form.decoder.delta for form in forms),
+            *stored,
+            # Where both can be read at once.
+            np.union1d(self.values.runs, self.indices.runs),
+            *wanted,
+            (raw[:nbytes], raw[nbytes : 2 * nbytes]),
+            tuple(scratch),
+            tuple(blocks[: form.chunk_elements] for blocks, form in zip(scratch, forms, strict=True)),
+            *ends_with,
+        )
+        return found
