@@ -15,6 +15,15 @@ def first_batch_table(record: Record) -> str:
     return table(("", "", "open", "first batch after that"), lines)
 
 
+def cpu_table(record: Record) -> str:
+    """Seconds of CPU of each case."""
+    lines = []
+    for row in record["rows"]:
+        values = row["cpu_us_a_cell"]
+        lines.append((row["case"], f"{middle(values):.2f} ± {(max(values) - min(values)) / 2:.2f} µs"))
+    return table(("", "CPU for each cell"), lines)
+
+
 def wait_table(record: Record) -> str:
     """Shares of time that a training step waits."""
     lines = []

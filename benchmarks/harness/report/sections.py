@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.report.costs import (
     counting_table,
+    cpu_table,
     first_batch_table,
     fit_table,
     handover_table,
@@ -102,6 +103,23 @@ SECTIONS = {
     ),
     "checksum": Section("What checksums cost", speeds_table, ""),
     "labels": Section("What obs columns cost, batches of 128", speeds_table, ""),
+    "options": Section(
+        "What names and classes cost",
+        speeds_table,
+        "`names=True`, and a column of integers as a class, beside a loader that is asked for neither.",
+    ),
+    "panels": Section(
+        "What gene panels and transforms cost",
+        cpu_table,
+        "One thread decodes. With `--touch` every value and column number of the batches is summed, as in the other "
+        "tables.",
+    ),
+    "modalities": Section(
+        "What modalities cost",
+        cpu_table,
+        "The same cells in one collection of two modalities, and in a collection for each; every value and column "
+        "number is summed. The batches of two loaders hold different cells.",
+    ),
     "whole": Section(
         "Reading whole files into memory",
         speeds_table,
