@@ -55,7 +55,6 @@ def test_attributes_of_modules() -> None:
         ({"rng": np.random.default_rng()}, r"Loader\(seed=…\)"),
         ({"batch_sampler": None}, r"Loader\(sampler=…\)"),
     ],
-    ids=str,
 )
 def test_options(options: dict[str, Any], instead: str) -> None:
     with pytest.raises(TypeError, match=THIS + f"its Loader takes no {next(iter(options))}=: .*{instead}"):
