@@ -144,7 +144,8 @@ def test_every_page_is_in_the_side_bar() -> None:
         "Project",
     ]
     shown = sorted(entry for _, entries in trees for entry in entries.split())
-    pages = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts and page.name != "index.md"]
+    found = (page for suffix in ("md", "ipynb") for page in DOCS.rglob(f"*.{suffix}"))
+    pages = [page for page in found if not {"_build", ".ipynb_checkpoints"} & {*page.parts} and page.name != "index.md"]
     assert shown == sorted(str(page.relative_to(DOCS).with_suffix("")) for page in pages)
 
 

@@ -162,6 +162,8 @@ def test_rows_are_those_of_a_collection(files: dict[str, Path], tmp_path: Path) 
             assert list(one.labels[column].astype(str)) == list(other.labels[column].astype(str))
 
 
+# Python, and JAX where it was imported, warn of threads in a process that forks; that is what is tested.
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
 def test_other_processes(files: dict[str, Path], cells: ad.AnnData) -> None:
     """What was opened here is read in a forked child, and after it was pickled; both ways of reading."""
     for name in ("gzip", "external"):

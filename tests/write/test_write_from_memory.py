@@ -123,16 +123,6 @@ def test_a_name_that_says_nothing_is_refused(tmp_path: Path, names: list[Any]):
     assert labels.columns.tolist() == ["b"]
 
 
-def test_backed_files_are_not_loaded_from(tmp_path: Path):
-    path = write_adata(rich(), tmp_path / "a", "h5ad")
-    backed = ad.read_h5ad(path, backed="r")
-    with pytest.raises(
-        InputError, match=r"adatas\[0\] X: .*a.h5ad; create_anndata_collection makes a collection of it"
-    ):
-        Loader(batch_size=2).add_anndatas([backed])
-    backed.file.close()
-
-
 def test_lazy_matrices_are_refused(tmp_path: Path):
     array = pytest.importorskip("dask.array")
     adata = ad.AnnData(array.ones((4, 3), chunks=(2, 3)))
