@@ -117,7 +117,7 @@ _NONE = _with(
 _GROUPBY = click.option(
     "--groupby",
     multiple=True,
-    help="obs column whose categories stand together; of several, tuples of categories do.",
+    help="obs column whose categories, integers or booleans stand together; of several, tuples of them do.",
 )
 _OVERWRITE = click.option(
     "--overwrite", is_flag=True, help="Replace a collection at OUTPUT once the new one is complete."

@@ -31,7 +31,7 @@ def check_kind(column: Column) -> None:
 
 
 def classes_of_integers(name: str, pieces: Iterable[NDArray[Any]]) -> Classes:
-    """Make classes of an integer column, given in pieces; masked values have none."""
+    """Make classes of a column of integers, or of booleans, given in pieces; masked values have none."""
     read: list[tuple[NDArray[Any], NDArray[Any]]] = []
     for piece in pieces:
         is_missing = np.ma.getmaskarray(piece)

@@ -145,8 +145,9 @@ def create_anndata_collection(
     dense
         Which of ``"X"`` and ``"layers/…"`` are written dense instead of CSR.
     groupby
-        obs column whose categories stand together, in their order, rows without one last; rows are shuffled within. Of
-        several, tuples of categories stand together, in the order of the first column, then of the second, and so on.
+        obs column whose categories stand together, in their order, rows without one last; rows are shuffled within.
+        Values of a column of integers or booleans stand together in ascending order. Of several columns, tuples do, in
+        the order of the first column, then of the second, and so on.
     obs_names
         What becomes of names of cells that occur more than once: ``"unique"`` puts ``-1``, ``-2``, … behind them,
         ``"refuse"`` refuses them.

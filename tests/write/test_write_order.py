@@ -98,6 +98,24 @@ def test_tuples_of_categories_stand_together(tmp_path: Path, paths: list[Path], 
     assert all_bytes(one.path) == all_bytes(same.path)
 
 
+def test_integers_and_booleans_stand_together(tmp_path: Path):
+    """Also where some are missing: in the order in which pandas sorts them."""
+    by = ["doublet", "age", "treated"]
+    parts = []
+    for start in (0, 30):
+        parts.append(named_adata(np.random.default_rng(0), range(start, start + 30), range(5)))
+        parts[-1].obs["age"] = pd.array([-7 if row % 4 else 300 for row in range(30)], "Int64")
+        parts[-1].obs.loc[parts[-1].obs["n_counts"] % 30 == 0, "age"] = pd.NA
+    ordered = create_anndata_collection(parts, tmp_path / "ordered", shuffle=False, groupby=by, **CUT)
+    obs = ordered.obs()
+    rows = obs.index.str.removeprefix("cell").astype(int)
+    expected = obs.iloc[np.argsort(rows)].sort_values(by, kind="stable", na_position="last")
+    assert obs.index.tolist() == expected.index.tolist()
+    mixed = reshuffle_collection(ordered.path, tmp_path / "mixed", groupby=by, **CUT)
+    assert mixed.obs([]).index.tolist() != obs.index.tolist()
+    pd.testing.assert_frame_equal(mixed.obs(by).reset_index(drop=True), obs[by].reset_index(drop=True))
+
+
 def test_an_unknown_group_is_refused_before_any_column_is_read(tmp_path: Path, paths: list[Path], monkeypatch: Any):
     monkeypatch.setattr("annbatch.write.build.spool", lambda *_, **__: pytest.fail("columns were read"))
     for options in (
@@ -114,8 +132,7 @@ def test_an_unknown_group_is_refused_before_any_column_is_read(tmp_path: Path, p
     ("groupby", "message"),
     [
         ("gone", "groupby must be an obs column, got 'gone'"),
-        ("n_counts", "groupby must be an obs column of strings"),
-        (["donor", "n_counts"], "groupby must be an obs column of strings or categories, got 'n_counts'"),
+        (["donor", "score"], "groupby must be an obs column of strings, categories, integers or booleans, got 'score'"),
         (["donor", "donor"], r"groupby must name each obs column once, got \['donor', 'donor'\]"),
     ],
 )

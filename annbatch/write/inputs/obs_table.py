@@ -13,7 +13,7 @@ The names of the cells are text, as identifiers are, and are made distinct on th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as of_dataclass
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ import pandas as pd
 
 from annbatch import summary
 from annbatch.errors import InputError
+from annbatch.stores.class_columns import classes_of_integers
 from annbatch.stores.column_join import KnownColumn, join_column
 from annbatch.stores.column_kinds import as_categories
 from annbatch.stores.obs_access import SRC_PATH
@@ -57,6 +58,8 @@ class ObsColumn:
     """What codes mean."""
     ordered: bool
     """Whether the categories are ordered."""
+    ranks: tuple[np.dtype[Any], int] | None = None
+    """If cells are grouped by its integers or booleans: type of the file of their ranks, and number of values."""
 
     @property
     def field(self) -> str:
@@ -68,6 +71,23 @@ class ObsColumn:
         if self.dtype is None:
             return []
         return [(self.field, self.dtype)] + ([(f"{self.field}?", np.dtype(bool))] if self.masked else [])
+
+    def group_codes(self, directory: Path, start: int, stop: int) -> tuple[npt.NDArray[Any], int]:
+        """Read the codes of the groups that its values make, -1 for missing ones, and give their number.
+
+        Raises
+        ------
+        InputError
+            If it is text of too many different values, or holds floats.
+        """
+        if self.categories is not None and self.dtype is not None:
+            return load(directory / self.field, self.dtype, start, stop), len(self.categories)
+        if self.ranks is None:
+            raise InputError(
+                f"groupby must be an obs column of strings, categories, integers or booleans, got {self.name!r}"
+            )
+        dtype, n_values = self.ranks
+        return load(directory / f"{self.field}.ranks", dtype, start, stop), n_values
 
     def decoded(self, records: npt.NDArray[Any]) -> Any:
         """Give the column of (n,) records as pandas or NumPy has it."""
@@ -117,24 +137,22 @@ class ObsTable:
     def groups(self, names: Sequence[str], start: int, stop: int) -> npt.NDArray[np.uint64]:
         """Read to which group cells belong: (stop - start,).
 
-        A group is a tuple with a category of each of the columns ``names``. Groups are numbered by the category of the
-        first column, then of the second, and so on, each column's in their order, missing ones last.
+        A group is a tuple with a category, or a number, of each of the columns ``names``. Groups are numbered by that
+        of the first column, then of the second, and so on, each column's in their order, missing ones last.
 
         Raises
         ------
         InputError
-            If a column has no categories, or there are 2**64 tuples or more.
+            If a column cannot be grouped by, or there are 2**64 tuples or more.
         """
         found, n_groups = np.zeros(stop - start, np.uint64), 1
         for name in names:
             column = next(column for column in self.columns if column.name == name)
-            if column.categories is None or column.dtype is None:
-                raise InputError(f"groupby must be an obs column of strings or categories, got {name!r}")
-            n = len(column.categories) + 1
+            codes, n_values = column.group_codes(self.directory, start, stop)
+            n = n_values + 1
             n_groups *= n
             if n_groups >= 2**64:
                 raise InputError(f"groupby must be columns of fewer than 2**64 groups, got more with {name!r}")
-            codes = load(self.directory / column.field, column.dtype, start, stop)
             found = found * np.uint64(n) + np.where(codes < 0, n - 1, codes).astype(np.uint64)
         return found
 
@@ -176,7 +194,7 @@ def spool(
     strings
         Columns whose values are written as strings, whatever they are.
     required
-        Columns that must be there, though all are taken. Others that cannot be joined are left out.
+        Columns that must be there, though all are taken: those to group by. Others that cannot be joined are left out.
     repeats
         Whether names that occur more than once are made unique or refused.
     schema
@@ -233,7 +251,7 @@ def spool(
                     else:
                         faults.add(e)
                 else:
-                    columns.append(_store(joined, name, number, directory))
+                    columns.append(_store(joined, name, number, directory, is_grouped=name in required))
             report(0)
     faults.raise_any()
     table = ObsTable(directory, n_obs, tuple(columns), _index_name(sources, wanted), left_out)
@@ -242,9 +260,10 @@ def spool(
     return table
 
 
-def _store(joined: pd.Series[Any], name: str, number: int, directory: Path) -> ObsColumn:
+def _store(joined: pd.Series[Any], name: str, number: int, directory: Path, *, is_grouped: bool) -> ObsColumn:
     categories, ordered, masked = None, False, False
     values: npt.NDArray[Any]
+    mask: Any = np.ma.nomask
     if isinstance(joined.dtype, pd.CategoricalDtype):
         values, categories, ordered = joined.cat.codes.to_numpy(), joined.cat.categories, bool(joined.cat.ordered)
     elif pd.api.types.is_extension_array_dtype(joined.dtype):
@@ -259,6 +278,10 @@ def _store(joined: pd.Series[Any], name: str, number: int, directory: Path) -> O
         values = joined.to_numpy()
     column = ObsColumn(name, number, values.dtype, masked, categories, ordered)
     save(directory / column.field, values)
+    if is_grouped and categories is None and values.dtype.kind in "biu":
+        found = classes_of_integers(name, [np.ma.MaskedArray(values, mask)])
+        save(directory / f"{column.field}.ranks", found.codes)
+        return replace(column, ranks=(found.codes.dtype, len(found.categories)))
     return column
 
 
