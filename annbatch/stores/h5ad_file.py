@@ -100,6 +100,6 @@ def _var(root: h5py.File, name: str, n_vars: int) -> pd.DataFrame:
         if attribute(root["var"], "encoding-type") == "dataframe":
             var: pd.DataFrame = ad.io.read_elem(root["var"])
             return var
-        frame = stored_frame(root, "var", lambda: n_vars)
+        frame = stored_frame(root, "var", lambda: n_vars, f"{name} var")
         columns = {column: frame.column(column) for column in frame.column_names}
         return pd.DataFrame(columns, index=pd.Index(frame.index(), name=frame.index_name))

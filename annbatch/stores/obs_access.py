@@ -147,7 +147,7 @@ class ObsInFile:
         with naming(f"{self.store} obs"), open_hdf5(self.stamp) as root:
             # HDF5 says what filter it lacks only when it reads.
             ensure_filters(root["obs"], f"{self.store} obs")
-            yield stored_frame(root, "obs", lambda: self.n_obs)
+            yield stored_frame(root, "obs", lambda: self.n_obs, f"{self.store} obs")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

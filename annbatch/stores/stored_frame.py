@@ -61,7 +61,7 @@ class StoredFrame(Protocol):
         """Give the length of a column without reading its values; raises StoreError if it cannot be a column."""
 
 
-def stored_frame(root: Group, key: str, n_rows: Callable[[], int]) -> StoredFrame:
+def stored_frame(root: Group, key: str, n_rows: Callable[[], int], where: str | None = None) -> StoredFrame:
     """Find out how a data frame is stored.
 
     Parameters
@@ -72,32 +72,35 @@ def stored_frame(root: Group, key: str, n_rows: Callable[[], int]) -> StoredFram
         ``"obs"``, ``"var"``, ``"raw/var"`` or what older versions call it.
     n_rows
         Gives the number of rows, for frames that do not name them.
+    where
+        What messages call the frame; None means ``key``.
 
     Raises
     ------
     StoreError
         If a name leads out of the frame, or decoding it might run what is stored.
     """
+    where = where or key
     if key not in root:
-        return GroupFrame(None, [], None, key, n_rows)
+        return GroupFrame(None, [], None, where, n_rows)
     found: Any = root[key]
     if is_array(found):
-        _refuse_executable(found, key)
-        return FieldsFrame(found, root.get("uns", {}) if key in ("obs", "var") else {}, key)
+        _refuse_executable(found, where)
+        return FieldsFrame(found, root.get("uns", {}) if key in ("obs", "var") else {}, where)
     if "_index" in found.attrs:
         if "column-order" not in found.attrs:
-            raise StoreError(f"{key} must have the attribute column-order, as it has _index")
+            raise StoreError(f"{where} must have the attribute column-order, as it has _index")
         columns = [str(name) for name in attribute(found, "column-order")]
         index = str(attribute(found, "_index"))
         for name in (*columns, index):
-            _refuse_ways_out(name, key)
-        return GroupFrame(found, columns, index, key, n_rows)
+            _refuse_ways_out(name, where)
+        return GroupFrame(found, columns, index, where, n_rows)
     if "encoding-type" in found.attrs:
-        raise StoreError(f"{key} must have the attribute _index, as it has encoding-type")
+        raise StoreError(f"{where} must have the attribute _index, as it has encoding-type")
     columns = [str(name) for name in found]
     known = [name for name in _NAMES_OF_THE_INDEX[key.rpartition("/")[2]] if name in columns]
     index_of_other = known[0] if known else None
-    return GroupFrame(found, [name for name in columns if name != index_of_other], index_of_other, key, n_rows)
+    return GroupFrame(found, [name for name in columns if name != index_of_other], index_of_other, where, n_rows)
 
 
 class GroupFrame:

@@ -237,6 +237,13 @@ def test_files_that_change(files: dict[str, Path], tmp_path: Path, name: str) ->
             next(iter(ds))
 
 
+def nameless(path: Path, cells: ad.AnnData) -> Path:
+    cells.write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        del file["obs"].attrs["_index"]
+    return path
+
+
 REFUSALS: dict[str, tuple[Callable[[Path, ad.AnnData], Any], dict[str, Any], type[Exception], str]] = {
     "nothing": (lambda p, a: [], {}, InputError, "at least one"),
     "a URL": (lambda p, a: "s3://bucket/x.h5ad", {}, InputError, "local files.*create_anndata_collection"),
@@ -258,6 +265,7 @@ REFUSALS: dict[str, tuple[Callable[[Path, ad.AnnData], Any], dict[str, Any], typ
         InputError,
         r"there is no layers/a, layers holds \['b'\]",
     ),
+    "no names": (nameless, {"names": True}, StoreError, "obs must have the attribute _index"),
     "no column": (lambda p, a: a.write_h5ad(p) or p, {"labels": ["a"]}, InputError, "obs columns, got 'a'"),
 }
 
