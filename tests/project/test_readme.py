@@ -26,11 +26,11 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = {
     "building.md": 3,
-    "loading.md": 4,
+    "loading.md": 5,
     "randomness.md": 1,
     "h5ad.md": 1,
-    "transforms.md": 5,
-    "sampling.md": 8,
+    "transforms.md": 8,
+    "sampling.md": 10,
     "reproducibility.md": 2,
     "distributed.md": 6,
     "layouts.md": 2,
