@@ -139,8 +139,9 @@ class SlabPool:
             self._used_bytes -= self._returned.popleft()
         return self._used_bytes
 
-    def _give_back(self, memory: NDArray[np.uint8]) -> None:
+    def _give_back(self, memory: NDArray[np.uint8], no_slabs: Callable[[], deque[NDArray[np.uint8]]] = deque) -> None:
         # Runs in finalisers, at any moment in any thread: only single operations that the interpreter makes atomic.
+        # At the end of the interpreter the module's own names may be gone.
         self._returned.append(len(memory))
         if self.idle_bytes + len(memory) <= self.max_idle_bytes:
-            self._idle.setdefault(len(memory), deque()).append(memory)
+            self._idle.setdefault(len(memory), no_slabs()).append(memory)

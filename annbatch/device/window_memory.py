@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,16 @@ from annbatch.errors import DeviceMemoryError
 
 _MOST_COPIES = 2
 """Copies from page-locked memory under way; whoever wants another one waits for the first of them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Idle:
+    """Memory that waits for its next use."""
+
+    memory: Any
+    n_bytes: int
+    uses: tuple[Event, ...]
+    """What has to be over before it is written again."""
 
 
 class WindowMemory:
@@ -39,18 +50,9 @@ class WindowMemory:
         """Note that what a stream has been given so far reads this memory."""
         self._uses[stream.key] = stream.record()
 
-    def __del__(self) -> None:
-        self._pool._idle.append(_Idle(self._memory, self._n_bytes, tuple(self._uses.values())))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Idle:
-    """Memory that waits for its next use."""
-
-    memory: Any
-    n_bytes: int
-    uses: tuple[Event, ...]
-    """What has to be over before it is written again."""
+    def __del__(self, idle: Callable[..., _Idle] = _Idle) -> None:
+        # At the end of the interpreter the module's own names may be gone.
+        self._pool._idle.append(idle(self._memory, self._n_bytes, tuple(self._uses.values())))
 
 
 class WindowMemoryPool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from annbatch import buffers
 from annbatch.buffers import ALIGNMENT_BYTES, SlabPool, slab_class
+from annbatch.device import window_memory
 
 
 def test_arrays_are_aligned_and_apart():
@@ -51,6 +54,21 @@ def test_memory_returns_when_the_last_view_is_gone():
     assert pool.idle_bytes == slab_class((1 << 20) + ALIGNMENT_BYTES)
     (again,) = pool.take(1 << 20).carve((1000, np.dtype(np.float32)))
     assert again.ctypes.data == address - 400
+
+
+def test_memory_returns_without_a_message_when_the_interpreter_ends(monkeypatch):
+    """Python takes the names of modules away before the last batches."""
+    pool = SlabPool(max_idle_bytes=1 << 30)
+    slab = pool.take(10)
+    window_pool = SimpleNamespace(_idle=[])
+    window = window_memory.WindowMemory(SimpleNamespace(ptr=0), 10, window_pool)
+    for module in (buffers, window_memory):
+        for name in [name for name in vars(module) if not name.startswith("__")]:
+            monkeypatch.setattr(module, name, None)
+    del slab, window
+    monkeypatch.undo()
+    assert pool.idle_bytes > 0
+    assert len(window_pool._idle) == 1
 
 
 def test_idle_memory_is_bounded():
