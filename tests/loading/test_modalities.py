@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import zarr
 
 import host_device
-from annbatch import CSR, Batch, Collection, InputError, Loader, LogNormalize, create_anndata_collection
+from annbatch import CSR, Batch, Binarize, Collection, InputError, Loader, LogNormalize, create_anndata_collection
 from annbatch import dataset as dataset_module
 from annbatch import loader as loader_module
 from annbatch.samplers import ClassBalanced
@@ -242,6 +242,34 @@ def test_torch_gets_tensors_of_every_modality(built):
         moved = batch.to("cpu")
         assert moved["rna"]["data"].dtype == torch.float32
         assert "rna" in repr(moved)
+
+
+def twice(batch: Batch) -> Batch:
+    adt = batch["adt"].replace(data=batch["adt"]["data"] * 2)
+    return batch.replace(modalities={**batch.modalities, "adt": adt})
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*", "ignore:Sparse")
+def test_workers_read_a_stratified_part_of_every_modality(built):
+    data = pytest.importorskip("torch.utils.data")
+    from annbatch_torch import TorchLoader
+
+    truth = Truth(built["outer"])
+    options: dict[str, Any] = {"names": True, "classes": ["rna:depth"], "transform": [Binarize(["rna:X"]), twice]}
+    with Loader(**SMALL, **options).use_collection(built["outer"], labels=[]) as ds:
+        part = ds.split({"a": 0.6, "b": None}, stratify=["rna:cell_type", "rna:doublet"])["a"]
+        rows: list[int] = []
+        for batch in data.DataLoader(TorchLoader(part), batch_size=None, num_workers=1):
+            index = batch["index"].numpy()
+            rna, adt = (sp.csr_matrix(truth.whole[name].X)[index].toarray() for name in ("rna", "adt"))
+            np.testing.assert_array_equal(dense_of(batch["rna"]["data"]), rna > 0)
+            np.testing.assert_array_equal(dense_of(batch["adt"]["data"]), 2 * adt)
+            assert batch["names"].tolist() == truth.obs["rna"].index[index].tolist()
+            depth = ds.categories["rna:depth"][batch.codes["rna:depth"].numpy()].to_numpy(float)
+            depth[batch.codes["rna:depth"].numpy() < 0] = np.nan
+            np.testing.assert_array_equal(depth, truth.obs["rna"]["depth"].iloc[index].to_numpy(float, na_value=np.nan))
+            rows += index.tolist()
+        assert sorted(rows) == part.rows.tolist()
 
 
 def test_jax_gets_a_pytree_of_every_modality(built):

@@ -21,9 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annbatch import (
+    Binarize,
     Collection,
     CorruptStoreError,
     InputError,
+    Loader,
     append_to_collection,
     create_anndata_collection,
     reshuffle_collection,
@@ -35,6 +37,7 @@ from annbatch.write import build_modalities as build_module
 from annbatch.write.inputs.chosen_rows import choose_rows
 from annbatch.write.inputs.matrix_rows import matrix_of, read_dense
 from annbatch.write.inputs.transpose import transpose, transposed
+from epochs import each_batch
 from modal_data import CUT, GENES, PROTEINS, joined, samples
 from small_budget import small_budget
 
@@ -198,6 +201,14 @@ def test_multiome_has_as_wide_indices_as_each_modality_needs(tmp_path):
     for name, adata in wide.items():
         found = stores_of(collection, name)
         assert (found.X != adata[found.obs_names].X).nnz == 0
+    numbers = [199_999, 70_000, 5, 131_072]
+    for genes in (None, {"atac": [f"atac{i}" for i in numbers]}):
+        options: dict[str, Any] = {"names": True, "transform": Binarize(["atac:X"]), "var_names": genes}
+        for batch in each_batch(Loader(batch_size=8, **options).use_collection(collection)):
+            rows = [names.index(name) for name in batch["names"]]
+            atac = wide["atac"].X[rows] if genes is None else wide["atac"].X[rows][:, numbers]
+            assert (batch["rna"]["data"].to_scipy() != wide["rna"].X[rows]).nnz == 0
+            assert (batch["atac"]["data"].to_scipy() != (atac > 0)).nnz == 0
 
 
 BAD: list[tuple[str, Any, dict[str, Any], str]] = [
