@@ -51,6 +51,7 @@ from annbatch.sources import Opening, Sources
 from annbatch.stats import Stats
 from annbatch.stores.anndata_store import DenseMatrix
 from annbatch.stores.collection import Collection
+from annbatch.stores.file_index import FileIndex
 from annbatch.stores.gene_join import How
 from annbatch.stores.gene_selection import Absent, Genes, VarNames, Wanted
 from annbatch.summary import Summary
@@ -146,10 +147,12 @@ class Loader(Summary):
     prefetch
         How many windows are read ahead while the user works with one; 0 reads in the caller's thread.
     cache_dir
-        A local folder in which to keep what is read from object stores, for the next epoch and the next process. It may
-        be shared by several processes. None keeps nothing.
+        A local folder in which to keep what is read from object stores, for the next epoch and the next process, and
+        what `use_h5ad` found out about files, so that they open faster the next time. Several processes may share it.
+        None keeps nothing.
     cache_limit
-        What that folder may take of the disk, like ``"20GB"`` or in bytes; what was used least recently goes first.
+        What objects may take of the disk there, like ``"20GB"`` or in bytes; what was used least recently goes first.
+        What is kept of ``.h5ad`` files does not count.
     device
         Where the matrices of batches are: ``"cpu"``, as NumPy arrays, or ``"cuda"``, ``"cuda:1"``, …, as CuPy arrays
         with the same contents, bit for bit. Those are made on the stream that is current in CuPy when a batch is asked
@@ -955,7 +958,7 @@ class Loader(Summary):
 
     def _opening(self) -> Opening:
         elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
-        return Opening(elements, self._cache, self.modalities)
+        return Opening(elements, self._cache, self._index, self.modalities)
 
     def _dataset_of(self, sources: Sources) -> Dataset:
         wanted, modalities = self.var_names, list(sources.modalities)
@@ -996,6 +999,9 @@ class Loader(Summary):
 
     def _cache(self) -> DiskCache | None:
         return None if self.cache_dir is None else DiskCache(self.cache_dir, self.cache_limit)
+
+    def _index(self) -> FileIndex | None:
+        return None if self.cache_dir is None else FileIndex(self.cache_dir / "h5ad-index")
 
     def _opened(self) -> Dataset:
         if self._dataset is None:

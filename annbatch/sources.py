@@ -21,6 +21,7 @@ from annbatch.errors import InputError
 from annbatch.remote.disk_cache import DiskCache
 from annbatch.stores.anndata_store import Store, Wanted, open_anndata, open_stores
 from annbatch.stores.collection import Collection
+from annbatch.stores.file_index import FileIndex
 from annbatch.stores.h5ad_file import h5ad_paths, open_h5ad
 from annbatch.stores.joint_store import mask_column, open_joint_stores
 from annbatch.stores.location import locate
@@ -36,6 +37,8 @@ class Opening:
     """``"X"``, ``"layers/…"``, ``"obsm/…"``."""
     cache: Callable[[], DiskCache | None]
     """Opens the cache for what lies in object stores."""
+    index: Callable[[], FileIndex | None] = lambda: None
+    """Gives the index of ``.h5ad`` files."""
     modalities: tuple[str, ...] | None = None
     """Which modalities, where there are some; None means all. Elements then are ``"layers/rna:…"`` and the like."""
 
@@ -95,8 +98,8 @@ class Sources:
         files = h5ad_paths(paths)
         self._check_modalities((), opening)
         chosen = self._same_labels(labels)
-        wanted = Wanted(chosen, opening.elements)
-        stores = [open_h5ad(file, wanted) for file in files]
+        wanted, index = Wanted(chosen, opening.elements), opening.index()
+        stores = [open_h5ad(file, wanted, index) for file in files]
         return replace(self, stores=self._with_stores(stores, chosen), labels=chosen, given=(*self.given, *files))
 
     def with_collection(self, path: Any, labels: Sequence[str] | None, opening: Opening) -> Sources:

@@ -40,6 +40,7 @@ from annbatch.stores.obs_rows import check_length
 from annbatch.stores.obsm_tables import array_of_table
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.slices import ArraySlices, slices_of
+from annbatch.stores.store_var import StoreVar, VarInMemory
 from annbatch.stores.stored_frame import attribute
 
 ORIGINAL_DTYPE = "original-dtype"
@@ -112,7 +113,7 @@ class Store:
     """The obs columns asked for."""
     obs: Obs
     """All of obs, opened when it is asked for."""
-    var: pd.DataFrame
+    var: StoreVar
     """(n_vars, …) var of the store."""
 
     @property
@@ -143,7 +144,9 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache 
             matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}", cache)
     obs = ObsInMemory.of(adata, name)
     shape = adata.n_obs, matrices["X"].shape[1]
-    return checked(Store(name, shape, matrices, columns_there(obs, wanted.labels), obs, in_memory(adata.var)))
+    return checked(
+        Store(name, shape, matrices, columns_there(obs, wanted.labels), obs, VarInMemory(in_memory(adata.var)))
+    )
 
 
 @numcodecs_are_known()
@@ -202,7 +205,7 @@ def open_store(
         var: Any = ad.io.read_elem(root["var"])
         if not isinstance(var, pd.DataFrame):
             raise StoreError(f"{name} var: must be a table, got {type(var).__name__}")
-    return checked(Store(name, matrices["X"].shape, matrices, columns, obs, var))
+    return checked(Store(name, matrices["X"].shape, matrices, columns, obs, VarInMemory(var)))
 
 
 def checked(store: Store) -> Store:

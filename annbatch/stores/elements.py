@@ -172,6 +172,7 @@ class DirectElements:
     """A local array, or a dataset of an HDF5 file, that the kernels read."""
 
     def __init__(self, array: ShardedArray) -> None:
+        self.array = array
         self.form = array.form
         self.tables = array.tables
         self.dtype = array.dtype

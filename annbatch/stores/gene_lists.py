@@ -10,8 +10,9 @@ Building, which may have millions of inputs, keeps the lists on disk (`annbatch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
+from itertools import repeat
 from typing import Any, Self
 
 import numpy as np
@@ -41,10 +42,16 @@ class GeneLists:
     def add(self, names: pd.Index[Any]) -> None:
         """Take the genes of the next input, unique strings; each list kept once."""
         digest = hashlib.sha256("\0".join(names).encode(errors="surrogatepass")).digest()
+        self.add_known(digest, names.tolist)
+
+    def add_known(self, digest: bytes, read: Callable[[], list[str]]) -> None:
+        """Take the genes of the next input by their digest; ``read`` gives the names of a list that is new."""
         if digest not in self._of_digest:
+            names, known = read(), self.known
             self._of_digest[digest] = len(self.lengths)
-            known = self.known
-            found = np.fromiter((known.setdefault(name, len(known)) for name in names), NUMBERS, len(names))
+            found = np.fromiter(map(known.get, names, repeat(-1)), NUMBERS, len(names))
+            for place in np.flatnonzero(found < 0).tolist():
+                found[place] = known.setdefault(names[place], len(known))
             more = np.zeros(len(known) - len(self.n_lists_with), np.int64)
             self.n_lists_with = np.concatenate([self.n_lists_with, more])
             self.n_lists_with[found] += 1

@@ -7,6 +7,7 @@ the file, by `annbatch.stores.hdf5_arrays`.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,21 @@ from annbatch.errors import InputError, MissingInputError, naming
 from annbatch.remote.urls import is_url
 from annbatch.shards.file_stamp import FileStamp
 from annbatch.stores.anndata_store import Store, Wanted, checked, matrix_in_hdf5
+from annbatch.stores.file_index import FileIndex
 from annbatch.stores.hdf5_files import open_hdf5
 from annbatch.stores.hdf5_filters import ensure_filters
+from annbatch.stores.label_columns import StoreColumn, columns_of_file
 from annbatch.stores.obs_access import ObsInFile
+from annbatch.stores.store_var import GeneNames, StoreVar, VarInFile, VarInMemory
 from annbatch.stores.stored_frame import attribute, stored_frame
 
 _OF_OTHER_FILES = "annbatch.create_anndata_collection makes a collection of it"
 
 
-def open_h5ad(path: Path, wanted: Wanted) -> Store:
+def open_h5ad(path: Path, wanted: Wanted, index: FileIndex | None = None) -> Store:
     """Open an ``.h5ad`` file.
+
+    What an ``index`` knows of it is not read again; it is told of the rest.
 
     Raises
     ------
@@ -51,15 +57,20 @@ def open_h5ad(path: Path, wanted: Wanted) -> Store:
         raise InputError(
             f"{name}: must be an .h5ad file, got a folder; use_collection or add_anndatas takes zarr stores"
         )
+    if index is not None and (known := index.load(stamp, wanted, _var_table)) is not None:
+        return known
     with naming(name), open_hdf5(stamp) as root:
         _check_is_anndata(root, name)
         matrices = {}
         for element in wanted.elements:
             with naming(f"{name} {element}"):
                 matrices[element] = matrix_in_hdf5(_element(root, element, name), f"{name} {element}", stamp)
-        obs = ObsInFile(name, stamp, matrices["X"].shape[0])
-        var = _var(root, name, matrices["X"].shape[1])
-        return checked(Store(name, matrices["X"].shape, matrices, obs.columns(wanted.labels), obs, var))
+        shape = matrices["X"].shape
+        obs, columns, values = _obs(root, name, stamp, shape[0], wanted.labels)
+        store = checked(Store(name, shape, matrices, columns, obs, _var(root, name, stamp, shape[1])))
+    if index is not None:
+        index.save(store, stamp, values)
+    return store
 
 
 def h5ad_paths(paths: Any) -> list[Path]:
@@ -94,12 +105,57 @@ def _element(root: h5py.File, element: str, name: str) -> Any:
     return root[element]
 
 
-def _var(root: h5py.File, name: str, n_vars: int) -> pd.DataFrame:
+def _obs(
+    root: h5py.File, name: str, stamp: FileStamp, n_obs: int, labels: Sequence[str] | None
+) -> tuple[ObsInFile, dict[str, StoreColumn], dict[str, Any]]:
+    """Give obs, and the label columns that it has, also as they were read."""
+    values: dict[str, Any] = {}
+    with naming(f"{name} obs"):
+        # HDF5 says what filter it lacks only when it reads.
+        ensure_filters(root["obs"], f"{name} obs")
+        frame = stored_frame(root, "obs", lambda: n_obs, f"{name} obs")
+        there = frame.column_names
+
+        def read(column: str) -> Any:
+            values[column] = frame.column(column)
+            return values[column]
+
+        asked = None if labels is None else [label for label in labels if label in there]
+        columns = columns_of_file(there, read, asked, name)
+    return ObsInFile(name, stamp, n_obs, there), columns, values
+
+
+def _var(root: h5py.File, name: str, stamp: FileStamp, n_vars: int) -> StoreVar:
+    """Give var; of a data frame whose names are strings, nothing else is read before somebody asks for it."""
     with naming(f"{name} var"):
         ensure_filters(root["var"], f"{name} var")
-        if attribute(root["var"], "encoding-type") == "dataframe":
-            var: pd.DataFrame = ad.io.read_elem(root["var"])
-            return var
-        frame = stored_frame(root, "var", lambda: n_vars, f"{name} var")
-        columns = {column: frame.column(column) for column in frame.column_names}
-        return pd.DataFrame(columns, index=pd.Index(frame.index(), name=frame.index_name))
+        var = root["var"]
+        names = var.get(str(attribute(var, "_index"))) if attribute(var, "encoding-type") == "dataframe" else None
+        if isinstance(names, h5py.Dataset) and names.ndim == 1 and _is_text(names):
+            joined = b"\0".join(names[()].tolist())
+            # Names that are no UTF-8 are an error now, not when somebody asks for them.
+            joined.decode()
+            return VarInFile(stamp, GeneNames.shared(joined, len(names)), _var_table)
+        return VarInMemory(_table(root, name, n_vars))
+
+
+def _is_text(dataset: h5py.Dataset) -> bool:
+    kind = h5py.check_string_dtype(dataset.dtype)
+    return kind is not None and kind.length is None
+
+
+def _var_table(stamp: FileStamp) -> pd.DataFrame:
+    """Read var of a file that was opened before."""
+    name = str(stamp.path)
+    with naming(f"{name} var"), open_hdf5(stamp) as root:
+        ensure_filters(root["var"], f"{name} var")
+        return _table(root, name, 0)
+
+
+def _table(root: h5py.File, name: str, n_vars: int) -> pd.DataFrame:
+    if attribute(root["var"], "encoding-type") == "dataframe":
+        var: pd.DataFrame = ad.io.read_elem(root["var"])
+        return var
+    frame = stored_frame(root, "var", lambda: n_vars, f"{name} var")
+    columns = {column: frame.column(column) for column in frame.column_names}
+    return pd.DataFrame(columns, index=pd.Index(frame.index(), name=frame.index_name))

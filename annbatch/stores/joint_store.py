@@ -20,6 +20,7 @@ from annbatch.stores.manifest import StoreEntry
 from annbatch.stores.modality import MEASURED
 from annbatch.stores.obs_access import columns_there, joint_obs_of
 from annbatch.stores.obs_rows import check_length
+from annbatch.stores.store_var import VarInMemory
 
 
 def mask_column(collection: Collection, modality: str) -> str | None:
@@ -54,6 +55,6 @@ def open_joint_stores(collection: Collection, labels: Sequence[str] | None, moda
         columns = columns_there(obs, wanted)
         for column in columns.values():
             check_length(column, store.n_obs)
-        return Store(name, (store.n_obs, 0), {}, columns, obs, pd.DataFrame())
+        return Store(name, (store.n_obs, 0), {}, columns, obs, VarInMemory(pd.DataFrame()))
 
     return open_each(open_one, collection.stores, is_remote=not isinstance(collection.path, Path))

@@ -31,7 +31,7 @@ from annbatch.stores.column_kinds import (
 )
 from annbatch.stores.lazy_tables import in_memory
 from annbatch.stores.slices import ArraySlices, slices_of
-from annbatch.stores.stored_frame import StoredFrame, categories_of, is_array
+from annbatch.stores.stored_frame import categories_of, is_array
 
 _ROWS_AT_ONCE = 1 << 20
 """Values that are read at a time to find one that is there."""
@@ -176,14 +176,18 @@ def columns_of_group(
 
 
 def columns_of_file(
-    obs: StoredFrame, names: Sequence[str] | None, store: str, asked_by: str = "labels"
+    available: list[str],
+    read: Callable[[str], Any],
+    names: Sequence[str] | None,
+    store: str,
+    asked_by: str = "labels",
 ) -> dict[str, StoreColumn]:
-    """Read obs columns of an HDF5 file; None means all."""
+    """Read obs columns of an HDF5 file, of those that are ``available``; None means all."""
     columns = {}
-    for name in _chosen(names, obs.column_names, store, asked_by):
+    for name in _chosen(names, available, store, asked_by):
         where = f"{store} obs[{name!r}]"
         with naming(where):
-            columns[name] = _of_series(pd.Series(obs.column(name)), where)
+            columns[name] = _of_series(pd.Series(read(name)), where)
     return columns
 
 

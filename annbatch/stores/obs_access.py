@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import anndata as ad
@@ -111,7 +110,7 @@ class ObsInStore:
             return NamesInMemory(pd.Index(as_text(ad.io.read_elem(found)), name=label))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class ObsInFile:
     """The obs of an ``.h5ad`` file. Whole columns are read, those that are asked for."""
 
@@ -121,21 +120,17 @@ class ObsInFile:
     """The file."""
     n_obs: int
     """Its rows."""
+    column_names: list[str]
+    """Names of its columns."""
 
     is_remote = False
-
-    @cached_property
-    def column_names(self) -> list[str]:
-        """Names of its columns."""
-        with self._frame() as obs:
-            return obs.column_names
 
     def columns(self, names: Sequence[str] | None, asked_by: str = "labels") -> dict[str, StoreColumn]:
         """Read columns; None means all. Raises InputError if one is not there."""
         if names == []:
             return {}
         with self._frame() as obs:
-            return columns_of_file(obs, names, self.store, asked_by)
+            return columns_of_file(obs.column_names, obs.column, names, self.store, asked_by)
 
     def names(self) -> CellNames:
         """Read the names of the cells."""

@@ -71,12 +71,12 @@ class Direct:
     """`ArraySlices` over a local zarr v3 array, or a dataset of an HDF5 file."""
 
     def __init__(self, array: ShardedArray) -> None:
-        self._array = array
+        self.array = array
         self._kept: NDArray[Any] | None = None
         self.dtype = array.dtype
 
     def __len__(self) -> int:
-        return self._array.shape[0]
+        return self.array.shape[0]
 
     def begin(self, ranges: Ranges, more: int, requests: Requests) -> Callable[[], Found]:
         """Begin to have every row's element in memory; see `ArraySlices.begin`."""
@@ -84,11 +84,11 @@ class Direct:
 
     def _locate(self, ranges: Ranges, more: int) -> Found:
         if self._kept is None and _is_short(self):
-            self._kept = self._array.read_ranges(workspace(), *_whole(self))
+            self._kept = self.array.read_ranges(workspace(), *_whole(self))
         if self._kept is not None:
             return Found(self._kept, ranges.rows)
         ranges = ranges.widened(more)
-        return Found(self._array.read_ranges(workspace(), ranges.starts, ranges.stops), ranges.places)
+        return Found(self.array.read_ranges(workspace(), ranges.starts, ranges.stops), ranges.places)
 
 
 class Remote:

@@ -26,6 +26,7 @@ from annbatch.stores.gene_join import GeneJoin, How, join_genes
 from annbatch.stores.gene_lists import GeneLists
 from annbatch.stores.gene_overlap import few_in_common
 from annbatch.stores.gene_selection import Genes
+from annbatch.stores.store_var import StoreVar
 from annbatch.stores.var_columns import VarColumns
 
 
@@ -82,7 +83,7 @@ class StoreGenes:
 
     stores: tuple[str, ...]
     """What messages call the stores."""
-    tables: tuple[pd.DataFrame, ...]
+    tables: tuple[StoreVar, ...]
     """The var of each."""
     lists: GeneLists
     """Their genes."""
@@ -90,28 +91,27 @@ class StoreGenes:
     """The var columns of the first so many stores, if somebody has asked for them."""
 
     @classmethod
-    def of(cls, stores: Sequence[tuple[str, pd.DataFrame]]) -> Self:
+    def of(cls, stores: Sequence[tuple[str, StoreVar]]) -> Self:
         """Take the name and the var of each store."""
         return cls((), (), GeneLists()).with_stores(stores)
 
-    def with_stores(self, stores: Sequence[tuple[str, pd.DataFrame]]) -> Self:
+    def with_stores(self, stores: Sequence[tuple[str, StoreVar]]) -> Self:
         """Give the genes of more stores."""
         lists = self.lists.copy()
         for _, var in stores:
-            names = var.index
-            lists.add(names if names.inferred_type == "string" else names.map(str))
+            lists.add_known(var.genes.digest, var.genes.names)
         called, tables = zip(*stores, strict=True)
         return type(self)((*self.stores, *called), (*self.tables, *tables), lists, self.built.copy())
 
     def var(self, names: pd.Index[Any]) -> pd.DataFrame:
         """Give var of joined genes: that of the first store if all have the same, else what no two contradict."""
         if len(self.lists.lengths) == 1:
-            return self.tables[0]
+            return self.tables[0].table
         n_known, columns = self.built[0] if self.built else (0, VarColumns())
         if n_known < len(self.tables):
             columns = deepcopy(columns)
             for number in range(n_known, len(self.tables)):
-                columns.add(self.tables[number], self.lists.numbers(number))
+                columns.add(self.tables[number].table, self.lists.numbers(number))
             self.built[:] = [(len(self.tables), columns)]
         return columns.joined(names, self.lists.known)
 
@@ -129,9 +129,11 @@ class StoreGenes:
         """
         lists, first = self.lists, self.tables[0]
         if len(lists.lengths) == 1:
-            found = genes.find(first, self.stores[0])
-            selection = None if found is None else Selection.of(found[0], len(first))
-            return JoinedGenes(first.index, self, None, selection, None if found is None else found[1])
+            if genes.wanted is None:
+                return JoinedGenes(pd.Index(first.genes.names(), dtype=object), self, None)
+            found = genes.find(first.table, self.stores[0])
+            assert found is not None
+            return JoinedGenes(first.table.index, self, None, Selection.of(found[0], len(first)), found[1])
         is_named = isinstance(genes.wanted, tuple)
         self._check_unique()
         how: How = "outer" if is_named else genes.join

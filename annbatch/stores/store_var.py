@@ -1,0 +1,102 @@
+"""What is the var of a store: which genes does it have, and what is known of them?
+
+Loaders need the names of all genes when they open a store. The other columns are read when somebody asks for them.
+
+1. `VarInMemory` is a table that is there already.
+2. `VarInFile` is the var of an ``.h5ad`` file. Its names are kept once for all files that have the same
+   (`GeneNames.shared`); its table is read when it is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+from weakref import WeakValueDictionary
+
+import pandas as pd
+
+from annbatch.shards.file_stamp import FileStamp
+
+
+@dataclass(frozen=True, eq=False)
+class GeneNames:
+    """The names of the genes of a store, in order."""
+
+    joined: bytes
+    """The names in UTF-8, with a NUL between them."""
+    n: int
+    """Number of names."""
+
+    @classmethod
+    def shared(cls, joined: bytes, n: int) -> GeneNames:
+        """Give the object that this process has for these names, if there is one."""
+        found = cls(joined, n)
+        return _known.setdefault((found.digest, n), found)
+
+    @classmethod
+    def known(cls, digest: bytes, n: int) -> GeneNames | None:
+        """Give the names that have a digest, if this process knows them."""
+        return _known.get((digest, n))
+
+    @classmethod
+    def of(cls, index: pd.Index[Any]) -> Self:
+        """Take the names of a table."""
+        text = index if index.inferred_type == "string" else index.map(str)
+        return cls("\0".join(text).encode(errors="surrogatepass"), len(index))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """(32,) what tells these names from others."""
+        return hashlib.sha256(self.joined).digest()
+
+    def names(self) -> list[str]:
+        """Give the names: n of them."""
+        return self.joined.decode(errors="surrogatepass").split("\0") if self.n else []
+
+    def __reduce__(self) -> tuple[Callable[[bytes, int], GeneNames], tuple[bytes, int]]:
+        return GeneNames.shared, (self.joined, self.n)
+
+
+_known: WeakValueDictionary[tuple[bytes, int], GeneNames] = WeakValueDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class VarInMemory:
+    """The var of a store as a table in memory."""
+
+    table: pd.DataFrame
+    """(n_vars, …)."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def genes(self) -> GeneNames:
+        """The names of the genes."""
+        return GeneNames.of(self.table.index)
+
+
+@dataclass(frozen=True, eq=False)
+class VarInFile:
+    """The var of an ``.h5ad`` file."""
+
+    stamp: FileStamp
+    """The file."""
+    genes: GeneNames
+    """The names of the genes."""
+    read: Callable[[FileStamp], pd.DataFrame]
+    """Reads the table of a file; raises StoreError if the file has changed."""
+
+    def __len__(self) -> int:
+        return self.genes.n
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """(n_vars, …) the table, read once."""
+        return self.read(self.stamp)
+
+
+StoreVar = VarInMemory | VarInFile
