@@ -28,7 +28,7 @@ PAGES = {
     "building.md": 3,
     "loading.md": 5,
     "randomness.md": 1,
-    "h5ad.md": 1,
+    "h5ad.md": 2,
     "transforms.md": 8,
     "sampling.md": 10,
     "reproducibility.md": 2,
