@@ -129,9 +129,8 @@ def _var(root: h5py.File, name: str, stamp: FileStamp, n_vars: int) -> StoreVar:
     """Give var; of a data frame whose names are strings, nothing else is read before somebody asks for it."""
     with naming(f"{name} var"):
         ensure_filters(root["var"], f"{name} var")
-        var = root["var"]
-        names = var.get(str(attribute(var, "_index"))) if attribute(var, "encoding-type") == "dataframe" else None
-        if isinstance(names, h5py.Dataset) and names.ndim == 1 and _is_text(names):
+        names = _text_names(root["var"])
+        if names is not None:
             joined = b"\0".join(names[()].tolist())
             # Names that are no UTF-8 are an error now, not when somebody asks for them.
             joined.decode()
@@ -139,9 +138,18 @@ def _var(root: h5py.File, name: str, stamp: FileStamp, n_vars: int) -> StoreVar:
         return VarInMemory(_table(root, name, n_vars))
 
 
-def _is_text(dataset: h5py.Dataset) -> bool:
-    kind = h5py.check_string_dtype(dataset.dtype)
-    return kind is not None and kind.length is None
+def _text_names(var: Any) -> h5py.Dataset | None:
+    """Give the names of a data frame where they are strings, and none is missing."""
+    if attribute(var, "encoding-type") != "dataframe":
+        return None
+    names = var.get(str(attribute(var, "_index")))
+    if isinstance(names, h5py.Group) and attribute(names, "encoding-type") == "nullable-string-array":
+        # What anndata writes with pandas 3.
+        names = None if names["mask"][()].any() else names["values"]
+    if not isinstance(names, h5py.Dataset) or names.ndim != 1:
+        return None
+    kind = h5py.check_string_dtype(names.dtype)
+    return names if kind is not None and kind.length is None else None
 
 
 def _var_table(stamp: FileStamp) -> pd.DataFrame:
