@@ -75,7 +75,9 @@ class Reads:
 
 
 class Epoch(Iterator[Batch]):
-    """The batches of an epoch for one consumer; closing or dropping it leaves no thread behind.
+    """The batches of an epoch for one consumer.
+
+    Closing it ends its threads. Dropping it ends them too, but waits for that only briefly.
 
     Several threads may ask for batches: each batch goes to one of them.
 
