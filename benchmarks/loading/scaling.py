@@ -28,7 +28,7 @@ def growth(arguments: argparse.Namespace) -> None:
     for setting in (BLOCKS, SINGLE_ROWS):
         jobs, sizes = [], {}
         for bench in benches:
-            for one in jobs_of(bench, ("direct", "peer"), setting):
+            for one in jobs_of(bench, ("direct", "direct-packed", "peer"), setting):
                 title = CONTENDERS[one.contender].title
                 jobs.append(replace(one, label=f"{title}, {bench.facts['n_obs']:,} cells"))
                 sizes[jobs[-1].label] = {"contender": title, "n_obs": bench.facts["n_obs"]}

@@ -197,6 +197,26 @@ def test_rows_and_splits():
         refused(other, state, *names)
 
 
+def test_stratified_parts_and_folds():
+    def stratified(by: str | None = "kind", seed: int = 3, name: str = "train") -> Loader:
+        return loader().split({"train": 0.5, "test": 0.5}, stratify=by, seed=seed)[name]
+
+    def fold(number: int = 0, n_folds: int = 3, name: str = "train", **how: Any) -> Loader:
+        return loader().folds(n_folds, **how)[number][name]
+
+    for make, changes in [
+        (stratified, [{"by": None}, {"by": "plate"}, {"seed": 4}, {"name": "test"}]),
+        (fold, [{"number": 1}, {"n_folds": 4}, {"name": "test"}, {"seed": 1}, {"by": "kind"}, {"stratify": "kind"}]),
+    ]:
+        state = make().state_dict()
+        make().load_state_dict(state)
+        for change in changes:
+            other = make(**change)
+            # Two ways to split may happen to give the same rows; they are told apart all the same.
+            same = np.array_equal(other.rows, make().rows)
+            refused(other, state, *(["split"] if same else ["rows", "split"]))
+
+
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two collections of the same cells and genes; a value of the second one is another."""
