@@ -5,7 +5,8 @@ Each command answers one question with the workers of the main benchmark, and wr
 1. ``first-batch``, ``wait``, ``counting``: what does a training loop wait for (`loading.waiting`)?
 2. ``chunk-size``, ``threads``, ``labels``, ``options``: what do the loader's options do (`loading.sweeps`)?
 3. ``inner-chunk``, ``codecs``, ``checksum``, ``whole``: what does the form of the stores do (`loading.storage`)?
-4. ``growth``, ``workers``, ``ranks``: does speed last with more cells and more processes (`loading.scaling`)?
+4. ``calls``: what do the calls cost that read no counts (`loading.calls`)?
+5. ``growth``, ``workers``, ``ranks``: does speed last with more cells and more processes (`loading.scaling`)?
 
 Usage: ``python benchmarks/measure.py COMMAND [options]``
 """
@@ -17,6 +18,7 @@ from collections.abc import Callable
 
 from harness.command_line import options, run_command
 from loading import scaling, storage, sweeps, waiting
+from loading.calls import calls
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "first-batch": waiting.first_batch,
@@ -30,6 +32,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "codecs": storage.codecs,
     "checksum": storage.checksum,
     "whole": storage.whole,
+    "calls": calls,
     "growth": scaling.growth,
     "workers": scaling.workers,
     "ranks": scaling.ranks,

@@ -108,6 +108,11 @@ SECTIONS = {
         speeds_table,
         "`names=True`, and a column of integers as a class, beside a loader that is asked for neither.",
     ),
+    "calls": Section(
+        "What calls cost that read no counts",
+        cpu_table,
+        "Divided by the number of cells of the collection.",
+    ),
     "panels": Section(
         "What gene panels and transforms cost",
         cpu_table,
