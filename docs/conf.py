@@ -22,7 +22,7 @@ author = "The annbatch-dlpack authors"
 project_copyright = "2026, The annbatch-dlpack authors"
 version = release = installed_version("annbatch-dlpack")
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb", "sphinx_design"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 # Single backticks in docstrings are names.
 default_role = "py:obj"
