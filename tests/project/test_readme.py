@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = {
     "building.md": 3,
-    "loading.md": 5,
+    "loading.md": 6,
     "randomness.md": 1,
     "h5ad.md": 2,
     "transforms.md": 8,
