@@ -32,7 +32,7 @@ PAGES = {
     "transforms.md": 8,
     "sampling.md": 10,
     "reproducibility.md": 2,
-    "distributed.md": 6,
+    "distributed.md": 7,
     "layouts.md": 2,
     "from-scverse-annbatch.md": 1,
     "remote.md": 2,
