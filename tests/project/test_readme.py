@@ -5,6 +5,7 @@
    example in ``docs/collection.inc``, in a folder of its own.
 3. The examples of a page run one after the other, as one reads them.
 4. An example whose framework is not installed is skipped, and none may be forgotten here.
+5. The README stays short, and no line of code is wider than the pages.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ PAGES = {
     "api.md": 2,
 }
 """Page -> number of its examples."""
+
+MAX_COLUMNS = 88
+"""Longer lines of code scroll sideways in the built pages."""
 
 
 INCLUDED = "```{include} collection.inc\n```\n"
@@ -95,7 +99,7 @@ def test_first_example_writes_the_collection(folder: Path) -> None:
 def test_example_runs(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = EXAMPLES[number]
     for framework in ("torch", "jax"):
-        if f"import {framework}\n" in example:
+        if f"import {framework}" in example:
             pytest.importorskip(framework)
     monkeypatch.chdir(folder)
     names: dict[str, object] = {}
@@ -130,5 +134,13 @@ def test_page_runs(page: str, folder: Path, tmp_path: Path, monkeypatch: pytest.
             exec(compile(example, f"{page}, example {number}", "exec"), names)
 
 
-def test_examples_are_found() -> None:
-    assert len(EXAMPLES) == 6
+def test_the_readme_is_short() -> None:
+    assert len(EXAMPLES) == 4
+    assert len(README.read_text(encoding="utf-8").splitlines()) < 150
+
+
+def test_examples_fit_the_column() -> None:
+    pages = [README, *(ROOT / "docs").glob("*.md"), ROOT / "docs" / "collection.inc"]
+    lines = [(page.name, line) for page in pages for example in examples_of(page) for line in example.splitlines()]
+    assert len(lines) > 300
+    assert [(name, line) for name, line in lines if len(line) > MAX_COLUMNS] == []
