@@ -57,7 +57,7 @@ class _Program(click.Group):
             if os.environ.get(_TRACEBACK):
                 raise
             message = " ".join(f"{type(e).__name__}: {e}".split())
-            _try(lambda: click.echo(f"Error: {message} ({_TRACEBACK}=1 in the environment shows where)", err=True))
+            _try(lambda: click.echo(f"Error: {message} (set {_TRACEBACK}=1 in the environment to see where)", err=True))
             raise SystemExit(1) from e
         finally:
             written = [_flushed(stream) for stream in (sys.stdout, sys.stderr)]
@@ -80,12 +80,12 @@ class _Interrupted(click.ClickException):
 @click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="annbatch-dlpack")
 def main() -> None:
-    """Turn AnnData files into shuffled collections, and look into them.
+    """Build shuffled collections from AnnData files, and inspect them.
 
     \b
     annbatch create a.h5ad b.h5ad collection    shuffle the cells of two files into a new collection
-    annbatch append c.h5ad collection           add the cells of another one
-    annbatch info collection                    say what is in it
+    annbatch append c.h5ad collection           add the cells of another file
+    annbatch info collection                    show what the collection holds
     """  # noqa: D301 click wants the character itself
 
 

@@ -71,38 +71,38 @@ def advise(
     reasons = [_why_counts(counts, n_bytes, memory, fits=fits, is_remote=is_remote)]
     speed = f"It reads {run.cells_per_second:,.0f} cells/s {counts}"
     if setting == fastest:
-        reasons.append(f"{speed}, the most of all settings.")
+        reasons.append(f"{speed}, the fastest of all settings.")
     else:
         share = run.cells_per_second / best.cells_per_second
         reasons.append(
-            f"{speed}, {share:.0%} of the fastest ({_words(fastest)}). Of equally fast settings, smaller blocks mix "
-            f"rows better, and less memory is better."
+            f"{speed}, {share:.0%} of the fastest ({_words(fastest)}). At equal speed, smaller blocks mix rows better, "
+            f"and less memory is better."
         )
     reasons.append(_why_waits(run, setting, disk))
     return Advice(setting, counts, tuple(reasons))
 
 
 def _why_counts(counts: str, n_bytes: int, memory: int | None, *, fits: bool, is_remote: bool) -> str:
-    held = "" if memory is None else f", and {summary.size(memory)} of memory are available"
+    held = "" if memory is None else f", and {summary.size(memory)} of memory is available"
     size = f"The collection takes {summary.size(n_bytes)}{held}"
     if is_remote:
-        return "An object store is read anew in every epoch; with Loader(cache_dir=…) only in the first."
+        return "An object store is read in every epoch; with Loader(cache_dir=…) only in the first."
     if fits:
-        return f"{size}: from the second epoch on, files are read from memory. So warm speed counts."
+        return f"{size}. Files are read from memory from the second epoch on, so warm speed counts."
     if counts == "cold":
-        return f"{size}: files are read from the disk in every epoch. So cold speed counts."
+        return f"{size}. Files are read from disk in every epoch, so cold speed counts."
     return f"{size}. Cold speed is not known here, so warm speed counts."
 
 
 def _why_waits(run: Run, setting: Setting, disk: float | None) -> str:
     if run.waits_for == "decoding":
-        return f"Decoding is the limit: {setting.threads} threads are busy with it. More cores would make it faster."
+        return f"Decoding is the limit: it keeps {setting.threads} threads busy. More cores would make it faster."
     if run.waits_for == "files":
-        of_disk = "" if not disk else f" of the {summary.size(round(disk))}/s that the disk gives"
-        return f"Reading is the limit: files give {summary.size(round(run.bytes_per_second))}/s{of_disk}."
+        of_disk = "" if not disk else f", and the disk can give {summary.size(round(disk))}/s"
+        return f"Reading is the limit: files gave {summary.size(round(run.bytes_per_second))}/s{of_disk}."
     if run.waits_for == "zarr":
-        return "zarr reads these arrays, which takes longer than the loader's own way of reading what annbatch writes."
-    return f"The limit is {run.waits_for or 'what takes the batches'}."
+        return "zarr reads these arrays, which is slower than the direct path for arrays that annbatch writes."
+    return f"The limit is {run.waits_for or 'the consumer of the batches'}."
 
 
 def _words(setting: Setting) -> str:

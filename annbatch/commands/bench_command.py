@@ -51,31 +51,31 @@ _DISK_SHARE = 0.1
     type=click.IntRange(1),
     multiple=True,
     default=(4096,),
-    help="Rows in a batch; give it several times to compare.",
+    help="Rows in a batch. Repeat it to compare several.",
 )
 @click.option(
     "--chunk-size",
     type=click.IntRange(1),
     multiple=True,
     default=CHUNK_SIZES,
-    help="Rows that are read contiguously; give it several times to compare.",
+    help="Rows read contiguously. Repeat it to compare several.",
 )
 @click.option(
     "--preload-nchunks",
     type=click.IntRange(1),
     multiple=True,
-    show_default="so many that a window has 16384 rows",
-    help="Blocks in a window; give it several times to compare.",
+    show_default="as many as make a window of 16384 rows",
+    help="Blocks in a window. Repeat it to compare several.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(1),
     multiple=True,
-    show_default="one for each core",
-    help="Threads that read and decode; give it several times to compare.",
+    show_default="one per core",
+    help="Threads that read and decode. Repeat it to compare several.",
 )
-@click.option("--seconds", type=click.FloatRange(0.1), default=50.0, help="How long to measure, in all.")
-@click.option("--progress/--no-progress", default=True, help="Whether to show a progress bar.")
+@click.option("--seconds", type=click.FloatRange(0.1), default=50.0, help="Total time to measure.")
+@click.option("--progress/--no-progress", default=True, help="Show a progress bar.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def bench(
     collection_path: str,
@@ -87,12 +87,11 @@ def bench(
     progress: bool,
     as_json: bool,
 ) -> None:
-    """Measure how fast COLLECTION is read here, and recommend settings.
+    """Measure how fast this machine reads COLLECTION, and recommend settings.
 
-    Each setting is measured cold, with the collection's files dropped from memory, and warm, with the same rows again.
-    Beside that stand the rates of the disk and of the memory, the speed of decoding alone, and the memory that batches
-    take. Nothing is written, and no obs column is read. COLLECTION may be a URL: then there is neither a disk nor a
-    warm run.
+    Measures each setting cold, with the collection's files dropped from memory, and warm, with the same rows again.
+    Also shows the rates of disk and memory, the speed of decoding alone, and the memory that batches take. Nothing is
+    written, and no obs column is read. COLLECTION may be a URL; there is then neither a disk rate nor a warm run.
     """
     collection = Collection.open(collection_path)
     settings = [
@@ -162,7 +161,7 @@ def _measure(
 def _why_not_cold() -> str:
     if not can_forget():
         return "This system cannot be asked to drop files from memory: nothing was measured cold."
-    return "The collection's files stay in memory (on tmpfs, say): nothing was measured cold."
+    return "The collection's files stay in memory, for instance on tmpfs: nothing was measured cold."
 
 
 def _as_text(facts: dict[str, Any], measured: Sequence[Measured], advice: Advice) -> str:

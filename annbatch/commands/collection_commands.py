@@ -69,41 +69,41 @@ _INPUT_OPTIONS = _with(
         "--inputs-from",
         metavar="FILE",
         type=click.File("rb"),
-        help="File of further INPUTS, one a line; - is standard input. Blank lines and # comments are skipped.",
+        help="Read further INPUTS from FILE, one a line; - is standard input. Blank lines and # comments are skipped.",
     ),
-    click.option("--shuffle/--no-shuffle", default=True, help="Whether cells go out in random order."),
-    click.option("--var-key", help="var column that names the genes, such as gene_ids; by default var's index."),
+    click.option("--shuffle/--no-shuffle", default=True, help="Shuffle the cells, or keep the order of the inputs."),
+    click.option("--var-key", help="var column with the gene names, such as gene_ids; by default the index of var."),
     click.option(
         "--repeated-genes",
         type=click.Choice(["refuse", "unique"]),
         default="refuse",
-        help="Names of genes that occur twice in a file: refuse them, or make them unique.",
+        help="Gene names that occur twice in a file: refuse them, or make them unique.",
     ),
     click.option(
         "--x",
         multiple=True,
         default=["X"],
-        help="What becomes X: X, raw/X or layers/NAME; given several times, the first that an input has. "
-        "counts: the first of layers/counts, raw/X and X that holds counts.",
+        help="What to write as X: X, raw/X or layers/NAME. Repeat it to take the first that an input has. "
+        "counts is the first of layers/counts, raw/X and X that holds counts.",
     ),
     click.option(
         "--obs-names",
         type=click.Choice(["unique", "refuse"]),
         default="unique",
-        help="Names of cells that occur twice: make them unique, or refuse them.",
+        help="Cell names that occur twice: make them unique, or refuse them.",
     ),
-    click.option("--allow-nonfinite", is_flag=True, help="Store NaN and infinite values instead of refusing them."),
+    click.option("--allow-nonfinite", is_flag=True, help="Write NaN and infinite values instead of refusing them."),
 )
 """Options of ``create`` and ``append``."""
 
 _BUILD_OPTIONS = _with(
     click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of the shuffle."),
-    click.option("--obs-as-strings", multiple=True, help="obs column to write as strings, whatever it holds."),
-    click.option("--strict", is_flag=True, help="Refuse to leave anything out, instead of a warning."),
-    click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells in a store."),
-    click.option("--memory-limit", default="1GB", help="Memory for data, like 2GB."),
-    click.option("--threads", type=click.IntRange(1), help="Threads; by default one for each core."),
-    click.option("--progress/--no-progress", default=True, help="Whether to show progress bars."),
+    click.option("--obs-as-strings", multiple=True, help="obs column to write as strings, whatever its type."),
+    click.option("--strict", is_flag=True, help="Fail instead of leaving anything out with a warning."),
+    click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells per store."),
+    click.option("--memory-limit", default="1GB", help="Memory for data, such as 2GB."),
+    click.option("--threads", type=click.IntRange(1), help="Number of threads; by default one per core."),
+    click.option("--progress/--no-progress", default=True, help="Show progress bars."),
 )
 """Options of ``create``, ``append`` and ``reshuffle``."""
 
@@ -111,13 +111,13 @@ _LAYERS = partial(click.option, "--layer", "--layers", "layers", multiple=True)
 _OBSM = partial(click.option, "--obsm", multiple=True)
 _OBS_COLUMNS = partial(click.option, "--obs-column", "--obs-columns", "obs_columns", multiple=True)
 _NONE = _with(
-    click.option("--no-layers", is_flag=True, help="Carry no layer along."),
-    click.option("--no-obsm", is_flag=True, help="Carry no obsm array along."),
+    click.option("--no-layers", is_flag=True, help="Write no layers."),
+    click.option("--no-obsm", is_flag=True, help="Write no obsm arrays."),
 )
 _GROUPBY = click.option(
     "--groupby",
     multiple=True,
-    help="obs column whose categories, integers or booleans stand together; of several, tuples of them do.",
+    help="obs column of categories, integers or booleans whose cells to keep together. Repeat it to group by several.",
 )
 _OVERWRITE = click.option(
     "--overwrite", is_flag=True, help="Replace a collection at OUTPUT once the new one is complete."
@@ -134,44 +134,44 @@ _CODEC = partial(click.option, "--codec", type=click.Choice(get_args(Codec)))
 @_BUILD_OPTIONS
 @_CODEC(
     default="blosc",
-    help="blosc is read by every zarr reader, packed is the fastest with this loader, zstd is the smallest.",
+    help="Compression: blosc opens in every zarr reader, packed is fastest with this loader, zstd is smallest.",
 )
 @click.option(
     "--join",
     type=click.Choice(["outer", "inner", "same"]),
     default="outer",
-    help="Genes: all of them, those in all files, or refuse files whose genes differ.",
+    help="Genes to write: outer takes all, inner those in all files, same refuses files whose genes differ.",
 )
 @click.option(
     "--merge",
     type=click.Choice(get_args(Merge)),
-    help="var columns as anndata.concat takes them; by default those in which no two files contradict each other.",
+    help="Which var columns to write, as in anndata.concat; by default those without contradictions between files.",
 )
 @click.option(
     "--genes",
     "var_names",
     metavar="FILE",
     type=click.File("rb"),
-    help="File of the genes to write, one a line, in this order.",
+    help="Write the genes named in FILE, one a line, in this order.",
 )
-@_LAYERS(help="Layer to carry along; by default all that the files share.")
-@_OBSM(help="obsm array to carry along; by default all that the files share.")
+@_LAYERS(help="Layer to write; by default all that the files share.")
+@_OBSM(help="obsm array to write; by default all that the files share.")
 @_NONE
-@_OBS_COLUMNS(help="obs column to carry along; by default all.")
-@click.option("--dense", multiple=True, help="Write X or layers/NAME dense.")
+@_OBS_COLUMNS(help="obs column to write; by default all.")
+@click.option("--dense", multiple=True, help="Matrix to write dense: X or layers/NAME.")
 @_GROUPBY
 @click.option(
     "--modality",
     "--modalities",
     "modalities",
     multiple=True,
-    help="Modality of .h5mu files to write; by default all. Other options name elements of one as rna:NAME.",
+    help="Modality of .h5mu files to write; by default all. Other options name elements of a modality as rna:NAME.",
 )
 @click.option(
     "--join-obs",
     type=click.Choice(get_args(JoinObs)),
     default="inner",
-    help="Of files with modalities, the cells that all modalities have, or all cells.",
+    help="Cells of files with modalities: those that all modalities have, or all.",
 )
 @_OVERWRITE
 def create(
@@ -184,12 +184,12 @@ def create(
 ) -> None:
     """Shuffle the cells of INPUTS into a new collection at OUTPUT.
 
-    INPUTS are files and folders of AnnData (.h5ad, also gzipped; .zarr, also zipped), MuData (.h5mu, or one modality,
-    FILE.h5mu/MODALITY), loom and 10x Genomics (.h5, mtx), their URLs, or quoted patterns of their names, such as
-    "data/*.h5ad". NAME=PATH gives an input the name that the obs column src_path has for its cells; with --modality, it
-    is the file of that modality.
+    INPUTS are files or folders of AnnData (.h5ad, also gzipped; .zarr, also zipped), MuData (.h5mu, or one modality as
+    FILE.h5mu/MODALITY), loom or 10x Genomics (.h5, mtx). They may be URLs, or quoted patterns such as "data/*.h5ad".
+    NAME=PATH names an input: its cells have NAME in the obs column src_path. With --modality, NAME is the modality that
+    PATH holds.
 
-    If this is interrupted, run it again: it goes on where it was; to give it up instead, remove the hidden directory
+    If the command is interrupted, run it again to resume. To give up instead, remove the hidden directory
     .OUTPUT.building beside OUTPUT.
     """
     options["modalities"] = list(options["modalities"]) or None
@@ -203,16 +203,16 @@ def create(
 @click.argument("collection_path", metavar="COLLECTION", type=click.Path(file_okay=False))
 @_INPUT_OPTIONS
 @_BUILD_OPTIONS
-@_CODEC(help="As for create; by default that of the last store in COLLECTION.")
-@_LAYERS(help="Layer of COLLECTION, all of which are taken; silences the warning of others in INPUTS.")
-@_OBSM(help="obsm array of COLLECTION, all of which are taken; silences the warning of others in INPUTS.")
-@_OBS_COLUMNS(help="obs column of COLLECTION to take from INPUTS, others are missing in the new cells; by default all.")
+@_CODEC(help="As for create; by default the codec of the last store in COLLECTION.")
+@_LAYERS(help="Layer of COLLECTION; name all of them to silence the warning about others in INPUTS.")
+@_OBSM(help="obsm array of COLLECTION; name all of them to silence the warning about others in INPUTS.")
+@_OBS_COLUMNS(help="obs column of COLLECTION to take from INPUTS; by default all. Others are missing in the new cells.")
 def append(
     adata_paths: Sequence[str], inputs_from: BinaryIO | None, collection_path: str, as_json: bool, **options: Any
 ) -> None:
     """Add the cells of INPUTS to COLLECTION, shuffled among themselves.
 
-    Whoever is reading the collection is not disturbed. If this is interrupted, run it again: it goes on where it was.
+    Programs that read the collection are not disturbed. If the command is interrupted, run it again to resume.
     """
     inputs = _inputs(adata_paths, inputs_from)
     show(append_to_collection(inputs, collection_path, **_arguments(options)), as_json)
@@ -222,7 +222,7 @@ def append(
 @click.argument("source_path", metavar="COLLECTION", type=click.Path(file_okay=False))
 @_OUTPUT
 @_BUILD_OPTIONS
-@_CODEC(help="As for create; by default that of COLLECTION.")
+@_CODEC(help="As for create; by default the codec of COLLECTION.")
 @_LAYERS(help="Layer to keep; by default all.")
 @_OBSM(help="obsm array to keep; by default all.")
 @_NONE
@@ -230,10 +230,10 @@ def append(
 @_GROUPBY
 @_OVERWRITE
 def reshuffle(source_path: str, output_path: str, as_json: bool, **options: Any) -> None:
-    """Write all cells of COLLECTION anew at OUTPUT, in one random order.
+    """Write all cells of COLLECTION to OUTPUT in a new random order.
 
-    That mixes what was appended with what was there, and can leave out layers, obsm arrays and obs columns that further
-    inputs do not have. With --overwrite, OUTPUT may be COLLECTION itself.
+    This mixes appended cells with earlier ones. It can leave out layers, obsm arrays and obs columns that further
+    inputs lack. With --overwrite, OUTPUT may be COLLECTION itself.
     """
     show(reshuffle_collection(source_path, output_path, **_arguments(options)), as_json)
 
@@ -241,18 +241,18 @@ def reshuffle(source_path: str, output_path: str, as_json: bool, **options: Any)
 @_command
 @click.argument("collection")
 def info(collection: str, as_json: bool) -> None:
-    """Say what is in COLLECTION and where it came from."""
+    """Show what COLLECTION holds and where it came from."""
     show(Collection.open(collection), as_json)
 
 
 @_command
 @click.argument("collection")
-@click.option("--progress/--no-progress", default=True, help="Whether to show a progress bar.")
+@click.option("--progress/--no-progress", default=True, help="Show a progress bar.")
 def verify(collection: str, progress: bool, as_json: bool) -> None:
-    """Read all of COLLECTION and check it.
+    """Read COLLECTION in full and check it.
 
-    Checks the checksum of every file, row counts, that indptr never falls, and that column numbers are in range and in
-    order. Stops at nothing: every damaged store is named.
+    Checks the checksum of every file, row counts, that indptr never falls, and that column numbers are in range and
+    sorted. Continues after damage and names every damaged store.
     """
     found = Collection.open(collection)
     damage: dict[str, str] = {}
@@ -274,12 +274,12 @@ def verify(collection: str, progress: bool, as_json: bool) -> None:
 
 @_command
 @click.argument("collection")
-@click.option("-n", "n_rows", type=click.IntRange(1), default=5, help="How many cells.")
+@click.option("-n", "n_rows", type=click.IntRange(1), default=5, help="Number of cells.")
 @numcodecs_are_known()
 def head(collection: str, n_rows: int, as_json: bool) -> None:
     """Show the first cells of COLLECTION.
 
-    Their obs, how many values of X each has (of each modality), and what these add up to.
+    Shows obs, and for each cell the number of values of X and their sum, in each modality.
     """
     found = Collection.open(collection)
     obs: list[pd.DataFrame] = []
@@ -316,7 +316,9 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         chosen = list(options.pop(name)) or None
         if options.pop(f"no_{name}", False):
             if chosen:
-                raise click.UsageError(f"--no-{name} excludes {', '.join(chosen)}.", click.get_current_context())
+                raise click.UsageError(
+                    f"--no-{name} must not be combined with names, got {', '.join(chosen)}.", click.get_current_context()
+                )
             chosen = []
         options[name] = chosen
     return options

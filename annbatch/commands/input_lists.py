@@ -113,6 +113,6 @@ def _lines(file: BinaryIO) -> list[str]:
         text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as e:
         raise InputError(
-            f"{file.name}: must be text in UTF-8, got the byte {e.object[e.start]:#04x} at {e.start}"
+            f"{file.name}: must be UTF-8 text, got byte {e.object[e.start]:#04x} at position {e.start}"
         ) from e
     return [line.strip() for line in text.splitlines() if line.strip()]

@@ -94,7 +94,7 @@ def test_an_error_that_nobody_foresaw_is_one_line(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(commands.Collection, "open", fail)
     done = CliRunner().invoke(main, ["info", "store"])
-    hint = "(ANNBATCH_TRACEBACK=1 in the environment shows where)"
+    hint = "(set ANNBATCH_TRACEBACK=1 in the environment to see where)"
     assert (done.exit_code, done.stderr) == (1, f"Error: ZeroDivisionError: of some kind {hint}\n")
     monkeypatch.setenv("ANNBATCH_TRACEBACK", "1")
     assert isinstance(CliRunner().invoke(main, ["info", "store"]).exception, ZeroDivisionError)
@@ -111,7 +111,7 @@ def test_names_that_a_terminal_cannot_show(tmp_path: Path, inputs: list[Path]):
 def test_a_path_that_is_no_text_is_refused(tmp_path: Path):
     done = CliRunner().invoke(main, ["create", os.fsdecode(b"a\xff.h5ad"), str(tmp_path / "store")])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
-    assert "Error: 'a\\udcff.h5ad': must be text in UTF-8" in done.stderr
+    assert "Error: 'a\\udcff.h5ad': must be UTF-8 text" in done.stderr
 
 
 def test_warnings_are_lines_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
