@@ -68,8 +68,8 @@ def kept_layout(collection: Collection, codec: Codec | None, chunk_elements: int
         kept = ArrayLayout(min(found.chunk_elements, chunk_elements_of("packed")), codec="packed")
         if codec is None:
             warnings.warn(
-                f"{collection.path}: its codec, blosc on differences (numcodecs.delta), is no longer written; new "
-                "stores get the codec 'packed'. Pass codec='blosc' if programs without this package shall read them",
+                f"{collection.path}: its codec, blosc on differences (numcodecs.delta), is no longer written. New "
+                "stores get the codec 'packed'; pass codec='blosc' if programs without this package must read them",
                 UserWarning,
                 stacklevel=3,
             )

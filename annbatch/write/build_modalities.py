@@ -211,9 +211,8 @@ def _joint_columns(
         with open_whole(one.whole) as root:
             index = pd.Index(root.obs_names(), dtype=object)
             if not index.is_unique:
-                raise InputError(
-                    f"{one.name}: obs names of MuData must be unique, got {index[index.duplicated()][0]!r}"
-                )
+                twice = index[index.duplicated()][0]
+                raise InputError(f"{one.name}: obs names of MuData must be unique, got {twice!r} more than once")
             rows.save(index.get_indexer(joint))
             names = root.column_names
             obsm = root.names("obsm")
@@ -240,7 +239,7 @@ def _warn_of_lost(inputs: Sequence[ModalInput], joined: _Joined, *, strict: bool
         some = ", ".join(f"{n:,} of {name!r}" for name, n in joined.lost[number].items())
         more = sum(map(bool, joined.lost)) - 1
         others = f", and cells of {more:,} more inputs," if more else ""
-        said = f"{some} in {inputs[number].name}{others} have no counterpart of that name in every modality"
+        said = f"{some} in {inputs[number].name}{others} are not in every modality"
         remedy = "join_obs='outer' keeps them"
         if strict:
             raise InputError(f"no cell may be left out (strict=True), but cells {said}; {remedy}")

@@ -464,6 +464,7 @@ def _layer_key(name: str) -> str:
 def _local(name: str, path: str | os.PathLike[str]) -> Path:
     """Give the real path of an output; raises InputError if it is a URL."""
     if isinstance(path, str) and is_url(path):
-        raise InputError(f"{name} must be a local directory, got the URL {redacted(path)}; copy what is built to it")
+        remedy = "build locally, then copy the collection there"
+        raise InputError(f"{name} must be a local directory, got the URL {redacted(path)}; {remedy}")
     # Beside the real directory, so that a link to it stays a link and the rename stays on one filesystem.
     return Path(os.path.realpath(expanded(path)))

@@ -36,8 +36,8 @@ def types_of_elements(
         types = choose_types(element.key, [scans[i] for i in sorted(scans)], job.n_vars, narrow=narrow, present=known)
         if known is not None and known.original != types.original:
             warnings.warn(
-                f"{element.key}: batches of it become {types.original}, the common type of the collection, "
-                f"{known.original}, and the new cells",
+                f"{element.key}: the type of batches changes from {known.original} to {types.original}, the common "
+                f"type of the collection and the new cells",
                 UserWarning,
                 stacklevel=2,
             )

@@ -138,7 +138,7 @@ def test_exit_codes(tmp_path: Path, collection: Path):
     assert (taken.exit_code, taken.stdout) == (1, "")
     assert (
         taken.stderr
-        == f"Error: {collection}: exists; pass --overwrite to replace a collection, or choose another OUTPUT\n"
+        == f"Error: {collection}: already exists; pass --overwrite to replace a collection, or choose another OUTPUT\n"
     )
     missing = run("create", tmp_path / "gone.h5ad", tmp_path / "new", "--no-progress")
     assert missing.exit_code == 2
@@ -174,7 +174,7 @@ def test_ctrl_c_and_going_on(tmp_path: Path):
     assert child.returncode == 130
     assert said.splitlines() == [
         "Interrupted",
-        f"{output}: the same again goes on with what is complete; to give it up, remove {building}",
+        f"{output}: run the same again to resume; to give up, remove {building}",
     ]
     assert [p.name for p in output.parent.iterdir()] == [building.name]
     complete = {p.name: p.stat().st_ino for p in building.glob("collection/chunk_*")}
@@ -295,8 +295,8 @@ def test_inputs_that_are_none(samples: Path):
     assert (none.exit_code, none.stderr) == (2, "Error: data/*.zarr: no file or directory matches this pattern\n")
     folder = run("create", "data", "a", "--no-progress")
     assert folder.exit_code == 2
-    assert "data: must be an AnnData file or a .zarr directory, got a folder that is no store" in folder.stderr
-    assert "pass what is in it: data/*.h5ad" in folder.stderr
+    assert "data: must be an AnnData file or a .zarr directory, got a folder that is not a store" in folder.stderr
+    assert "pass its contents: data/*.h5ad" in folder.stderr
     Path("empty.txt").write_text("# nothing\n")
     empty = run("create", "--inputs-from", "empty.txt", "a")
     assert (empty.exit_code, "empty.txt: must name at least one input" in empty.stderr) == (2, True)

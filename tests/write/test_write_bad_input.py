@@ -122,7 +122,7 @@ CASES: dict[str, tuple[Make, dict[str, Any], str]] = {
     "no AnnData file": (lambda d: text_file(d, "counts.h5ad"), {}, r"counts.h5ad: must be an AnnData file"),
     "HDF5 but not AnnData": (plain_hdf5, {}, r"plain.h5ad: must be an AnnData file, got .* keys \['numbers'\]"),
     "zarr but not AnnData": (plain_zarr, {}, r"plain.zarr: must be an AnnData file"),
-    "a directory that is no zarr": (lambda d: [d], {}, "got a folder that is no store; it holds neither"),
+    "a directory that is no zarr": (lambda d: [d], {}, "got a folder that is not a store; it holds neither"),
     "a damaged file": (truncated, {}, "input0.h5ad: cannot be read as AnnData: OSError"),
     "X missing": (no_x, {}, "input0.h5ad: X is missing"),
     "no cells": (
@@ -271,10 +271,10 @@ def test_taken_output_paths_are_refused_and_stay(tmp_path: Path):
     (tmp_path / "forged" / "collection.json").write_text('{"format": "something else"}')
     collection = create_anndata_collection(paths, tmp_path / "collection", progress=False)
     for name in ("file", "directory", "forged", "collection"):
-        with pytest.raises(OutputExistsError, match=rf"{name}: exists; pass overwrite=True"):
+        with pytest.raises(OutputExistsError, match=rf"{name}: already exists; pass overwrite=True"):
             create_anndata_collection(paths, tmp_path / name, progress=False)
     for name in ("file", "directory", "forged"):
-        with pytest.raises(OutputExistsError, match=rf"{name}: overwrite=True replaces nothing but a collection"):
+        with pytest.raises(OutputExistsError, match=rf"{name}: overwrite=True replaces only a collection"):
             create_anndata_collection(paths, tmp_path / name, overwrite=True, progress=False)
     collection.verify()
     assert (tmp_path / "file").read_text() == "mine"

@@ -109,7 +109,7 @@ def test_a_function_loads_what_is_no_anndata(tmp_path: Path):
     collection = create_anndata_collection(paths, tmp_path / "store", load=load, **CUT)
     assert_same_x(collection, ad.concat([load(str(path)) for path in paths]))
     assert set(cells(collection).obs["src_path"]) == set(map(str, paths))
-    with pytest.raises(InputError, match="load must give AnnData, got str"):
+    with pytest.raises(InputError, match="load must return AnnData, got str"):
         create_anndata_collection(paths, tmp_path / "other", load=lambda path: path, **CUT)  # type: ignore[arg-type,return-value]
 
 
@@ -221,7 +221,7 @@ def test_new_names_meet_no_old_ones(tmp_path: Path):
 def test_a_disk_that_is_too_small_is_refused_before_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (path,) = write_inputs(tmp_path, sizes=(9,))
     monkeypatch.setattr(budget.shutil, "disk_usage", lambda where: SimpleNamespace(free=10))
-    with pytest.raises(OutputError, match=r"the build needs \d+ B to \d+ B of temporary space .* 10 B are free"):
+    with pytest.raises(OutputError, match=r"the build needs \d+ B to \d+ B of temporary space .* 10 B is free"):
         create_anndata_collection(path, tmp_path / "store", **CUT)
     assert not list(tmp_path.glob(".store*"))
 

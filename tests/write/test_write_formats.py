@@ -137,7 +137,7 @@ def test_cell_ranger_2(tmp_path: Path, sc: Any) -> None:
         create_anndata_collection([two, f"{two}/rn6", f"{one}/x/y", f"{tmp_path}/no.h5/hg19"], tmp_path / "d", **CUT)
     faults = [str(fault).removeprefix(str(tmp_path)) for fault in refused.value.errors]
     assert faults == [
-        "/two.h5: must be one genome, got a file with ['hg19', 'mm10']; put one behind the path: …/hg19",
+        "/two.h5: must be one genome, got a file with ['hg19', 'mm10']; add one to the path: …/hg19",
         "/two.h5/rn6: must name a genome of the file, got 'rn6'; it has ['hg19', 'mm10']",
         "/one.h5/x/y: must name a genome of the file, got 'x/y'; it has ['hg19']",
         "/no.h5/hg19: no such file or directory",
@@ -151,7 +151,7 @@ def test_cell_ranger_3(tmp_path: Path, sc: Any) -> None:
     # The type is the file's own; scanpy makes it float32.
     expected.X = expected.X.astype(np.int32)
     assert_same(built(path, tmp_path / "a"), expected)
-    with pytest.raises(InputError, match=r"a.h5/hg19: must be named without 'hg19', .*; var_names= chooses genes"):
+    with pytest.raises(InputError, match=r"a.h5/hg19: must be named without 'hg19', .*; var_names= selects genes"):
         create_anndata_collection(f"{path}/hg19", tmp_path / "b", **CUT)
     # A matrix of probes: several for a gene.
     path = cell_ranger_3(tmp_path / "probes.h5", gene_id=texts("G0", "G1", "G1", "G2", "G3"))
@@ -180,9 +180,9 @@ def test_a_modality_of_h5mu(tmp_path: Path) -> None:
     with pytest.raises(InputErrors) as refused:
         create_anndata_collection([path, f"{path}/protein", tmp_path / "both.zarr"], tmp_path / "e", **CUT)
     assert [str(fault).removeprefix(str(tmp_path)) for fault in refused.value.errors] == [
-        "/both.h5mu: must be one modality, got MuData with ['rna', 'atac']; put one behind the path: …/mod/rna",
+        "/both.h5mu: must be one modality, got MuData with ['rna', 'atac']; add one to the path: …/mod/rna",
         "/both.h5mu/protein: must name a modality of the file, got 'protein'; it has ['rna', 'atac']",
-        "/both.zarr: must be one modality, got MuData with ['rna', 'atac']; put one behind the path: …/mod/rna",
+        "/both.zarr: must be one modality, got MuData with ['rna', 'atac']; add one to the path: …/mod/rna",
     ]
 
 
@@ -200,7 +200,7 @@ def test_names_of_inputs(tmp_path: Path) -> None:
     # Errors name the file too.
     with pytest.raises(MissingInputError, match=r"donor 4 \(.*gone.h5ad\): no such file"):
         create_anndata_collection({"donor 4": tmp_path / "gone.h5ad"}, tmp_path / "other", **CUT)
-    with pytest.raises(InputError, match="adata_paths must have names that are strings and not empty, got ''"):
+    with pytest.raises(InputError, match="adata_paths must have non-empty strings as names, got ''"):
         create_anndata_collection({"": tmp_path / "a.h5ad"}, tmp_path / "other", **CUT)
 
 
@@ -271,17 +271,17 @@ def test_bad_mtx_folders(tmp_path: Path) -> None:
         "no header: matrix.mtx must begin with %%MatrixMarket, got '1 1 1'",
         "pattern: matrix.mtx must be a matrix coordinate integer general or matrix coordinate real general, "
         "got 'matrix array real general'",
-        "no genes: must be a matrix of 10x Genomics, got matrix.mtx without "
+        "no genes: must be a 10x Genomics matrix, got matrix.mtx without "
         "genes.tsv or features.tsv.gz or features.tsv or genes.tsv.gz beside it",
     ]
     with pytest.raises(InputErrors) as refused:
         inputs = [folders[name] for name in ("short", "far", "twice")]
         create_anndata_collection(inputs, tmp_path / "store", **CUT)
     assert [str(fault).removeprefix(f"{tmp_path}/") for fault in refused.value.errors] == [
-        "short: matrix.mtx: must have the 2 entries that its header says, got 1",
+        "short: matrix.mtx: must have the 2 entries that its header gives, got 1",
         "far: matrix.mtx: rows and columns must be in 1 to 5 and 6",
         "twice: X: a cell must have at most one entry for a gene, cell 1 has several for gene 0; "
-        "scipy.io.mmread adds them up",
+        "scipy.io.mmread sums them",
     ]
     assert not (tmp_path / "store").exists()
 
@@ -373,7 +373,7 @@ def test_gzip_and_zip(tmp_path: Path) -> None:
         create_anndata_collection([other, half, text], tmp_path / "store", **CUT)
     assert [str(fault).removeprefix(f"{tmp_path}/") for fault in refused.value.errors] == [
         "other.zip: must hold a zarr store, got a zip file with ['chunk_0.zarr', 'chunk_1.zarr', 'collection.json']",
-        "half.h5ad.gz: is damaged, or not whole: Compressed file ended before the end-of-stream marker was reached",
+        "half.h5ad.gz: is damaged or incomplete: Compressed file ended before the end-of-stream marker was reached",
         "text.gz: must hold an HDF5 file, got a gzip file that begins with b'a,b,c'",
     ]
     assert not (tmp_path / "store").exists()

@@ -71,9 +71,9 @@ def test_genes_named_by_a_column(tmp_path: Path):
     assert found.var_names.tolist() == IDS
     assert found.var["var_names"].astype(object).tolist() == SYMBOLS
     np.testing.assert_array_equal(found.X.toarray(), [[1, 2, 3], [1, 2, 3], [3, 2, 1], [3, 2, 1], [1, 2, 3], [1, 2, 3]])
-    with pytest.raises(InputError, match="var_key must be a column of var, 'gene_ids' is none in adata_2"):
+    with pytest.raises(InputError, match="var_key must be a column of var, but 'gene_ids' is missing in adata_2"):
         create_anndata_collection(inputs, tmp_path / "strict", var_key="gene_ids", strict=True, **OPTIONS)
-    with pytest.raises(InputError, match="var_key must be a column of var, 'ids' is none in adata_0 and 2 more inputs"):
+    with pytest.raises(InputError, match="var_key must .*, but 'ids' is missing in adata_0 and 2 more inputs"):
         create_anndata_collection(inputs, tmp_path / "typo", var_key="ids", **OPTIONS)
     with pytest.raises(InputError, match=r"must share a gene with the collection, .*'CD3E'.* has \['ENSG.*var_key="):
         append_to_collection([adata(SYMBOLS, gene_ids=IDS)], collection.path, **OPTIONS)
@@ -99,7 +99,7 @@ def test_identifiers_of_10x_files_are_gene_ids(tmp_path: Path):
 def test_repeated_genes_are_refused_with_the_ways_out_or_made_unique(tmp_path: Path):
     a = adata(["TBCE", "CD4", "TBCE"], gene_ids=IDS)
     b = adata(["CD4", "TBCE", "TBCE", "TBCE"], "x", gene_ids=["i", "i", None, "j"])
-    remedies = r"repeated_genes='unique', or .*var_names_make_unique\(\), makes them so, and var_key= .*\['gene_ids'\]"
+    remedies = r"repeated_genes='unique' or .*var_names_make_unique\(\), or name genes .* var_key=: \['gene_ids'\]"
     with pytest.raises(InputErrors, match=rf"adata_0: var names must be unique, .*\['TBCE'\]; {remedies}[^$]*adata_1"):
         create_anndata_collection([a, b], tmp_path / "store", **OPTIONS)
     with pytest.raises(InputError, match=r"adata_0: var column 'gene_ids' must name each gene .*, got no value for"):
@@ -140,7 +140,7 @@ def test_ways_out_have_options_of_the_command_line(tmp_path: Path):
     refused = run("create", *paths)
     assert refused.exit_code == 2
     assert "a.h5ad: var names must be unique" in refused.output
-    assert "--repeated-genes unique, or adata.var_names_make_unique(), makes them so, and --var-key" in refused.output
+    assert "--repeated-genes unique or adata.var_names_make_unique(), or name genes" in refused.output
     strict = run("create", *paths, "--var-key", "gene_ids", "--strict")
     assert strict.exit_code == 2
     assert "no element may be left out (--strict), but 'obs/cluster'" in strict.output

@@ -214,7 +214,7 @@ def test_multiome_has_as_wide_indices_as_each_modality_needs(tmp_path):
 BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     ("no common cell", lambda s: [{"rna": s[0]["rna"][2:], "adt": s[1]["adt"]}], {}, "a cell in common.*cell2.*adt"),
     ("one without", lambda s: [s[0], {"rna": s[1]["rna"]}], {}, r"lacks \['adt'\]"),
-    ("a plain input", lambda s: [s[0], s[1]["rna"]], {}, "either all inputs must have modalities or none, got AnnData"),
+    ("a plain input", lambda s: [s[0], s[1]["rna"]], {}, "all inputs must have modalities or none, got AnnData"),
     ("unknown", lambda s: s, {"modalities": ["atac"]}, r"must have the modalities \['atac'\]"),
     ("none at all", lambda s: [s[0]["rna"]], {"modalities": ["rna"]}, "got inputs without modalities"),
     ("a reserved name", lambda s: [{"data": s[0]["rna"]}], {}, "keys of batches, got 'data'"),
@@ -243,7 +243,7 @@ def test_names_that_repeat_within_a_modality_are_refused(tmp_path):
     sample = samples(1, aligned=True)[0]
     sample["adt"].obs_names = ["cell0", *sample["adt"].obs_names[:-1]]
     with pytest.raises(
-        InputError, match="'adt' must be unique, for cells are joined by them, got more than one 'cell0'"
+        InputError, match="'adt' must be unique to join cells by them, got 'cell0' more than once"
     ):
         create_anndata_collection([sample], tmp_path / "out", **CUT)
 

@@ -142,6 +142,6 @@ def test_an_interrupt_behind_the_last_step_undoes_nothing(tmp_path: Path):
             store.rename(place.stores / store.name)
         place.commit(collection)
         raise KeyboardInterrupt
-    assert any("store: was written completely before" in note for note in caught.value.__notes__)
+    assert any("store: was already complete" in note for note in caught.value.__notes__)
     Collection.open(tmp_path / "store").verify()
     assert not list(tmp_path.glob(".store*"))

@@ -136,10 +136,10 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.obs["src_path"].cat.categories.tolist() == given
     assert [type(fault) for fault in refused.value.errors] == [MissingInputError] * 2 + [InputError] * 2
     assert [str(fault) for fault in refused.value.errors] == [
-        "s3://data/gone.zarr: no zarr group, and no name of a file such as .h5ad",
+        "s3://data/gone.zarr: must be a zarr group, or have the name of a file such as .h5ad",
         "s3://data/gone.h5ad: no such object",
-        "s3://data/matrix.mtx.gz: must be a local file, as a matrix of 10x Genomics has three; download them",
-        "s3://data/b.h5ad.gz/rna: must be the path of a file, which has no part 'rna'; MuData has modalities",
+        "s3://data/matrix.mtx.gz: must be local, because a 10x Genomics matrix has three files; download them",
+        "s3://data/b.h5ad.gz/rna: must be named without 'rna'; only a file of MuData has modalities",
     ]
 
 

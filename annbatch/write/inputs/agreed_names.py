@@ -199,7 +199,7 @@ def _why(key: str, sources: Sequence[Source], kept: Kept, *, in_collection: bool
         if lacking[0].x == key:
             return f"becomes X of {lacking[0].name}"
         if key.startswith(_LAYERS) and lacking[0].x.startswith("raw/"):
-            return f"has not the genes of raw/X, which becomes X of {lacking[0].name}"
+            return f"does not have the genes of raw/X, which becomes X of {lacking[0].name}"
         return f"is not in {lacking[0].name}"
     written = next((written for written, own in sources[0].own_keys.items() if own == key), key).removeprefix(_OBSM)
     return str(obsm_fault(sources, written))

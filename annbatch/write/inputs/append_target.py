@@ -61,7 +61,9 @@ class AppendTarget:
         except StoreError as e:
             raise InputError(f"{output}: only a complete collection can be appended to: {e}") from e
         if collection.format != FORMAT or not collection.stores:
-            raise InputError(f"{output}: only a collection of this program can be appended to, got {collection.format}")
+            raise InputError(
+                f"{output}: only a collection that annbatch-dlpack wrote can be appended to, got {collection.format}"
+            )
         return collection
 
     @classmethod
@@ -92,7 +94,7 @@ class AppendTarget:
         widths = {name: array.shape[1] for name, array in obsm.items()}
         found = cls(collection, var, schema, layers, widths, dense, {**collection.types, **types})
         if (next_path := collection.directory / f"chunk_{found.next_store}.zarr").exists():
-            raise InputError(f"{next_path}: is in the way of a new store and belongs to no collection")
+            raise InputError(f"{next_path}: is in the way of a new store; move or remove it")
         return found
 
     def check_choice(

@@ -53,8 +53,8 @@ def join_cells(names: Mapping[str, Names], how: JoinObs, where: str) -> tuple[pd
         if not index.is_unique:
             twice = index[index.duplicated()][0]
             raise InputError(
-                f"{where}: obs names of the modality {modality!r} must be unique, for cells are joined by them, got "
-                f"more than one {twice!r}"
+                f"{where}: obs names of the modality {modality!r} must be unique to join cells by them, got {twice!r} "
+                f"more than once"
             )
     first, *others = found.values()
     if how == "inner":

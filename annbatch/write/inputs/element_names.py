@@ -68,7 +68,7 @@ def output_names(names: Iterable[Hashable], where: str, reserved: Collection[str
     if repeated := [name for name, times in Counter(given).items() if times > 1]:
         raise InputError(
             f"{where}: names must be unique, got more than one of {repeated[:5]}; "
-            f"which one is meant cannot be known: rename or drop all but one of each"
+            f"rename or drop all but one of each"
         )
     taken = {name for name in given if isinstance(name, str) and _writable(name, reserved) == name}
     found: dict[str, Any] = {}
@@ -85,7 +85,7 @@ def warn_renamed(names: Mapping[str, Any], where: str, stacklevel: int = 2) -> N
     """Warn of what `output_names` calls otherwise, in one warning that names it all."""
     if changed := [f"{own!r} as {written!r}" for written, own in names.items() if written != own]:
         warnings.warn(
-            f"{where}: what has a name that a zarr store cannot hold is renamed: {', '.join(changed)}",
+            f"{where}: elements with names that a zarr store cannot hold are renamed: {', '.join(changed)}",
             UserWarning,
             stacklevel=stacklevel + 1,
         )

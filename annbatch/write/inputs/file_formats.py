@@ -74,7 +74,7 @@ def open_path(path: str, where: str) -> Iterator[Root]:
             yield _of_anndata(zarr.open_group(store, path=root, mode="r"), where, part)
     else:
         raise InputError(
-            f"{where}: must be an AnnData file, a .h5ad (HDF5) file or a .zarr directory; this is neither. "
+            f"{where}: must be an AnnData file, either .h5ad (HDF5) or a .zarr directory. "
             f"Pass load= to read other files"
         )
 
@@ -112,11 +112,11 @@ def _of_anndata(group: Any, where: str, part: str | None) -> StoredInput:
     names = modalities(group)
     if not names:
         if part is not None:
-            raise InputError(f"{where}: must be the path of a file, which has no part {part!r}; MuData has modalities")
+            raise InputError(f"{where}: must be named without {part!r}; only a file of MuData has modalities")
         return StoredInput(group, where)
     if part is None and len(names) > 1:
         example = f"…/mod/{names[0]}"
-        raise InputError(f"{where}: must be one modality, got MuData with {names}; put one behind the path: {example}")
+        raise InputError(f"{where}: must be one modality, got MuData with {names}; add one to the path: {example}")
     name = names[0] if part is None else part.removeprefix("mod/")
     if name not in names:
         raise InputError(f"{where}: must name a modality of the file, got {name!r}; it has {names}")
@@ -144,5 +144,6 @@ def _check_store(folder: Path, where: str) -> None:
     if _is_store(folder):
         return
     held = next((kind for kind in _OFTEN_IN_FOLDERS if next(folder.glob(kind), None)), None)
-    remedy = "it holds neither" if held is None else f"pass what is in it: {folder}/{held}"
-    raise InputError(f"{where}: must be an AnnData file or a .zarr directory, got a folder that is no store; {remedy}")
+    remedy = "it holds neither" if held is None else f"pass its contents: {folder}/{held}"
+    rule = "must be an AnnData file or a .zarr directory"
+    raise InputError(f"{where}: {rule}, got a folder that is not a store; {remedy}")

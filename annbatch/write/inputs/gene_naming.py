@@ -56,8 +56,9 @@ def named_genes(var: pd.DataFrame, path: str, key: str | None, repeats: Repeats)
     if len(repeated):
         columns = summary.short([str(name) for name in var.columns])
         raise InputError(
-            f"{path}: {what} must be unique, got more than one of {list(repeated[:5])}; repeated_genes='unique', or "
-            f"adata.var_names_make_unique(), makes them so, and var_key= names genes by a column of var: {columns}"
+            f"{path}: {what} must be unique, got more than one of {list(repeated[:5])}; make them unique with "
+            f"repeated_genes='unique' or adata.var_names_make_unique(), or name genes by a column of var with "
+            f"var_key=: {columns}"
         )
     return var
 
@@ -71,7 +72,7 @@ def check_key(key: str, lacking: Sequence[str], n_inputs: int, *, strict: bool) 
         If no input has it, or with ``strict`` if one lacks it.
     """
     if len(lacking) == n_inputs or (lacking and strict):
-        raise InputError(f"var_key must be a column of var, {key!r} is none in {summary.some_of(lacking)}")
+        raise InputError(f"var_key must be a column of var, but {key!r} is missing in {summary.some_of(lacking)}")
     if lacking:
         warnings.warn(
             f"var has no column {key!r} (var_key) in {summary.some_of(lacking)}, where genes keep their names",

@@ -121,8 +121,8 @@ class ModalityRoot:
             known = self._root.column(MEASURED)
             if not pd.api.types.is_bool_dtype(known.dtype) or known.isna().any():
                 raise InputError(
-                    f"{self._origin.name}: obs column {MEASURED!r} must hold booleans, for it says which cells the "
-                    f"modality has, got {known.dtype}; rename it"
+                    f"{self._origin.name}: obs column {MEASURED!r} must hold booleans, because it marks the cells "
+                    f"of the modality, got {known.dtype}; rename it"
                 )
             held = known.to_numpy(bool)
         else:

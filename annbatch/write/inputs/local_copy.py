@@ -78,7 +78,7 @@ def _downloaded(url: str, where: str, directory: Path, checkpoint: Callable[[], 
     pieces = urlsplit(url)
     path = PurePosixPath(pieces.path)
     if is_matrix(path.name):
-        raise InputError(f"{where}: must be a local file, as a matrix of 10x Genomics has three; download them")
+        raise InputError(f"{where}: must be local, because a 10x Genomics matrix has three files; download them")
     target = directory / path.name
     if target.exists() or target.with_suffix("").exists():
         return str(target)
@@ -93,7 +93,7 @@ def _downloaded(url: str, where: str, directory: Path, checkpoint: Callable[[], 
             directory.mkdir(parents=True, exist_ok=True)
             needed, free = int(found.meta["size"]), shutil.disk_usage(directory).free
             if needed > free:
-                said = f"{summary.size(needed)} for a copy of {where}, {summary.size(free)} are free"
+                said = f"{summary.size(needed)} for a copy of {where}, {summary.size(free)} is free"
                 raise OutputError(errno.ENOSPC, f"{directory}: the build needs {said}")
             _write((bytes(block) for block in found.stream(min_chunk_size=_DOWNLOAD_BYTES)), target, checkpoint)
     except ImportError as e:
@@ -118,7 +118,7 @@ def _unpacked(path: str, where: str, directory: Path, checkpoint: Callable[[], N
             file.seek(0)
             _write(iter(lambda: file.read(_BLOCK_BYTES), b""), target, checkpoint)
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise InputError(f"{where}: is damaged, or not whole: {e}") from e
+        raise InputError(f"{where}: is damaged or incomplete: {e}") from e
     if packed.parent == directory:
         packed.unlink()
     return str(target)

@@ -66,9 +66,10 @@ def main_key(root: Root, x: Sequence[str], path: str) -> str:
         if not counts or _holds_counts(matrix_of(root.element(key), f"{path}: {key}")):
             return key
     if counts:
+        found = ", ".join(there)
         raise InputError(
-            f"{path}: x='counts' must find non-negative integers in one of {', '.join(_WITH_COUNTS)}, got other "
-            f"values in {', '.join(there) or 'none of them'}; x= may be one of {_matrices(root)}"
+            f"{path}: x='counts' needs non-negative integers in one of {', '.join(_WITH_COUNTS)}, got "
+            f"{f'other values in {found}' if found else 'none of these'}; x= may be one of {_matrices(root)}"
         )
     missing = x[0] if len(x) == 1 else f"each of {', '.join(x)}"
     raise InputError(f"{path}: {missing} is missing; x= may be one of {_matrices(root)}")

@@ -94,7 +94,7 @@ class Matrix:
         if not len(indptr) or indptr[0] != 0 or (np.diff(indptr) < 0).any():
             raise InputError(f"{where}: indptr must start at 0 and never fall")
         if indptr[-1] != self.data.shape[0] or self.indices.shape[0] != self.data.shape[0]:
-            raise InputError(f"{where}: data and indices must have the {indptr[-1]} elements that indptr says")
+            raise InputError(f"{where}: data and indices must have {indptr[-1]} elements, the last value of indptr")
         return indptr
 
 
@@ -180,8 +180,8 @@ def matrix_of(element: Any, where: str) -> Matrix:
     else:
         if is_lazy(element):
             raise InputError(
-                f"{where} must be stored or in memory, got a lazy dask array; pass the path of the store that it comes "
-                f"from, or write it with AnnData.write_zarr, which need not fit in memory, and pass that path"
+                f"{where} must be stored or in memory, got a lazy dask array; pass the path of its store, "
+                f"or write it with AnnData.write_zarr, which need not fit in memory, and pass that path"
             )
         kind = type(element).__name__
         kind = attribute(element, "encoding-type", kind) if hasattr(element, "attrs") else kind

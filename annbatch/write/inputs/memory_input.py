@@ -31,7 +31,7 @@ class MemoryRoot:
 
     def __init__(self, adata: ad.AnnData) -> None:
         if not isinstance(adata, ad.AnnData):
-            raise InputError(f"load must give AnnData, got {type(adata).__name__}")
+            raise InputError(f"load must return AnnData, got {type(adata).__name__}")
         self._adata = adata
         self._obs: Any = adata.obs
 

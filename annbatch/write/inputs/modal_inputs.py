@@ -83,7 +83,7 @@ def as_modal_inputs(given: Any, modalities: Sequence[str] | None, load: Load | N
     if not any(found):
         if modalities is not None:
             raise InputError(
-                "modalities must be of .h5mu files, MuData or dicts such as {'rna': 'rna.h5ad', 'adt': 'adt.h5ad'}, "
+                "modalities= needs .h5mu files, MuData or dicts such as {'rna': 'rna.h5ad', 'adt': 'adt.h5ad'}, "
                 "got inputs without modalities"
             )
         return None
@@ -93,7 +93,7 @@ def as_modal_inputs(given: Any, modalities: Sequence[str] | None, load: Load | N
     if None in found:
         other = items[found.index(None)]
         raise InputError(
-            f"either all inputs must have modalities or none, got {_said(other)} without, at {found.index(None)}"
+            f"all inputs must have modalities or none, got {_said(other)} without any at position {found.index(None)}"
         )
     inputs = [one for one in found if one is not None]
     wanted = list(inputs[0].parts) if modalities is None else list(dict.fromkeys(map(str, modalities)))
@@ -106,7 +106,7 @@ def as_modal_inputs(given: Any, modalities: Sequence[str] | None, load: Load | N
         if lacking := [name for name in wanted if name not in one.parts]:
             raise InputError(
                 f"{one.name}: must have the modalities {wanted}, lacks {lacking}; it has {list(one.parts)}. "
-                f"modalities= says which to take"
+                f"modalities= selects those to take"
             )
     return [replace(one, parts={name: one.parts[name] for name in wanted}) for one in inputs]
 
@@ -128,7 +128,7 @@ def _modal(item: Any, modalities: Sequence[str] | None, load: Load | None, numbe
     if isinstance(item, Mapping):
         parts = {str(name): as_origins(part, load)[0] for name, part in item.items()}
         if not parts:
-            raise InputError(f"a dict of modalities must name at least one, got none at {number}")
+            raise InputError(f"a dict of modalities must name at least one, got an empty one at position {number}")
         named = [
             replace(part, name=f"{name}_{number}") if isinstance(part.given, ad.AnnData) else part
             for name, part in parts.items()

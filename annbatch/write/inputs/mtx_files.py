@@ -68,7 +68,7 @@ def find_mtx(path: Path, where: str) -> MtxFiles | None:
         there = (matrix.with_name(f"{found[1]}{name}") for name in names)
         if (file := next((file for file in there if file.is_file()), None)) is None:
             wanted = " or ".join(f"{found[1]}{name}" for name in names)
-            raise InputError(f"{where}: must be a matrix of 10x Genomics, got {matrix.name} without {wanted} beside it")
+            raise InputError(f"{where}: must be a 10x Genomics matrix, got {matrix.name} without {wanted} beside it")
         beside.append(file)
     return MtxFiles(matrix, *beside)
 
@@ -142,7 +142,8 @@ class MtxEntries:
             n_rows, n_columns, n_entries = (int(size) for size in sizes)
         except ValueError:
             said = b" ".join(sizes).decode("latin-1")[:40]
-            raise InputError(f"{where}: {path.name} must say rows, columns and entries, got {said!r}") from None
+            rule = "must give the numbers of rows, columns and entries"
+            raise InputError(f"{where}: {path.name} {rule}, got {said!r}") from None
         return cls(path, where, n_rows, n_columns, n_entries, kind[2] == "integer")
 
     @property
@@ -175,9 +176,9 @@ class MtxEntries:
             except InputError:
                 raise
             except (ValueError, EOFError, OSError) as e:
-                raise InputError(f"{what}: cannot be read behind entry {done:,}: {type(e).__name__}: {e}") from e
+                raise InputError(f"{what}: cannot be read after entry {done:,}: {type(e).__name__}: {e}") from e
         if done != self.n_entries:
-            raise InputError(f"{what}: must have the {self.n_entries:,} entries that its header says, got {done:,}")
+            raise InputError(f"{what}: must have the {self.n_entries:,} entries that its header gives, got {done:,}")
 
     def _tables(self, file: IO[bytes], types: dict[int, Any], n: int) -> Iterator[pd.DataFrame]:
         if not self.n_entries:

@@ -324,7 +324,7 @@ def _origins(root: Root, source: Source, name: str) -> pd.Series[Any]:
 def _names(root: Root, source: Source) -> npt.NDArray[Any]:
     names = root.obs_names()
     if len(names) != source.n_obs:
-        raise InputError(f"{source.name}: obs must have {source.n_obs} names, as X has rows, got {len(names)}")
+        raise InputError(f"{source.name}: obs must have {source.n_obs} names, one for each row of X, got {len(names)}")
     return names
 
 
@@ -344,5 +344,5 @@ def _distinguish(given: TextFile, table: ObsTable, repeats: Repeats, others: Seq
     if again and repeats == "refuse":
         raise InputError(
             f"obs names must be unique (obs_names='refuse'), got more than one of {again}; "
-            f"obs_names='unique' makes them so"
+            f"obs_names='unique' makes them unique"
         )

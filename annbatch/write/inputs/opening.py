@@ -132,7 +132,7 @@ def _remote_group(url: str, where: str) -> zarr.Group:
         return locate(url).group("")
     except StoreError as e:
         if isinstance(e.__cause__, FileNotFoundError):
-            raise MissingInputError(f"{where}: no zarr group, and no name of a file such as .h5ad") from e
+            raise MissingInputError(f"{where}: must be a zarr group, or have the name of a file such as .h5ad") from e
         raise
     except ImportError as e:
         raise InputError(f"{where}: {e}") from e
@@ -151,7 +151,7 @@ def _origin(item: Input, place: object, load: Load | None) -> Origin:
 
 def _named(origin: Origin, name: object) -> Origin:
     if not isinstance(name, str) or not name.strip():
-        raise InputError(f"adata_paths must have names that are strings and not empty, got {name!r}")
+        raise InputError(f"adata_paths must have non-empty strings as names, got {name!r}")
     address = "" if isinstance(origin.given, ad.AnnData) or origin.name == name else origin.name
     return replace(origin, name=_text(name), address=address)
 
@@ -161,5 +161,5 @@ def _text(path: str) -> str:
     try:
         path.encode()
     except UnicodeEncodeError as e:
-        raise InputError(f"{path!a}: must be text in UTF-8, got other bytes; rename it, or make a link") from e
+        raise InputError(f"{path!a}: must be UTF-8 text, got other bytes; rename it, or make a link") from e
     return path

@@ -54,8 +54,8 @@ def v3_root(file: h5py.File, where: str, part: str | None) -> PartsRoot:
     """
     if part is not None:
         raise InputError(
-            f"{where}: must be named without {part!r}, as all genomes of a file of Cell Ranger 3 are in one matrix; "
-            f"var_names= chooses genes"
+            f"{where}: must be named without {part!r}: a file of Cell Ranger 3 holds all genomes in one matrix; "
+            f"var_names= selects genes"
         )
     group = file["matrix"]
     flags = group.get("filtered_barcodes")
@@ -74,7 +74,7 @@ def v2_root(file: h5py.File, where: str, genome: str | None) -> PartsRoot:
     """
     there = genomes(file)
     if genome is None and len(there) > 1:
-        raise InputError(f"{where}: must be one genome, got a file with {there}; put one behind the path: …/{there[0]}")
+        raise InputError(f"{where}: must be one genome, got a file with {there}; add one to the path: …/{there[0]}")
     if genome is not None and genome not in there:
         raise InputError(f"{where}: must name a genome of the file, got {genome!r}; it has {there}")
     group = file[there[0] if genome is None else genome]

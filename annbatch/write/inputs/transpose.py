@@ -98,7 +98,7 @@ def _in_order(triples: npt.NDArray[Any], matrix: Matrix, where: str) -> npt.NDAr
         row, column = triples[int(np.argmax(same))].tolist()[:2]
         raise InputError(
             f"{where}: a cell must have at most one entry for a gene, cell {row} has several for gene {column}; "
-            f"scipy.io.mmread adds them up"
+            f"scipy.io.mmread sums them"
         )
     return triples
 

@@ -83,8 +83,8 @@ def _check_names(root: Any, target: Path, names: list[str]) -> None:
     for name in names:
         if len(differs := np.flatnonzero(np.asarray(_index(root[f"{FOLDER}/{name}/obs"])) != joint)):
             raise InputError(
-                f"{target.name}: row {differs[0]} must be one cell in all modalities, and is not in {name!r}; choose "
-                f"another seed"
+                f"{target.name}: row {differs[0]} must be the same cell in all modalities, but differs in {name!r}; "
+                f"choose another seed"
             )
 
 

@@ -100,7 +100,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise OutputExistsError(
-            f"{output}: exists; pass overwrite=True to replace a collection, or choose another output_path"
+            f"{output}: already exists; pass overwrite=True to replace a collection, or choose another output_path"
         )
     try:
         if not (output / MANIFEST).is_file():
@@ -108,7 +108,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         Collection.open(output)
     except StoreError as e:
         raise OutputExistsError(
-            f"{output}: overwrite=True replaces nothing but a collection of this program, and this is none: {e}"
+            f"{output}: overwrite=True replaces only a collection that annbatch-dlpack wrote, which this is not: {e}"
         ) from e
 
 
@@ -126,8 +126,8 @@ def hidden_directory(output: Path) -> Path:
     longest -= 1 + _TRASH_DIGITS
     if len(os.fsencode(output.name)) > longest:
         raise InputError(
-            f"output_path must end in a name of at most {longest} bytes, so that the hidden directory beside it can "
-            f"have its name too, got one of {len(os.fsencode(output.name))} bytes: {output.name}"
+            f"output_path must end in a name of at most {longest} bytes, because the hidden directory beside it needs "
+            f"a longer name, got one of {len(os.fsencode(output.name))} bytes: {output.name}"
         )
     return path
 
@@ -172,16 +172,16 @@ def claimed(output: Path, mode: Mode, arguments: Mapping[str, Any], *, overwrite
                 with suppress(OSError):
                     _install(place)
                     _remove(path)
-                e.add_note(f"{output}: was written completely before")
+                e.add_note(f"{output}: was already complete")
                 raise
             if isinstance(e, KeyboardInterrupt):
-                e.add_note(f"{output}: the same again goes on with what is complete; to give it up, remove {path}")
+                e.add_note(f"{output}: run the same again to resume; to give up, remove {path}")
                 raise
             _remove(path)
             if isinstance(e, OSError) and not isinstance(e, AnnbatchError):
                 raise _output_error(output, e) from e
             if not isinstance(e, AnnbatchError):
-                e.add_note(f"{output}: was not written; what was there of it has been removed")
+                e.add_note(f"{output}: was not written; its unfinished parts have been removed")
             raise
         _remove(path)
     finally:
@@ -276,8 +276,8 @@ def _other_build(path: Path, output: Path, found: Mapping[str, Any], mode: Mode,
         there, now = (summary.short(value) for value in (theirs.get(first, found["mode"]), arguments.get(first, mode)))
         difference = f"there {there}, now {now}"
     return (
-        f"{output}: an unfinished build with another {first} lies in {path} ({difference}); "
-        f"run it again as it was, or remove that directory"
+        f"{output}: {path} holds an unfinished build with another {first} ({difference}); "
+        f"run that build again to resume it, or remove the directory"
     )
 
 
@@ -286,7 +286,7 @@ def _other_inputs(there: Sequence[Sequence[Any]], now: Sequence[Sequence[Any]]) 
     names = [[name for name, _ in inputs] for inputs in (there, now)]
     if names[0] == names[1]:
         changed = [name for (name, stamp), (_, other) in zip(there, now, strict=True) if stamp != other]
-        return f"{len(changed)} of {len(now)} have changed since: {summary.short(changed)}"
+        return f"{len(changed)} of {len(now)} have changed: {summary.short(changed)}"
     gone, new = (list(dict.fromkeys(x for x in a if x not in set(b))) for a, b in (names, names[::-1]))
     words = [f"not now {summary.short(gone)}"] * bool(gone) + [f"new {summary.short(new)}"] * bool(new)
     return f"there {len(there)}, now {len(now)}; {', '.join(words) or 'in another order'}"

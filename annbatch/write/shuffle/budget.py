@@ -104,7 +104,7 @@ class Budget:
             needed = max(collected + _PIECES * _MIN_PIECE_BYTES, writing) / _USED
             raise InputError(
                 f"memory_limit must be >= {needed / 1e6:.0f} MB for stores of {store_rows} rows, whose obs is written "
-                f"at once, got {limit_bytes / 1e6:.0f} MB; allow more, or fewer rows_per_store"
+                f"at once, got {limit_bytes / 1e6:.0f} MB; raise it, or lower rows_per_store"
             )
         return cls(tasks, run_bytes, block, piece_bytes)
 
@@ -186,7 +186,7 @@ def check_disk(directory: Path, needed: tuple[int, int]) -> None:
         raise OutputError(
             errno.ENOSPC,
             f"{directory.parent}: the build needs {summary.size(needed[0])} to {summary.size(needed[1])} of temporary "
-            f"space beside the collection itself, {summary.size(free)} are free",
+            f"space beside the collection itself, {summary.size(free)} is free",
         )
 
 

@@ -258,7 +258,7 @@ def _check_values(
     bad, rule = None, ""
     if job.x_holds_counts and element.key == "X" and not scan.countable:
         bad = check_counts(data)
-        rule = "must hold counts (x='counts'), got {} in row {}; x= takes the matrix that it names"
+        rule = "must hold counts (x='counts'), got {} in row {}; x= can name another matrix"
     elif not job.allow_nonfinite and not (np.isfinite(scan.low) and np.isfinite(scan.high)):
         bad = int(np.flatnonzero(~np.isfinite(data))[0])
         rule = "must hold finite values, got {} in row {}; allow_nonfinite=True stores such values as they are"
