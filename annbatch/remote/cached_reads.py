@@ -101,7 +101,7 @@ class CachedObjects(Objects):
         while (version := await self._version(key)) is not None and version.etag is not None:
             end = int((starts + nbytes).max())
             if end > version.nbytes:
-                raise CorruptStoreError(f"{self.name}/{key}: has {version.nbytes} bytes, and byte {end - 1} is wanted")
+                raise CorruptStoreError(f"{self.name}/{key}: must have at least {end} bytes, got {version.nbytes}")
             try:
                 return await self._through(self._file(key, version), key, version, starts, nbytes)
             except _Changed as change:
@@ -125,7 +125,7 @@ class CachedObjects(Objects):
 
     def _change(self, key: str, version: Version) -> None:
         if key in self._changed:
-            _log.warning("%s/%s: keeps changing, and is read without the cache", self.name, key)
+            _log.warning("%s/%s: keeps changing, so it is read without the cache", self.name, key)
             version = Version(None, version.nbytes)
         self._changed.add(key)
         self._versions[key] = version

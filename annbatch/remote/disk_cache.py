@@ -69,7 +69,7 @@ class DiskCache:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as e:
-            raise OutputError(f"{self.folder}: the folder of the cache cannot be made: {e}") from e
+            raise OutputError(f"{self.folder}: the cache folder cannot be created: {e}") from e
         self._begin()
 
     def __getstate__(self) -> tuple[Path, int]:
@@ -136,7 +136,7 @@ class DiskCache:
             self._told.add(what)
         if is_news:
             _log.warning(
-                "the cache in %s cannot be %s, objects are read without it: %s", self.folder, what, error.strerror
+                "the cache in %s cannot be %s; objects are read without it: %s", self.folder, what, error.strerror
             )
 
 

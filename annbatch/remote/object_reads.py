@@ -228,7 +228,7 @@ class Objects:
             except obstore.exceptions.GenericError as e:
                 problem = reason(e)
                 if "builder error" in problem:
-                    raise StoreError(f"{name}: cannot be asked for: {problem}") from None
+                    raise StoreError(f"{name}: cannot be requested: {problem}") from None
             except Exception as e:
                 if not type(e).__module__.startswith("obstore"):
                     raise
@@ -240,7 +240,7 @@ class Objects:
                     f"{name}: could not be read within {time.monotonic() - began:.0f} s: {problem}"
                 ) from None
             if end and (size := await self._size_now(key)) is not None and size < end:
-                raise CorruptStoreError(f"{name}: has {size} bytes, and byte {end - 1} is wanted")
+                raise CorruptStoreError(f"{name}: must have at least {end} bytes, got {size}")
             count(retries=1)
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE_S)

@@ -50,8 +50,8 @@ def check_process() -> None:
         _process = os.getpid()
     if _process != os.getpid():
         raise StoreError(
-            "object stores cannot be read in a process that was forked from one that used them; start processes with "
-            'the method "spawn" or "forkserver", in torch with DataLoader(multiprocessing_context="forkserver"), or '
+            "object stores cannot be read in a process forked from one that has used them; start processes with "
+            'the method "spawn" or "forkserver", in torch DataLoader(multiprocessing_context="forkserver"), or '
             "open the collection in the child only"
         )
 

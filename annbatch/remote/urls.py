@@ -46,7 +46,7 @@ def open_url(url: str) -> Any:
     try:
         return from_url(url, retry_config=retries, **more) if more else from_url(url)
     except (BaseError, ValueError, TypeError, OSError) as e:
-        raise StoreError(f"{redacted(url)}: is no URL that obstore can open: {reason(e)}") from None
+        raise StoreError(f"{redacted(url)}: is not a URL that obstore can open: {reason(e)}") from None
 
 
 def name_of(store: Any) -> str:

@@ -71,7 +71,7 @@ def parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: Ma
     try:
         return _parse(metadata, folder, root, recorded)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-        return f"the metadata are not understood ({type(error).__name__}: {error})"
+        return f"the metadata are invalid ({type(error).__name__}: {error})"
 
 
 def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: Mapping[str, int]) -> Description | str:

@@ -155,7 +155,7 @@ def parse_codecs(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any], chun
         crc32c = bool(steps.pop(0))
     if steps:
         rest = [name for name, _ in steps]
-        return f"the codec chain goes beyond [delta, bytes, shuffle, compressor, crc32c]: {rest}"
+        return f"the codec chain has codecs beyond [delta, bytes, shuffle, compressor, crc32c]: {rest}"
     if codec in (Codec.BLOSC, Codec.ZSTD) and isinstance(loaded := library(), str):
         return loaded
     return Decoder(codec, shuffle, crc32c, delta)

@@ -81,7 +81,7 @@ def parse_filters(filters: Sequence[Filter], dtype: np.dtype[Any], chunk_nbytes:
     if rest and rest[0].code == _FLETCHER32:
         fletcher32 = bool(rest.pop(0))
     if rest:
-        return f"the filters go beyond [shuffle, compressor, fletcher32]: {', '.join(map(str, rest))}"
+        return f"there are filters beyond [shuffle, compressor, fletcher32]: {', '.join(map(str, rest))}"
     if codec in (Codec.BLOSC, Codec.ZSTD, Codec.ZLIB) and not isinstance(loaded := library(), Library):
         return loaded
     swapped = dtype.itemsize > 1 and not dtype.isnative

@@ -139,7 +139,7 @@ def open_anndata(adata: ad.AnnData, wanted: Wanted, name: str, cache: DiskCache 
         part, _, key = element.partition("/")
         if key and key not in parts[part]:
             held = summary.short(sorted(k for k in parts[part] if k))
-            raise InputError(f"{name}: {part} must hold {key!r}, it holds {held}")
+            raise InputError(f"{name}: {part} must hold {key!r}, got {held}")
         with naming(f"{name} {element}"):
             matrices[element] = _given(parts[part][key] if key else parts[part], f"{name} {element}", cache)
     obs = ObsInMemory.of(adata, name)
@@ -195,7 +195,7 @@ def open_store(
             try:
                 found = root[element]
             except KeyError as e:
-                raise InputError(f"{name}: there is no {element}") from e
+                raise InputError(f"{name}: {element} is missing") from e
             matrices[element] = _stored(found, f"{name} {element}", recorded, reopen=reopen)
     with naming(f"{name} obs"):
         obs = obs_of(root, name, recorded)
@@ -244,11 +244,11 @@ def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
         return _dense(name, np.ascontiguousarray(found))
     if isinstance(found, np.ndarray):
         raise InputError(f"{name}: must have two dimensions, got {found.ndim}: its shape is {found.shape}")
-    kind, remedy = type(found).__name__, "create_anndata_collection makes a collection of other files"
+    kind, remedy = type(found).__name__, "create_anndata_collection builds a collection from other files"
     if found is None:
-        kind, remedy = "nothing", "of a layer make X: AnnData(X=adata.layers[…], obs=adata.obs, var=adata.var)"
+        kind, remedy = "nothing", "to read a layer, pass AnnData(X=adata.layers[…], obs=adata.obs, var=adata.var)"
     elif is_lazy(found):
-        kind, remedy = "a lazy dask array", "take anndata.io.sparse_dataset of its group, or the zarr array"
+        kind, remedy = "a lazy dask array", "pass anndata.io.sparse_dataset of its group, or the zarr array"
     raise InputError(
         f"{name}: must be a CSR sparse_dataset on a zarr store or an HDF5 file, an array of one, or in memory, got "
         f"{kind}; {remedy}"
@@ -321,7 +321,7 @@ def stamp_of(file: h5py.File, name: str) -> FileStamp:
     """Take the stamp of an open HDF5 file; raises InputError unless it is one on a disk, open for reading only."""
     if file.mode != "r" or file.driver not in _PLAIN_DRIVERS:
         raise InputError(
-            f"{name}: its HDF5 file must lie on a disk and be open for reading only, as ad.read_h5ad(…, backed='r') "
+            f"{name}: its HDF5 file must be on disk and open for reading only, as ad.read_h5ad(…, backed='r') "
             f"opens it, got {file.filename} with mode {file.mode!r} and driver {file.driver!r}"
         )
     return FileStamp.of(Path(file.filename).absolute())
@@ -340,7 +340,7 @@ def _csr(
         raise StoreError(f"{name}/indptr: must have n_obs + 1 = {shape[0] + 1} elements, got {arrays.indptr.shape}")
     if arrays.data.shape != arrays.indices.shape or arrays.data.ndim != 1:
         raise StoreError(
-            f"{name}: data and indices must be of one length, got {arrays.data.shape} and {arrays.indices.shape}"
+            f"{name}: data and indices must have the same length, got {arrays.data.shape} and {arrays.indices.shape}"
         )
     for key, kinds in (("data", "biuf"), ("indices", "iu"), ("indptr", "iu")):
         _check_numbers(getattr(arrays, key).dtype, f"{name}/{key}", kinds)

@@ -26,7 +26,7 @@ def check_kind(column: Column) -> None:
     """Raise InputError if a column cannot be classes."""
     if column.categories is None and column.gathered_dtype.kind not in "iu":
         raise InputError(
-            f"obs[{column.name!r}] must hold categories, text, integers or booleans to be classes, it is {column.dtype}"
+            f"obs[{column.name!r}] must hold categories, text, integers or booleans to give classes, got {column.dtype}"
         )
 
 

@@ -127,7 +127,7 @@ class Collection(Summary):
     def at(cls, folder: Folder) -> Collection:
         """Open the collection in a folder, as `open` does; raises StoreError."""
         if isinstance(folder, LocalFolder) and not folder.path.is_dir():
-            raise StoreError(f"{folder}: a collection is a directory, and there is none at this path")
+            raise StoreError(f"{folder}: there is no such directory, and a collection is a directory")
         with naming(f"{folder}/{MANIFEST}"):
             try:
                 text = folder.read(MANIFEST).decode()
@@ -138,7 +138,7 @@ class Collection(Summary):
         if _root_encoding(folder) == PRESHUFFLED:
             return _open_preshuffled(folder)
         raise StoreError(
-            f"{folder}: not a collection: no {MANIFEST} (it is written last, so an unfinished build has none), "
+            f"{folder}: not a collection: it has no {MANIFEST} (written last, so an unfinished build has none), "
             f"and the root group's encoding-type is not {PRESHUFFLED!r}"
         )
 
@@ -198,7 +198,7 @@ class Collection(Summary):
             If the collection lies in no local directory.
         """
         if not isinstance(self.path, Path):
-            raise StoreError(f"{self.path}: must lie in a local directory for this")
+            raise StoreError(f"{self.path}: must be in a local directory for this")
         return self.path
 
     @property
@@ -374,7 +374,7 @@ class Collection(Summary):
             if nbytes is None:
                 raise CorruptStoreError(f"{self.path}/{key}: cannot be read: it is missing")
             if nbytes != wanted.nbytes:
-                raise CorruptStoreError(f"{self.path}/{key}: was written with {wanted.nbytes} bytes, has {nbytes}")
+                raise CorruptStoreError(f"{self.path}/{key}: must have {wanted.nbytes} bytes, as written, got {nbytes}")
 
     def verify(self) -> None:
         """Compare every recorded file with its size and checksum; reads all bytes once.
@@ -392,7 +392,10 @@ class Collection(Summary):
             except OSError as e:
                 raise CorruptStoreError(f"{self.path}/{key}: cannot be read: {e}") from e
             if found != wanted:
-                raise CorruptStoreError(f"{self.path}/{key}: was written as {wanted}, is now {found}")
+                raise CorruptStoreError(
+                    f"{self.path}/{key}: must have {wanted.nbytes} bytes of crc32c {wanted.crc32c:#010x}, as written, "
+                    f"got {found.nbytes} bytes of {found.crc32c:#010x}"
+                )
 
     @property
     def _folder(self) -> Folder:

@@ -165,7 +165,7 @@ def _check_exact(values: npt.NDArray[Any], held: npt.NDArray[Any], what: str) ->
     same[same] = held[same].astype(values.dtype) == values[same]
     if not same.all():
         raise InputError(
-            f"{what} must hold numbers that {held.dtype} holds, the common type of all inputs, got "
+            f"{what} must hold numbers that fit {held.dtype}, the common type of all inputs, got "
             f"{values[~same][0]}; convert it with astype, or leave it out"
         )
 

@@ -115,7 +115,7 @@ class FileIndex:
         except OSError as e:
             if not self._told:
                 self._told = True
-                _log.warning("%s: what was read of .h5ad files cannot be kept there: %s", self.folder, e)
+                _log.warning("%s: the index of .h5ad files cannot be written: %s", self.folder, e)
 
     def _entry(self, stamp: FileStamp) -> tuple[dict[str, Any], Arrays]:
         header, arrays = Arrays.parsed(self._file(stamp).read_bytes())

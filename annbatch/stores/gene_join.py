@@ -92,7 +92,7 @@ def fit_genes(lists: GeneLists, paths: Sequence[str], names: pd.Index[str]) -> G
         if (found.placed[numbers] < 0).all():
             some = _some([genes[i] for i in numbers[:6]])
             raise InputError(
-                f"{paths[lists.first_with(number)]}: must share a gene with the collection, has {some}; the collection "
+                f"{paths[lists.first_with(number)]}: must share a gene with the collection, got {some}; the collection "
                 f"has {_some(list(names[:6]))}. var_key= names genes by a column of var"
             )
     return found

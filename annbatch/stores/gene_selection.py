@@ -68,7 +68,7 @@ class Genes:
         for option, is_default in (("var_key", key is None), ("absent='zero'", absent == "error")):
             if not is_named and not is_default:
                 kind = "None" if wanted is None else "a function" if callable(wanted) else "a mask"
-                raise ValueError(f"{option} needs var_names that are names, got {kind}")
+                raise ValueError(f"{option} needs names in var_names, got {kind}")
         return cls(found, key, absent, join)
 
     @classmethod
@@ -126,11 +126,11 @@ class Genes:
         labels = _labels(var.index if self.key is None else var[self.key])
         is_repeated = labels.duplicated()
         if twice := sorted(set(wanted).intersection(labels[is_repeated])):
-            where, remedy = "var names", "; adata.var_names_make_unique() makes them so"
+            where, remedy = "var names", "; adata.var_names_make_unique() makes them unique"
             if self.key is not None:
                 where, remedy = f"var[{self.key!r}]", ""
             raise InputError(
-                f"{store}: {where} must be unique to select genes by name, got more than one {twice[0]!r}{remedy}"
+                f"{store}: {where} must be unique to select genes by name, got {twice[0]!r} more than once{remedy}"
             )
         first = np.flatnonzero(~is_repeated)
         found = labels[first].get_indexer(pd.Index(wanted, dtype=object))
@@ -140,7 +140,7 @@ class Genes:
             missing = [name for name, lacks in zip(wanted, is_absent, strict=True) if lacks]
             remedy = _remedy(wanted, var, self.key, all_absent=bool(is_absent.all()))
             raise InputError(
-                f"var_names must be genes of the stores, got {missing[0]!r} ({len(missing)} are not); {remedy}"
+                f"var_names must be genes of the stores, got {missing[0]!r} ({len(missing)} unknown); {remedy}"
             )
         return positions, self._annotated(var, wanted, positions, store)
 
@@ -152,7 +152,7 @@ class Genes:
             return var.iloc[positions]
         if ABSENT in var.columns:
             raise InputError(
-                f"{store}: var must have no column {ABSENT!r} with absent='zero', which adds one: rename it"
+                f"{store}: var must have no column {ABSENT!r}, because absent='zero' adds one; rename it"
             )
         is_absent = positions < 0
         found = var.reset_index(drop=True).reindex(positions)

@@ -52,7 +52,7 @@ def open_h5ad(path: Path, wanted: Wanted, index: FileIndex | None = None) -> Sto
     except FileNotFoundError as e:
         raise MissingInputError(f"{name}: no such file") from e
     except OSError as e:
-        raise InputError(f"{name}: cannot be looked at: {e}") from e
+        raise InputError(f"{name}: cannot be examined: {e}") from e
     if not path.is_file():
         raise InputError(
             f"{name}: must be an .h5ad file, got a folder; use_collection or add_anndatas takes zarr stores"
@@ -81,9 +81,9 @@ def h5ad_paths(paths: Any) -> list[Path]:
     found = []
     for path in given:
         if not isinstance(path, str | os.PathLike):
-            raise InputError(f"paths must be those of .h5ad files, got {type(path).__name__}")
+            raise InputError(f"paths must name .h5ad files, got {type(path).__name__}")
         if isinstance(path, str) and is_url(path):
-            raise InputError(f"paths must be those of local files, got a URL; {_OF_OTHER_FILES}")
+            raise InputError(f"paths must name local files, got a URL; {_OF_OTHER_FILES}")
         found.append(Path(expanded(path)).absolute())
     return found
 
@@ -101,7 +101,7 @@ def _element(root: h5py.File, element: str, name: str) -> Any:
     if element not in root or attribute(root[element], "encoding-type") == "null":
         part, _, key = element.partition("/")
         held = f", {part} holds {summary.short(sorted(root[part]))}" if key and part in root else ""
-        raise InputError(f"{name}: there is no {element}{held}")
+        raise InputError(f"{name}: {element} is missing{held}")
     return root[element]
 
 

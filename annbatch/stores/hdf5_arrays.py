@@ -95,13 +95,13 @@ def _own(dataset: h5py.Dataset, stamp: FileStamp) -> ShardedArray | str:
     if not hasattr(os, "pread") or sys.maxsize < 2**32 or sys.byteorder != "little":
         return "the platform is big-endian, or has no 64-bit pread"
     if dtype.kind not in "biuf" or dtype.itemsize > 8 or not dataset.id.get_type().equal(_type_of(dtype)):
-        return f"its HDF5 type is not exactly that of numbers in NumPy, got {dtype}"
+        return f"its HDF5 type is not exactly a NumPy number type, got {dtype}"
     if dataset.file.userblock_size:
         return "the file begins with a user block"
     if dataset.is_virtual:
-        return "it is a virtual dataset, whose elements are those of others"
+        return "it is a virtual dataset, whose elements are in other datasets"
     if settings.get_external_count():
-        return "its elements are in files of their own"
+        return "its elements are in external files"
     if len(shape) not in (1, 2) or int(np.prod(shape, dtype=object)) >= 2**62:
         return f"it must have one or two dimensions, got shape {shape}"
     name, itemsize = dataset.name.lstrip("/"), dtype.itemsize
@@ -153,14 +153,14 @@ def _chunked(dataset: h5py.Dataset, stamp: FileStamp, name: str) -> tuple[FileCh
     offsets[number // chunk[0]] = at
     nbytes[number // chunk[0]] = np.where(mask == 0, size, -size - 1)
     if (wrong := (mask != 0) & (mask != skipped)).any():
-        return f"a chunk went through some of its filters only, its mask is {int(mask[wrong][0])}"
+        return f"a chunk skipped some of its filters, with the mask {int(mask[wrong][0])}"
     whole = chunk_nbytes + (4 if decoder.fletcher32 else 0)
     if shape[0] % chunk[0] and filters and nbytes[-1] == chunk_nbytes and decoder != Decoder(Codec.RAW):
         return "its last chunk may have been stored without filters"
     smallest, largest = decoder.stored_nbytes(elements, dataset.dtype.itemsize)
     compressed, kept = nbytes[nbytes >= 0], -nbytes[nbytes < -1] - 1
     if (compressed < smallest).any() or (compressed > largest).any() or (kept != whole).any():
-        return f"a chunk of {chunk_nbytes} bytes is stored in a size that no chunk has"
+        return f"a chunk of {chunk_nbytes} bytes is stored in an impossible size"
     return FileChunks(stamp, name, int(np.prod(shape, dtype=object)), elements, offsets, nbytes), decoder
 
 

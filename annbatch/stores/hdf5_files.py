@@ -37,8 +37,8 @@ def open_hdf5(stamp: FileStamp) -> Iterator[h5py.File]:
             file = h5py.File(stamp.path, mode="r")
         except BlockingIOError as e:
             raise StoreError(
-                f"{stamp.path}: is locked, since a program writes it; close it there, or set "
-                f"HDF5_USE_FILE_LOCKING=FALSE if that is not so"
+                f"{stamp.path}: is locked, because a program is writing it; close it there, or set "
+                f"HDF5_USE_FILE_LOCKING=FALSE if no program is"
             ) from e
         except OSError as e:
             raise StoreError(f"{stamp.path}: cannot be read as HDF5: {e}") from e

@@ -46,7 +46,7 @@ def ensure_filters(node: h5py.Group | h5py.Dataset, where: str) -> bool:
         import hdf5plugin  # noqa: F401
     if (missing := missing_filter(node)) is not None:
         raise InputError(
-            f"{where}: {missing}, which HDF5 lacks here; the package hdf5plugin has it: pip install hdf5plugin"
+            f"{where}: {missing}, which this HDF5 installation lacks; pip install hdf5plugin provides it"
         )
     return True
 

@@ -152,8 +152,8 @@ def columns_of_frame(
     for name in chosen:
         if (n_found := available.count(name)) > 1:
             raise InputError(
-                f"{store}: obs must have one column {name!r}, got {n_found}; which one is meant cannot be known: "
-                f"rename or drop all but one, or name other columns in labels"
+                f"{store}: obs must have one column {name!r}, got {n_found}; "
+                f"rename or drop all but one, or select other columns with labels="
             )
         columns[name] = _of_series(table.iloc[:, available.index(name)], f"{store} obs[{name!r}]")
     return columns
@@ -246,7 +246,7 @@ def _of_element(obs: zarr.Group, name: str, where: str, slices_of: Callable[[Any
         return StoreColumn(where, slices_of(element), None, None, element.dtype)
     if encoding in ("string-array", "nullable-string-array"):
         return _of_series(pd.Series(ad.io.read_elem(element)), where)
-    raise StoreError(f"{where}: encoding {encoding!r} is not one that a label column can have")
+    raise StoreError(f"{where}: encoding {encoding!r} cannot be read as a label column")
 
 
 def held(values: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]:
@@ -271,7 +271,7 @@ def held(values: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]
         bad = (values > largest) | ((values < -largest) if dtype.kind == "f" else False)
     if bad.any():
         raise InputError(
-            f"{where}: must hold numbers that {dtype} holds, got {values[bad][0]}; leave it out of labels=, or read it "
+            f"{where}: must hold numbers that fit {dtype}, got {values[bad][0]}; leave it out of labels=, or read it "
             f"from the labels of the core loader's batches"
         )
     return found

@@ -61,12 +61,12 @@ def fault_of_name(name: str) -> str | None:
     Examples
     --------
     >>> fault_of_name("rna"), fault_of_name("rna:raw")
-    (None, "must have no '/', ':' or NUL in it, and not begin with '.' or '__'")
+    (None, "must not contain '/', ':' or NUL, nor begin with '.' or '__'")
     """
     if name in _KEYS_OF_BATCHES:
-        return f"must be none of {', '.join(map(repr, _KEYS_OF_BATCHES))}, which are keys of batches"
+        return f"must not be one of {', '.join(map(repr, _KEYS_OF_BATCHES))}, which are keys of batches"
     if not name or set(name) & set("/:\0") or name.startswith((".", "__")):
-        return "must have no '/', ':' or NUL in it, and not begin with '.' or '__'"
+        return "must not contain '/', ':' or NUL, nor begin with '.' or '__'"
     return None
 
 

@@ -41,4 +41,4 @@ def refuse_executable(found: zarr.Group | zarr.Array[Any], name: str) -> None:
                 identity = codec.get("id") if isinstance(codec, dict) else getattr(codec, "codec_id", codec)
                 if identity is not None and identity not in _HARMLESS:
                     where = f"{name}/{path}".rstrip("/")
-                    raise StoreError(f"{where}: the codec {identity!r} may run what is stored, and is refused")
+                    raise StoreError(f"{where}: the codec {identity!r} is refused, because it may execute stored code")

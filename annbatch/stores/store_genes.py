@@ -151,7 +151,7 @@ class StoreGenes:
             gene, store = next(iter(partial.items()))
             raise InputError(
                 f"var_names must be genes of all stores, got {gene!r}, which {store} lacks ({len(partial)} are not in "
-                f"all stores); absent='zero', or join='outer', gives zeros there"
+                f"all stores); absent='zero' or join='outer' gives zeros there"
             )
         return JoinedGenes(join.names, self, join, selection, found[1], partial)
 
@@ -176,6 +176,6 @@ class StoreGenes:
                 known = known or list(self.lists.known)
                 store = self.stores[self.lists.first_with(number)]
                 raise InputError(
-                    f"{store}: var names must be unique to be joined with those of other stores, got more than one "
-                    f"{known[repeated[0]]!r}; adata.var_names_make_unique() makes them so"
+                    f"{store}: var names must be unique to join them with those of other stores, got "
+                    f"{known[repeated[0]]!r} more than once; adata.var_names_make_unique() makes them unique"
                 )

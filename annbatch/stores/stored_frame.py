@@ -89,14 +89,14 @@ def stored_frame(root: Group, key: str, n_rows: Callable[[], int], where: str | 
         return FieldsFrame(found, root.get("uns", {}) if key in ("obs", "var") else {}, where)
     if "_index" in found.attrs:
         if "column-order" not in found.attrs:
-            raise StoreError(f"{where} must have the attribute column-order, as it has _index")
+            raise StoreError(f"{where} must have the attribute column-order, because it has _index")
         columns = [str(name) for name in attribute(found, "column-order")]
         index = str(attribute(found, "_index"))
         for name in (*columns, index):
             _refuse_ways_out(name, where)
         return GroupFrame(found, columns, index, where, n_rows)
     if "encoding-type" in found.attrs:
-        raise StoreError(f"{where} must have the attribute _index, as it has encoding-type")
+        raise StoreError(f"{where} must have the attribute _index, because it has encoding-type")
     columns = [str(name) for name in found]
     known = [name for name in _NAMES_OF_THE_INDEX[key.rpartition("/")[2]] if name in columns]
     index_of_other = known[0] if known else None
@@ -145,7 +145,7 @@ class GroupFrame:
         try:
             return self._group[name]
         except KeyError as e:
-            raise StoreError(f"{self._where} column {name!r} is named in column-order, and is not there") from e
+            raise StoreError(f"{self._where} column {name!r} is listed in column-order, but missing") from e
 
     def _encoding(self, name: str, node: Any) -> str:
         encoding: str = attribute(node, "encoding-type", "")

@@ -272,7 +272,7 @@ def test_what_torch_and_jax_refuse_is_named(framework: Framework) -> None:
     batch = next(iter(loader(adata)))
     assert batch.labels["id"].tolist() == [2**63]
     for batches in (loader(adata), loader(adata, obsm=[])):
-        message = r"obs\['id'\]: must hold numbers that int64 holds, got 9223372036854775808; leave it out of labels="
+        message = r"obs\['id'\]: must hold numbers that fit int64, got 9223372036854775808; leave it out of labels="
         with pytest.raises(InputError, match=message):
             next(iter(framework.open(batches)))
 

@@ -74,7 +74,7 @@ def test_labels_are_those_of_the_rows(rows, ends):
                 assert (pd.isna(value) and pd.isna(wanted)) or value == wanted, column.name
             dtype = CODE_TYPES[column.name]
             if column.categories is None and not all(is_held(x, dtype) for x in expected):
-                with pytest.raises(InputError, match=rf"obs\['{column.name}'\]: must hold numbers that {dtype} holds"):
+                with pytest.raises(InputError, match=rf"obs\['{column.name}'\]: must hold numbers that fit {dtype}"):
                     labels.codes(column.name)
                 continue
             codes = labels.codes(column.name)
@@ -130,7 +130,7 @@ def test_codes_hold_the_values_of_all_stores_or_refuse_one(columns, dtype, value
         return read(LabelReader(merge_columns(frames).columns), plan, rows)[0].codes("n")
 
     if isinstance(values, str):
-        with pytest.raises(InputError, match=rf"must hold numbers that {np.dtype(dtype)} holds, got {values}"):
+        with pytest.raises(InputError, match=rf"must hold numbers that fit {np.dtype(dtype)}, got {values}"):
             codes()
     else:
         assert codes().dtype == np.dtype(dtype)

@@ -111,7 +111,7 @@ def rewrite(name: str, change: Any) -> Any:
 
 
 DAMAGE = {
-    "a flipped bit": (flip, "X/data/c/0: was written as"),
+    "a flipped bit": (flip, "X/data/c/0: must have"),
     "a missing file": (remove, "obs/n_counts/c/0: cannot be read"),
     "indptr falls": (rewrite("X/indptr", lambda a: a[[0, 2, 1, *range(3, len(a))]]), "indptr must start at 0"),
     "unsorted columns": (rewrite("X/indices", lambda a: a[::-1]), "column numbers must ascend within a row"),

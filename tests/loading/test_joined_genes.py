@@ -237,7 +237,7 @@ def test_what_does_not_fit_is_refused_or_named(adatas, stored):
         loader([adatas[0], apart], join="outer")
     twice = adatas[2].copy()
     twice.var.index = ["g1", "g1", "g3"]
-    with pytest.raises(InputError, match=r"adatas\[1\]: var names must be unique .* more than one 'g1'"):
+    with pytest.raises(InputError, match=r"adatas\[1\]: var names must be unique .* got 'g1' more than once"):
         loader([adatas[0], twice], join="outer")
     with pytest.raises(ValueError, match="join must be"):
         Loader(batch_size=1, join="left")

@@ -264,7 +264,7 @@ def test_all_pairs_from_end_to_end(tables: list[ad.AnnData], tmp_path: Path, wri
 
 def test_integers_that_the_common_type_alters_are_refused():
     columns = [pd.Series([2**60 + 1]), pd.Series([0.5])]
-    with pytest.raises(InputError, match="'x' must hold numbers that float64 holds.* got 1152921504606846977"):
+    with pytest.raises(InputError, match="'x' must hold numbers that fit float64.* got 1152921504606846977"):
         join_column(columns, [1, 1], "obs column 'x'", ["a", "b"])
     # Without a value beside them they keep their type.
     found = join_column([columns[0], pd.Series([np.nan])], [1, 1], "obs column 'x'", ["a", "b"])

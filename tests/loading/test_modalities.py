@@ -190,7 +190,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"modalities": ["atac"]}, r"modalities must be among those of the collection, \['rna', 'adt'\], got \['atac'\]"),
     ({"layers": ["counts"]}, "layers must name modality and element, such as 'rna:counts', got 'counts'"),
     ({"obsm": ["atac:X_pca"]}, "obsm must name modality and element, such as 'rna:X_pca', got 'atac:X_pca'"),
-    ({"layers": ["rna:raw"]}, "there is no layers/raw"),
+    ({"layers": ["rna:raw"]}, "layers/raw is missing"),
     ({"var_names": ["g1"]}, "var_names must be a dict by modality"),
     ({"var_names": {"rna": ["p1"]}}, "var_names must be genes of the stores, got 'p1'"),
     ({"labels": ["cell_type"]}, "labels must be obs columns, got 'cell_type'; there are .*rna:cell_type"),

@@ -109,7 +109,7 @@ def test_messages_name_the_remedy(cells, tmp_path):
             refused()
     cells.write_h5ad(tmp_path / "cells.h5ad")
     backed = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r+")
-    with pytest.raises(ValueError, match="must lie on a disk and be open for reading only.*backed='r'"):
+    with pytest.raises(ValueError, match="must be on disk and open for reading only.*backed='r'"):
         Loader(batch_size=4).add_anndatas([backed])
     backed.file.close()
     cells.obsm["images"] = np.zeros((N, 2, 3, 4), np.float32)
@@ -130,5 +130,5 @@ def test_codes_are_shown_where_a_value_is_refused():
     adata = ad.AnnData(sp.csr_matrix(np.eye(2, dtype=np.float32)), obs=obs)
     codes = next(iter(Loader(batch_size=2).add_anndatas([adata]))).codes
     assert repr(codes) == "Codes(id=float64 (2,))"
-    with pytest.raises(ValueError, match="must hold numbers that float64 holds"):
+    with pytest.raises(ValueError, match="must hold numbers that fit float64"):
         codes["id"]

@@ -175,7 +175,7 @@ def test_bad_parts_are_refused(stores, parts, by, message):
 
 def test_a_column_of_floats_has_no_classes(stores):
     ds = Loader(batch_size=4).add_anndatas(stores[0])
-    with pytest.raises(InputError, match="must hold categories, text, integers or booleans to be classes"):
+    with pytest.raises(InputError, match="must hold categories, text, integers or booleans to give classes"):
         ds.split({"a": [1]}, by="score")
 
 

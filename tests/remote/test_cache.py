@@ -188,7 +188,7 @@ def test_what_is_refused(tmp_path, folder):
         with pytest.raises(ValueError, match="cache_limit must be"):
             Loader(batch_size=1, cache_dir=tmp_path, cache_limit=limit)
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file: the folder of the cache cannot be made"):
+    with pytest.raises(OutputError, match="file: the cache folder cannot be created"):
         loader(obstore.store.LocalStore(folder / "bucket/cells"), tmp_path / "file")
 
 
@@ -258,7 +258,7 @@ def test_pieces_of_two_versions_never_meet(tmp_path, kept, caplog):
 
 def test_an_object_that_ends_before_a_piece(tmp_path, kept):
     store = obstore.store.LocalStore(stored(tmp_path / "store", bytes(100)))
-    with pytest.raises(CorruptStoreError, match="object: has 100 bytes, and byte 119 is wanted"):
+    with pytest.raises(CorruptStoreError, match="object: must have at least 120 bytes, got 100"):
         read(CachedObjects(store, DiskCache(kept, 10**8)), [0], [120])
     (tmp_path / "store/object").unlink()
     with pytest.raises(StoreError, match="object: has been removed"):

@@ -54,7 +54,7 @@ def test_a_collection_without_manifest(repository):
     """Icechunk keeps only what zarr writes, so that there is no place for one."""
     _, x = written(repository, 0)
     session = repository.readonly_session("main")
-    with pytest.raises(StoreError, match="not a collection: no collection.json"):
+    with pytest.raises(StoreError, match="not a collection: it has no collection.json"):
         Loader(batch_size=8).use_collection(session.store)
     session = repository.writable_session("main")
     zarr.create_group(session.store, overwrite=True, attributes={"encoding-type": "annbatch-preshuffled"})

@@ -184,7 +184,7 @@ def test_verify_finds_damage_in_a_bucket(copied):
     raw = bytearray(path.read_bytes())
     raw[3] ^= 1
     path.write_bytes(raw)
-    with pytest.raises(CorruptStoreError, match=r"chunk_1\.zarr/X/data/c/0: was written as"):
+    with pytest.raises(CorruptStoreError, match=r"chunk_1\.zarr/X/data/c/0: must have"):
         Collection.open(obstore.store.LocalStore(prefix=copied)).verify()
     path.unlink()
     with pytest.raises(CorruptStoreError, match=r"chunk_1\.zarr/X/data/c/0: cannot be read"):
@@ -359,7 +359,7 @@ def test_an_object_that_is_short_or_missing_is_found_when_the_collection_is_open
     file, store = copied / "chunk_1.zarr" / name, obstore.store.LocalStore(copied)
     good = file.read_bytes()
     file.write_bytes(good[:-1])
-    with pytest.raises(CorruptStoreError, match=rf"{name}: was written with {len(good)} bytes, has {len(good) - 1}"):
+    with pytest.raises(CorruptStoreError, match=rf"{name}: must have {len(good)} bytes, .*, got {len(good) - 1}"):
         loader(store)
     file.unlink()
     with pytest.raises(CorruptStoreError, match=f"{name}: cannot be read"):
@@ -516,7 +516,7 @@ def test_processes(proxy, wanted, method):
     found = results.get()
     child.join(60)
     if method == "fork":
-        assert "object stores cannot be read in a process that was forked" in found
+        assert "object stores cannot be read in a process forked" in found
         assert [contents(batch) for batch in ds] == wanted
     else:
         assert found == wanted

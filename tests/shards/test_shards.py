@@ -352,13 +352,13 @@ REASONS = {
     "not there": ({}, "no zarr.json"),
     "group": ({"node_type": "group"}, "not a zarr v3 array"),
     "string": ({"data_type": "string"}, "dtype must be one of"),
-    "datetime": ({"data_type": {"name": "numpy.datetime64"}}, "not understood|dtype must be"),
+    "datetime": ({"data_type": {"name": "numpy.datetime64"}}, "are invalid|dtype must be"),
     "transformers": ({"storage_transformers": [{"name": "x"}]}, "storage transformers"),
     "rectilinear": ({"chunk_grid": {"name": "rectilinear", "configuration": {}}}, "must be regular"),
     "key encoding": ({"chunk_key_encoding": {"name": "other"}}, "key encoding"),
     "codecs around": ({"codecs+": [{"name": "crc32c"}]}, "codecs around"),
     "column chunks": ({"shape": [5000, 2]}, "whole rows"),
-    "no codecs": ({"codecs": []}, "not understood"),
+    "no codecs": ({"codecs": []}, "are invalid"),
     "three dimensions": ({"shape": [10, 2, 2]}, "whole rows"),
 }
 

@@ -194,9 +194,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"layers": ["no"]}, "there is no layers/no"),
-            ({"obsm": ["no"]}, "there is no obsm/no"),
-            ({"var_names": ["g0", "no"]}, "got 'no' \\(1 are not\\)"),
+            ({"layers": ["no"]}, "layers/no is missing"),
+            ({"obsm": ["no"]}, "obsm/no is missing"),
+            ({"var_names": ["g0", "no"]}, "got 'no' \\(1 unknown\\)"),
         ],
     )
     def test_what_is_not_there(self, collection, options, message):

@@ -147,7 +147,7 @@ def test_verify_finds_every_kind_of_damage(tmp_path: Path):
     good = shard.read_bytes()
     for bad in (bytes([good[0] ^ 1]) + good[1:], good[:-1], good + b"\0"):
         shard.write_bytes(bad)
-        with pytest.raises(CorruptStoreError, match=r"X/data/c/0: was written as .*, is now"):
+        with pytest.raises(CorruptStoreError, match=r"X/data/c/0: must have .*, as written, got"):
             collection.verify()
     shard.unlink()
     with pytest.raises(CorruptStoreError, match="X/data/c/0: cannot be read"):
@@ -194,9 +194,9 @@ def test_broken_preshuffled_collections(tmp_path: Path):
 
 
 def test_what_is_no_collection(tmp_path: Path):
-    with pytest.raises(StoreError, match="gone: a collection is a directory"):
+    with pytest.raises(StoreError, match="gone: there is no such directory"):
         Collection.open(tmp_path / "gone")
-    with pytest.raises(StoreError, match=r"not a collection: no collection\.json"):
+    with pytest.raises(StoreError, match=r"not a collection: it has no collection\.json"):
         Collection.open(tmp_path)
     (tmp_path / "collection.json").write_bytes(b"\xff\xfe")
     with pytest.raises(StoreError, match="cannot be read"):

@@ -162,7 +162,7 @@ def test_folder_that_cannot_be_written(files: list[Path], tmp_path: Path, caplog
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING, logger="annbatch"):
         check_equal(opened(files, None), opened(files, tmp_path / "file" / "cache"))
-    assert caplog.text.count("cannot be kept there") == 1
+    assert caplog.text.count("cannot be written") == 1
 
 
 COLUMNS: dict[str, Any] = {

@@ -158,14 +158,14 @@ def test_only_the_genes_asked_for_have_to_be_unique(table):
     twice.var["symbol"] = ["A", "A", *(f"S{c}" for c in range(2, N_VARS))]
     ds = Loader(batch_size=N_OBS, var_names=["S4", "S2"], var_key="symbol").add_anndatas([twice])
     assert list(ds.var.index) == ["g4", "g2"]
-    with pytest.raises(InputError, match=r"adatas\[0\]: var\['symbol'\] must be unique .* more than one 'A'"):
+    with pytest.raises(InputError, match=r"adatas\[0\]: var\['symbol'\] must be unique .* got 'A' more than once"):
         Loader(batch_size=N_OBS, var_names=["A"], var_key="symbol").add_anndatas([twice])
 
 
 MISSING = pd.array([True, None] + [False] * (N_VARS - 2), "boolean")
 BAD = {
-    "an absent gene": ({"var_names": ["g1", "no"]}, "got 'no' (1 are not); absent='zero' gives zeros"),
-    "all genes absent": ({"var_names": ["x"], "absent": "zero"}, "'x' (1 are not); the var names are 'g0', 'g1', 'g2'"),
+    "an absent gene": ({"var_names": ["g1", "no"]}, "got 'no' (1 unknown); absent='zero' gives zeros"),
+    "all genes absent": ({"var_names": ["x"], "absent": "zero"}, "'x' (1 unknown); the var names are 'g0', 'g1', 'g2'"),
     "ids without var_key": ({"var_names": ["ENSG001"]}, "use var_key='gene_ids'"),
     "names with var_key": ({"var_names": ["g1"], "var_key": "gene_ids"}, "leave out var_key"),
     "an unknown column": ({"var_names": ["g1"], "var_key": "ids"}, "var_key must be a column of var, got 'ids'"),
@@ -192,9 +192,9 @@ def test_what_does_not_fit_the_stores(table, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"absent": "zero"}, "absent='zero' needs var_names that are names, got None"),
-        ({"var_names": [True], "absent": "zero"}, "absent='zero' needs var_names that are names, got a mask"),
-        ({"var_names": len, "var_key": "ids"}, "var_key needs var_names that are names, got a function"),
+        ({"absent": "zero"}, "absent='zero' needs names in var_names, got None"),
+        ({"var_names": [True], "absent": "zero"}, "absent='zero' needs names in var_names, got a mask"),
+        ({"var_names": len, "var_key": "ids"}, "var_key needs names in var_names, got a function"),
         ({"var_names": ["a"], "absent": "nan"}, "absent must be one of 'error', 'zero', got 'nan'"),
         ({"var_names": []}, "var_names must name at least one gene"),
         ({"var_names": np.ones((2, 2), bool)}, "one dimension"),

@@ -118,12 +118,12 @@ LAYOUTS = {
     "float16": Layout(with_settings(chunks=64, compression="lzf"), types={"data": "<f2", "dense": "?"}),
     "never written": Layout(sparsely_written),
     "tiled": Layout(tiled, only_dense=True, why="chunks must span whole rows"),
-    "bitshuffle": Layout(with_settings(chunks=70, **hdf5plugin.Bitshuffle()), why="the filters go beyond"),
+    "bitshuffle": Layout(with_settings(chunks=70, **hdf5plugin.Bitshuffle()), why="there are filters beyond"),
     "blosc snappy": Layout(with_settings(chunks=70, **hdf5plugin.Blosc("snappy")), why="snappy"),
     "scaleoffset": Layout(
-        with_settings(chunks=70, scaleoffset=0), why="the filters go beyond", types={"data": "<i4", "dense": "<i4"}
+        with_settings(chunks=70, scaleoffset=0), why="there are filters beyond", types={"data": "<i4", "dense": "<i4"}
     ),
-    "external": Layout(external, why="files of their own"),
+    "external": Layout(external, why="in external files"),
     "virtual": Layout(virtual, why="virtual dataset"),
     "user block": Layout(with_settings(), why="user block", file={"userblock_size": 512}),
     "in the header": Layout(compact, why="in its header"),

@@ -168,7 +168,7 @@ CASES: dict[str, tuple[Make, dict[str, Any], str]] = {
     "indptr too long": (
         lambda d: edited(d, lambda f: f["X/indptr"].__setitem__(3, 99)),
         {},
-        "X: data and indices must have the 99 elements",
+        "X: data and indices must have 99 elements",
     ),
     "X of another shape": (
         lambda d: edited(d, lambda f: f["X"].attrs.__setitem__("shape", [3, 9])),

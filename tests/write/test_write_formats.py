@@ -151,7 +151,7 @@ def test_cell_ranger_3(tmp_path: Path, sc: Any) -> None:
     # The type is the file's own; scanpy makes it float32.
     expected.X = expected.X.astype(np.int32)
     assert_same(built(path, tmp_path / "a"), expected)
-    with pytest.raises(InputError, match=r"a.h5/hg19: must be named without 'hg19', .*; var_names= selects genes"):
+    with pytest.raises(InputError, match=r"a.h5/hg19: must be named without 'hg19': .*; var_names= selects genes"):
         create_anndata_collection(f"{path}/hg19", tmp_path / "b", **CUT)
     # A matrix of probes: several for a gene.
     path = cell_ranger_3(tmp_path / "probes.h5", gene_id=texts("G0", "G1", "G1", "G2", "G3"))

@@ -70,7 +70,9 @@ def test_counts_in_a_layer_and_no_x(tmp_path: Path):
     np.testing.assert_array_equal(counts.toarray(), read(collection).X.toarray())
     with pytest.raises(InputError, match=r"adata_0: X is missing; x= may be one of \['raw/X', 'layers/counts'"):
         create_anndata_collection([adata], tmp_path / "p", **ONE)
-    with pytest.raises(InputError, match=r"adatas\[0\] X: .* got nothing; of a layer make X: AnnData\(X=adata.layers"):
+    with pytest.raises(
+        InputError, match=r"adatas\[0\] X: .* got nothing; to read a layer, pass AnnData\(X=adata.layers"
+    ):
         Loader(batch_size=4).add_anndatas([adata])
 
 

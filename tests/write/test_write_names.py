@@ -47,8 +47,8 @@ def test_columns_with_slashes_are_renamed_and_said_so(tmp_path: Path):
     renamed_in_file(path, "obs", "cell_type", "LIVE/DEAD")
     renamed_in_file(path, "var", "length", "bp/kb")
     with (
-        pytest.warns(UserWarning, match="facs.h5ad: obs: .* is renamed: 'LIVE/DEAD' as 'LIVE_DEAD'$"),
-        pytest.warns(UserWarning, match="var: .* is renamed: 'bp/kb' as 'bp_kb'$"),
+        pytest.warns(UserWarning, match="facs.h5ad: obs: .* are renamed: 'LIVE/DEAD' as 'LIVE_DEAD'$"),
+        pytest.warns(UserWarning, match="var: .* are renamed: 'bp/kb' as 'bp_kb'$"),
     ):
         collection = create_anndata_collection(path, tmp_path / "store", groupby="LIVE/DEAD", **OPTIONS)
     expected = ad.read_h5ad(path)
@@ -203,7 +203,7 @@ def with_a_layer_of_another_shape(file: h5py.File) -> None:
 FAULTS: dict[str, tuple[Edit, str]] = {
     "length": (of_another_length, r"obs column 'n_counts' must have 6 rows, got 4"),
     "encoding": (of_another_encoding, r"obs column 'cell_type' is a group .* got 'awkward-array'; obs_columns= takes"),
-    "gone": (without_a_column, r"obs column 'donor' is named in column-order, and is not there"),
+    "gone": (without_a_column, r"obs column 'donor' is listed in column-order, but missing"),
     "two dimensions": (of_two_dimensions, r"obs column 'score' must have one dimension, got 2"),
     "genes": (with_a_repeated_gene, r"var names must be unique, got more than one of \['g0'\]"),
     "way out": (with_a_name_that_leads_out, r"obs must have columns with names, got '\.\./X'"),

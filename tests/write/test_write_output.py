@@ -79,7 +79,7 @@ def test_a_file_that_may_not_grow_leaves_nothing(incompressible: Path, tmp_path:
 def test_an_unfinished_build_is_no_collection(tmp_path: Path):
     collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", progress=False)
     (collection.path / "collection.json").unlink()
-    with pytest.raises(StoreError, match=r"not a collection: no collection\.json"):
+    with pytest.raises(StoreError, match=r"not a collection: it has no collection\.json"):
         Collection.open(collection.path)
 
 
@@ -117,7 +117,7 @@ def test_a_path_taken_in_the_meantime_stays(tmp_path: Path):
     output = tmp_path / "store"
     collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "other", progress=False)
     with (
-        pytest.raises(OutputExistsError, match="store: exists"),
+        pytest.raises(OutputExistsError, match="store: already exists"),
         claimed(output, "create", {}) as place,
     ):
         output.mkdir()

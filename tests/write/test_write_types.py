@@ -95,7 +95,7 @@ def test_counts_beside_float32_are_float32(tmp_path: Path, form: Any):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             append_to_collection(second, tmp_path / name, **QUIET)
-        assert any("layers/counts: batches of it" in str(w.message) for w in said) == (name == "grown")
+        assert any("layers/counts: the type of batches changes" in str(w.message) for w in said) == (name == "grown")
     for name in ("at_once", "grown", "backwards"):
         with Loader(batch_size=6, layers=["counts"]).use_collection(tmp_path / name) as loader:
             found = next(iter(loader))
@@ -118,7 +118,7 @@ def test_a_change_of_type_is_announced_before_it_is_written(tmp_path: Path):
     manifest = (tmp_path / "other" / "collection.json").read_bytes()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match="of the collection, bool, and"):
+        with pytest.raises(UserWarning, match="changes from bool to float32, the common type of the collection"):
             append_to_collection(wider, tmp_path / "other", **QUIET)
     assert (tmp_path / "other" / "collection.json").read_bytes() == manifest
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -136,5 +136,5 @@ def test_obsm_keeps_its_type_too(tmp_path: Path):
         found = next(iter(loader)).obsm["spatial"]
     assert found.dtype == np.float32
     assert found[3:].tolist() == [[0, 1], [2, 3], [4, 5]]
-    with pytest.warns(UserWarning, match="obsm/spatial: .* become float64"):
+    with pytest.warns(UserWarning, match="obsm/spatial: .* changes from float32 to float64"):
         append_to_collection(placed(2, np.full((3, 2), 0.1)), tmp_path / "store", **QUIET)
