@@ -40,7 +40,7 @@ def few_in_common(lists: GeneLists, paths: Sequence[str]) -> str | None:
     in_first[only] = False
     here = genes[np.flatnonzero(in_first)[:_SHOWN]].tolist()
     return (
-        f"few genes of {paths[0]}, such as {here}, are in {summary.some_of(others)}, such as {there}: "
-        f"{shared:,} of {smaller:,}. If these are names of two kinds, such as symbols and Ensembl identifiers, "
-        "take one of them: var_key= names genes by a column of var"
+        f"{paths[0]} (with genes such as {here}) shares few genes with {summary.some_of(others)} (such as {there}): "
+        f"{shared:,} of {smaller:,}. If these are two kinds of names, such as symbols and Ensembl identifiers, "
+        "use one kind: var_key= names genes by a column of var"
     )

@@ -135,7 +135,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str] | None, list[int]]] = {
 
 
 @pytest.mark.filterwarnings("ignore:genes of var_names are zeros")
-@pytest.mark.filterwarnings("ignore:few genes of")
+@pytest.mark.filterwarnings("ignore:.* shares few genes")
 @pytest.mark.parametrize("name", CASES)
 def test_batches_are_those_of_concatenated_stores(adatas, stored, name):
     options, join, names, order = CASES[name]
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_refused_or_named(adatas, stored):
     apart = store(5, [20, 21])
     with pytest.raises(InputError, match="no genes are left: join='inner'"):
         loader([adatas[0], apart], join="inner")
-    with pytest.warns(UserWarning, match=r"few genes of adatas\[0\].* are in adatas\[1\]"):
+    with pytest.warns(UserWarning, match=r"adatas\[0\] .* shares few genes with adatas\[1\]"):
         loader([adatas[0], apart], join="outer")
     twice = adatas[2].copy()
     twice.var.index = ["g1", "g1", "g3"]

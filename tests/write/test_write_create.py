@@ -89,7 +89,7 @@ def bare_obs(first: int, size: int) -> pd.DataFrame:
     return pd.DataFrame({"row": range(first, first + size)}, index=[f"cell{r}" for r in range(first, first + size)])
 
 
-@pytest.mark.filterwarnings("ignore:few genes of")
+@pytest.mark.filterwarnings("ignore:.* shares few genes")
 @settings(max_examples=5)
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3),

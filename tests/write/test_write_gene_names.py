@@ -37,8 +37,8 @@ def backs(collection: Collection) -> ad.AnnData:
 def test_names_of_two_kinds_are_warned_of(tmp_path: Path):
     inputs = [adata(SYMBOLS), adata(IDS, "x"), adata(SYMBOLS, "y"), adata(IDS, "z")]
     said = (
-        f"few genes of adata_0, such as {SYMBOLS}, are in adata_1 and 1 more inputs, such as {IDS}: 0 of 3. If these "
-        f"are names of two kinds, such as symbols and Ensembl identifiers, take one of them: var_key="
+        f"adata_0 (with genes such as {SYMBOLS}) shares few genes with adata_1 and 1 more inputs (such as {IDS}): "
+        f"0 of 3. If these are two kinds of names, such as symbols and Ensembl identifiers, use one kind: var_key="
     )
     with pytest.warns(UserWarning, match=f"^{re.escape(said)}"):
         create_anndata_collection(inputs, tmp_path / "store", **OPTIONS)
