@@ -106,7 +106,7 @@ def bench(
         if files:
             disk = disk_rates(files, max(one.threads for one in settings), _DISK_SHARE * seconds)
         else:
-            notes.append(f"{collection.path} lies in an object store: there is no disk to measure, and no warm run.")
+            notes.append(f"{collection.path} is in an object store: there is no disk to measure, and no warm run.")
         # Kernels are compiled, or loaded, by the first batch.
         with _loader(collection, settings[0]) as loader:
             next(iter(loader))

@@ -29,7 +29,7 @@ from annbatch.stores.obs_access import ObsInFile
 from annbatch.stores.store_var import GeneNames, StoreVar, VarInFile, VarInMemory
 from annbatch.stores.stored_frame import attribute, stored_frame
 
-_OF_OTHER_FILES = "annbatch.create_anndata_collection makes a collection of it"
+_OF_OTHER_FILES = "annbatch.create_anndata_collection builds a collection from it"
 
 
 def open_h5ad(path: Path, wanted: Wanted, index: FileIndex | None = None) -> Store:
