@@ -317,7 +317,8 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
         if options.pop(f"no_{name}", False):
             if chosen:
                 raise click.UsageError(
-                    f"--no-{name} must not be combined with names, got {', '.join(chosen)}.", click.get_current_context()
+                    f"--no-{name} must not be combined with names, got {', '.join(chosen)}.",
+                    click.get_current_context(),
                 )
             chosen = []
         options[name] = chosen

@@ -151,9 +151,7 @@ class Genes:
         if self.absent == "error":
             return var.iloc[positions]
         if ABSENT in var.columns:
-            raise InputError(
-                f"{store}: var must have no column {ABSENT!r}, because absent='zero' adds one; rename it"
-            )
+            raise InputError(f"{store}: var must have no column {ABSENT!r}, because absent='zero' adds one; rename it")
         is_absent = positions < 0
         found = var.reset_index(drop=True).reindex(positions)
         index = var.index.to_numpy(object)[positions]

@@ -45,9 +45,7 @@ def ensure_filters(node: h5py.Group | h5py.Dataset, where: str) -> bool:
     with suppress(ImportError):
         import hdf5plugin  # noqa: F401
     if (missing := missing_filter(node)) is not None:
-        raise InputError(
-            f"{where}: {missing}, which this HDF5 installation lacks; pip install hdf5plugin provides it"
-        )
+        raise InputError(f"{where}: {missing}, which this HDF5 installation lacks; pip install hdf5plugin provides it")
     return True
 
 

@@ -112,9 +112,7 @@ def test_an_append_chooses_too(tmp_path: Path):
 def test_what_holds_no_counts_is_refused(tmp_path: Path):
     none = adata(0, layer=False, raw=False, x=False)
     none.write_h5ad(tmp_path / "none.h5ad")
-    with pytest.raises(
-        InputError, match=r"none.h5ad: x='counts' needs non-negative integers in one of layers/counts"
-    ):
+    with pytest.raises(InputError, match=r"none.h5ad: x='counts' needs non-negative integers in one of layers/counts"):
         create_anndata_collection(tmp_path / "none.h5ad", tmp_path / "store", x="counts", progress=False)
     with pytest.raises(InputError, match=r"adata_0: each of raw/X, layers/b is missing; x= may be one of \['X'\]"):
         create_anndata_collection(ad.AnnData(np.ones((2, 2))), tmp_path / "o", x=["raw/X", "layers/b"], progress=False)

@@ -242,9 +242,7 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, inputs, give,
 def test_names_that_repeat_within_a_modality_are_refused(tmp_path):
     sample = samples(1, aligned=True)[0]
     sample["adt"].obs_names = ["cell0", *sample["adt"].obs_names[:-1]]
-    with pytest.raises(
-        InputError, match="'adt' must be unique to join cells by them, got 'cell0' more than once"
-    ):
+    with pytest.raises(InputError, match="'adt' must be unique to join cells by them, got 'cell0' more than once"):
         create_anndata_collection([sample], tmp_path / "out", **CUT)
 
 

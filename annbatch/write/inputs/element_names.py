@@ -67,8 +67,7 @@ def output_names(names: Iterable[Hashable], where: str, reserved: Collection[str
     given = list(names)
     if repeated := [name for name, times in Counter(given).items() if times > 1]:
         raise InputError(
-            f"{where}: names must be unique, got more than one of {repeated[:5]}; "
-            f"rename or drop all but one of each"
+            f"{where}: names must be unique, got more than one of {repeated[:5]}; rename or drop all but one of each"
         )
     taken = {name for name in given if isinstance(name, str) and _writable(name, reserved) == name}
     found: dict[str, Any] = {}
