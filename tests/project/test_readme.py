@@ -43,6 +43,12 @@ PAGES = {
 """Page -> number of its examples."""
 
 NARROW = (
+    "building.md",
+    "h5ad.md",
+    "transforms.md",
+    "gpu.md",
+    "from-scverse-annbatch.md",
+    "architecture.md",
     "loading.md",
     "sampling.md",
     "layouts.md",
