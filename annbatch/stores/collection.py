@@ -41,6 +41,7 @@ from annbatch.stores.manifest import (
     count,
     element_types,
     field,
+    hex_digest,
     input_entry,
     store_entry,
     store_number,
@@ -309,9 +310,12 @@ class Collection(Summary):
             raise StoreError(f"{where}: format must be {FORMAT!r}, got {found!r}")
         version = field(root, "format_version", int, where)
         if version not in (FORMAT_VERSION, VERSION_WITH_MODALITIES):
+            remedy = ""
+            if version > VERSION_WITH_MODALITIES:
+                remedy = f"; {root.get('software')!r} wrote it: upgrade annbatch-dlpack to that version or a newer one"
             raise StoreError(
                 f"{where}: format_version must be {FORMAT_VERSION}, or {VERSION_WITH_MODALITIES} with modalities, for "
-                f"this version, got {version}"
+                f"this version, got {version}{remedy}"
             )
         stores = sorted(
             (store_entry(entry, f"{where}: stores[{i}]") for i, entry in enumerate(field(root, "stores", list, where))),
@@ -325,13 +329,16 @@ class Collection(Summary):
         obs_columns = field(root, "obs_columns", list, where)
         if not all(isinstance(name, str) for name in obs_columns):
             raise StoreError(f"{where}: obs_columns must be strings, got {obs_columns!r}")
+        n_vars = count(root, "n_vars", where)
         modalities = _modalities(root, len(stores), where) if version == VERSION_WITH_MODALITIES else {}
+        if modalities and n_vars != (total := sum(one.n_vars for one in modalities.values())):
+            raise StoreError(f"{where}: n_vars must be the sum of the modalities, {total}, got {n_vars}")
         return cls(
             path=path,
             format=FORMAT,
             n_obs=n_obs,
-            n_vars=count(root, "n_vars", where),
-            var_digest=field(root, "var_digest", str, where),
+            n_vars=n_vars,
+            var_digest=hex_digest(root, "var_digest", where),
             stores=tuple(stores),
             types=types_of(modalities)
             if modalities
@@ -341,7 +348,7 @@ class Collection(Summary):
             },
             obs_columns=tuple(obs_columns),
             shuffled=field(root, "shuffled", bool, where),
-            seed=None if root.get("seed") is None else count(root, "seed", where),
+            seed=None if root.get("seed") is None else count(root, "seed", where, below=2**64),
             software=field(root, "software", str, where),
             grouped_by=_grouped_by(root, where),
             inputs=tuple(

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import google_crc32c
@@ -21,8 +21,12 @@ import numpy as np
 from annbatch.errors import StoreError
 from annbatch.stores.common_type import common_type, float32_holds
 
-OUR_STORE = re.compile(r"chunk_(\d+)\.zarr")
+OUR_STORE = re.compile(r"chunk_(0|[1-9][0-9]{0,8})\.zarr")
 THEIR_STORE = re.compile(r"dataset_(\d+)")
+_DIGEST = re.compile("[0-9a-f]{64}")
+_NUMBERS = frozenset(
+    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
+)
 _READ_BYTES = 2**22
 
 T = TypeVar("T")
@@ -173,11 +177,21 @@ def field(entry: Mapping[str, Any], key: str, kind: type[T], where: str) -> T:
     return value
 
 
-def count(entry: Mapping[str, Any], key: str, where: str) -> int:
-    """Give ``entry[key]``, which must be an integer >= 0."""
+def count(entry: Mapping[str, Any], key: str, where: str, *, below: int | None = None) -> int:
+    """Give ``entry[key]``, which must be an integer >= 0, and less than ``below`` if that is given."""
     value = field(entry, key, int, where)
     if value < 0:
         raise StoreError(f"{where}: {key} must be >= 0, got {value}")
+    if below is not None and value >= below:
+        raise StoreError(f"{where}: {key} must be < 2**{below.bit_length() - 1}, got {value}")
+    return value
+
+
+def hex_digest(entry: Mapping[str, Any], key: str, where: str) -> str:
+    """Give ``entry[key]``, which must be a SHA-256 in hex."""
+    value = field(entry, key, str, where)
+    if not _DIGEST.fullmatch(value):
+        raise StoreError(f"{where}: {key} must be a SHA-256, 64 digits 0-9 and a-f, got {value!r}")
     return value
 
 
@@ -191,14 +205,12 @@ def store_entry(entry: object, where: str) -> StoreEntry:
     files = {}
     for key, value in field(entry, "files", dict, where).items():
         # A manifest must not make anyone read outside its own directory.
-        if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts or "\0" in key:
+        if not {"", ".", ".."}.isdisjoint(key.split("/")) or "\0" in key:
             raise StoreError(f"{where}: files must lie inside the store, got {key!r}")
         if not isinstance(value, dict):
             raise StoreError(f"{where}: files[{key!r}] must be an object, got {value!r}")
-        crc = count(value, "crc32c", f"{where}: files[{key!r}]")
-        if crc >= 2**32:
-            raise StoreError(f"{where}: files[{key!r}]: crc32c must be < 2**32, got {crc}")
-        files[key] = FileEntry(count(value, "nbytes", f"{where}: files[{key!r}]"), crc)
+        of_file = f"{where}: files[{key!r}]"
+        files[key] = FileEntry(count(value, "nbytes", of_file), count(value, "crc32c", of_file, below=2**32))
     nnz = None if entry.get("nnz", 0) is None else count(entry, "nnz", where)
     return StoreEntry(name, count(entry, "n_obs", where), nnz, files)
 
@@ -213,10 +225,9 @@ def element_types(entry: object, where: str) -> ElementTypes:
             found.append(None)
             continue
         value = field(entry, key, str, where)
-        try:
-            found.append(np.dtype(value))
-        except TypeError as e:
-            raise StoreError(f"{where}: {key} must be a NumPy dtype, got {value!r}") from e
+        if value not in _NUMBERS:
+            raise StoreError(f"{where}: {key} must be one of {', '.join(sorted(_NUMBERS))}, got {value!r}")
+        found.append(np.dtype(value))
     return ElementTypes(*found)
 
 

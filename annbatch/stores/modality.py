@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annbatch.errors import InputError, StoreError
-from annbatch.stores.manifest import ElementTypes, count, element_types, field
+from annbatch.stores.manifest import ElementTypes, count, element_types, field, hex_digest
 
 FOLDER = "mod"
 """Group of a MuData store that holds the modalities."""
@@ -86,7 +86,7 @@ def modality_entry(entry: object, n_stores: int, where: str) -> ModalityEntry:
     counts = (None if n is None else count({"nnz": n}, "nnz", where) for n in nnz)
     return ModalityEntry(
         n_vars=count(entry, "n_vars", where),
-        var_digest=field(entry, "var_digest", str, where),
+        var_digest=hex_digest(entry, "var_digest", where),
         obs_columns=tuple(columns),
         types=types,
         nnz=tuple(counts),

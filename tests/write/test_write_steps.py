@@ -25,7 +25,7 @@ import pytest
 
 from annbatch import append_to_collection, create_anndata_collection
 from annbatch.remote.disk_cache import PAGE_NBYTES, DiskCache
-from annbatch.stores.collection import FORMAT, Collection
+from annbatch.stores.collection import FORMAT, Collection, digest_names
 from annbatch.stores.manifest import StoreEntry
 from annbatch.write.output import directory_swap
 from annbatch.write.output.workplace import Mode, claimed, seal
@@ -53,7 +53,8 @@ def collection_of(path: Path, names: tuple[str, ...], what: str) -> Collection:
         (path / name / "zarr.json").write_text(name)
         (path / name / "data").write_text(f"{what} {name}" * 3)
         stores.append(StoreEntry(name, 2, 4, seal(path / name, {})))
-    return Collection(path, FORMAT, 2 * len(names), 3, what, tuple(stores), {}, (), True, 0, "test")
+    digest = digest_names([what])
+    return Collection(path, FORMAT, 2 * len(names), 3, digest, tuple(stores), {}, (), True, 0, "test")
 
 
 def write(output: Path, mode: Mode, overwrite: bool, what: str) -> None:
