@@ -19,7 +19,7 @@ import numpy as np
 
 from annbatch.errors import CorruptStoreError, InputError, naming
 from annbatch.shards.codecs import numcodecs_are_known
-from annbatch.stores.collection import Collection
+from annbatch.stores.collection import Collection, verify_files
 from annbatch.stores.manifest import StoreEntry
 from annbatch.stores.refusals import refuse_executable
 from annbatch.stores.stored_frame import as_text
@@ -42,7 +42,7 @@ def verify_store(
     StoreError
         If it cannot be opened.
     """
-    replace(collection, stores=(store,), n_obs=store.n_obs).verify()
+    verify_files(replace(collection, stores=(store,), n_obs=store.n_obs))
     if not collection.modalities:
         _verify_elements(collection, store, report)
         return

@@ -29,10 +29,11 @@ from annbatch.commands.results import print_text, show
 from annbatch.errors import StoreError, naming
 from annbatch.progress import progress_bar
 from annbatch.shards.codecs import numcodecs_are_known
-from annbatch.stores.collection import Collection
+from annbatch.stores.collection import Collection, verify_root_group
 from annbatch.stores.merged_var_column import Merge
 from annbatch.stores.modality import FOLDER
 from annbatch.stores.refusals import refuse_executable
+from annbatch.stores.root_group import ROOT_GROUP
 from annbatch.verify import verify_store
 from annbatch.write import append_to_collection, create_anndata_collection, reshuffle_collection
 from annbatch.write.array_layout import Codec
@@ -256,6 +257,10 @@ def verify(collection: str, progress: bool, as_json: bool) -> None:
     """
     found = Collection.open(collection)
     damage: dict[str, str] = {}
+    try:
+        verify_root_group(found)
+    except StoreError as e:
+        damage[ROOT_GROUP] = str(e)
     with progress_bar(found.n_obs, "verifying", "cell", shown=progress) as report:
         for store in found.stores:
             try:
@@ -267,7 +272,8 @@ def verify(collection: str, progress: bool, as_json: bool) -> None:
     else:
         for message in damage.values():
             print_text(message)
-        print_text(f"{len(found.stores) - len(damage)} of {len(found.stores)} stores are whole")
+        n_whole = sum(store.name not in damage for store in found.stores)
+        print_text(f"{n_whole} of {len(found.stores)} stores are whole")
     if damage:
         sys.exit(3)
 

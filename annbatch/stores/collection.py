@@ -50,10 +50,11 @@ from annbatch.stores.manifest import (
 from annbatch.stores.modality import FOLDER, ModalityEntry, fault_of_name, modality_entry
 from annbatch.stores.obs_access import Obs, joint_obs_of, obs_of
 from annbatch.stores.obs_rows import read_obs
+from annbatch.stores.root_group import COLLECTION, check_root_group
 from annbatch.summary import Summary
 
 MANIFEST = "collection.json"
-FORMAT = "annbatch-dlpack-collection"
+FORMAT = COLLECTION
 FORMAT_VERSION = 1
 VERSION_WITH_MODALITIES = 2
 """``format_version`` of a collection with modalities, which programs that know none must not read."""
@@ -389,20 +390,13 @@ class Collection(Summary):
         Raises
         ------
         CorruptStoreError
-            If a file is missing, or differs from what was written; names the file.
+            If a file is missing, or differs from what was written, or the ``zarr.json`` beside the manifest is not that
+            of a group with these stores; names the file.
         StoreError
             If the object store that the collection lies in cannot be read.
         """
-        for key, wanted in self._files().items():
-            try:
-                found = self._folder.checksum(key)
-            except OSError as e:
-                raise CorruptStoreError(f"{self.path}/{key}: cannot be read: {e}") from e
-            if found != wanted:
-                raise CorruptStoreError(
-                    f"{self.path}/{key}: must have {wanted.nbytes} bytes of crc32c {wanted.crc32c:#010x}, as written, "
-                    f"got {found.nbytes} bytes of {found.crc32c:#010x}"
-                )
+        verify_root_group(self)
+        verify_files(self)
 
     @property
     def _folder(self) -> Folder:
@@ -410,6 +404,26 @@ class Collection(Summary):
 
     def _files(self) -> dict[str, FileEntry]:
         return {f"{store.name}/{name}": file for store in self.stores for name, file in store.files.items()}
+
+
+def verify_root_group(collection: Collection) -> None:
+    """Check the ``zarr.json`` beside the manifest, if there is one; raises as `Collection.verify` does."""
+    if collection.format == FORMAT:
+        check_root_group(collection._folder, [store.name.partition("/")[0] for store in collection.stores])
+
+
+def verify_files(collection: Collection) -> None:
+    """Compare the files of the stores with the manifest; raises as `Collection.verify` does."""
+    for key, wanted in collection._files().items():
+        try:
+            found = collection._folder.checksum(key)
+        except OSError as e:
+            raise CorruptStoreError(f"{collection.path}/{key}: cannot be read: {e}") from e
+        if found != wanted:
+            raise CorruptStoreError(
+                f"{collection.path}/{key}: must have {wanted.nbytes} bytes of crc32c {wanted.crc32c:#010x}, as written, "
+                f"got {found.nbytes} bytes of {found.crc32c:#010x}"
+            )
 
 
 def types_of(modalities: Mapping[str, ModalityEntry]) -> dict[str, ElementTypes]:

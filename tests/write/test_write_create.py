@@ -174,7 +174,7 @@ def test_layout_on_disk(tmp_path: Path):
     collection = create_anndata_collection(
         paths, tmp_path / "store", rows_per_store=40, chunk_elements=8, shard_elements=30, progress=False
     )
-    assert sorted(p.name for p in collection.path.iterdir()) == ["chunk_0.zarr", "collection.json"]
+    assert sorted(p.name for p in collection.path.iterdir()) == ["chunk_0.zarr", "collection.json", "zarr.json"]
     root = zarr.open_group(collection.store_paths[0], mode="r")
     assert dict(root["X"].attrs) == {
         "encoding-type": "csr_matrix",

@@ -198,7 +198,23 @@ def test_a_commit_at_each_step(folder: Path, tmp_path: Path, calls: Any, steps: 
     names = in_a_process(check_each_step, every, folder, before, after, write, *calls[-1])
     assert set(steps) <= set(names)
     assert {"fsync", "open .collection.json.writing", "rename .collection.json.writing"} <= set(names)
+    is_append = calls[-1][0] == "append"
+    assert ("rename .zarr.json.writing" in names) == (not is_append)
     assert {"open .committed.json.writing", "rename .committed.json.writing", "rename .store.building"} <= set(names)
+
+
+@EVERY
+def test_an_append_to_a_collection_without_a_root_group_at_each_step(folder: Path, tmp_path: Path, every: bool):
+    """Such as earlier versions wrote: it gets one before the manifest names the new stores."""
+    before = written(tmp_path / "before", FIRST)
+    del before["zarr.json"]
+    after = written(tmp_path / "after", FIRST, ("append", False, "second"))
+    names = in_a_process(check_each_step, every, folder, before, after, write, "append", False, "second")
+    renames = [name for name in names if name.startswith("rename")]
+    assert renames.index("rename chunk_3.zarr") < renames.index("rename .zarr.json.writing")
+    assert renames.index("rename .zarr.json.writing") < len(renames) - 1 - renames[::-1].index(
+        "rename .collection.json.writing"
+    )
 
 
 def write_aside(output: Path, *arguments: Any) -> None:

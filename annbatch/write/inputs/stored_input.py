@@ -16,6 +16,7 @@ import pandas as pd
 from annbatch import summary
 from annbatch.errors import InputError, naming
 from annbatch.stores.refusals import refuse_executable
+from annbatch.stores.root_group import COLLECTION
 from annbatch.stores.stored_frame import StoredFrame, attribute, is_array, stored_frame
 from annbatch.write.inputs.matrix_rows import FieldRows, Matrix, matrix_of
 
@@ -27,6 +28,11 @@ class StoredInput:
 
     def __init__(self, group: Any, path: str) -> None:
         encoding = attribute(group, "encoding-type", "anndata")
+        if encoding == COLLECTION:
+            raise InputError(
+                f"{path}: must be AnnData, got a collection; pass the chunk_….zarr folders in it, or call "
+                f"reshuffle_collection"
+            )
         if encoding != "anndata" or "obs" not in group:
             raise InputError(
                 f"{path}: must be an AnnData file, got one with encoding-type {encoding!r} and the keys "

@@ -32,6 +32,7 @@ from annbatch import summary
 from annbatch.errors import AnnbatchError, InputError, OutputError, OutputExistsError, StoreError
 from annbatch.stores.collection import MANIFEST, Collection
 from annbatch.stores.manifest import FileEntry, checksum, sync_directory, write_whole
+from annbatch.stores.root_group import write_root_group
 from annbatch.write.output.directory_swap import exchange
 
 Mode = Literal["create", "append"]
@@ -79,6 +80,7 @@ class Workplace:
         """Write the manifest and move everything to its place."""
         if self.mode == "create":
             check_output(self.output, overwrite=self.overwrite)
+            write_root_group(self.stores)
         shutil.rmtree(self.temporary, ignore_errors=True)
         collection.save(self.stores)
         sync_directory(self.stores)
@@ -311,6 +313,8 @@ def _install(place: Workplace) -> None:
         if (place.stores / store.name).exists():
             (place.stores / store.name).rename(place.output / store.name)
     sync_directory(place.output)
+    # Collections of earlier versions are none yet.
+    write_root_group(place.output)
     write_whole(place.output / MANIFEST, manifest)
 
 
