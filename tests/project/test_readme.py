@@ -39,6 +39,7 @@ PAGES = {
     "remote.md": 2,
     "gpu.md": 2,
     "api.md": 2,
+    "format.md": 1,
 }
 """Page -> number of its examples."""
 
@@ -135,7 +136,13 @@ def _bucket(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.gpu] * (page == "gpu.md")) for page in PAGES])
-@pytest.mark.filterwarnings("ignore:.*fork.*", "ignore:Sparse", "ignore:::lightning", "ignore:::pytorch_lightning")
+@pytest.mark.filterwarnings(
+    "ignore:.*fork.*",
+    "ignore:Sparse",
+    "ignore:::lightning",
+    "ignore:::pytorch_lightning",
+    "ignore:Object at collection",
+)
 def test_page_runs(page: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = examples_of(ROOT / "docs" / page)
     assert len(examples) == PAGES[page]
