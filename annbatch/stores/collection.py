@@ -421,8 +421,8 @@ def verify_files(collection: Collection) -> None:
             raise CorruptStoreError(f"{collection.path}/{key}: cannot be read: {e}") from e
         if found != wanted:
             raise CorruptStoreError(
-                f"{collection.path}/{key}: must have {wanted.nbytes} bytes of crc32c {wanted.crc32c:#010x}, as written, "
-                f"got {found.nbytes} bytes of {found.crc32c:#010x}"
+                f"{collection.path}/{key}: must have {wanted.nbytes} bytes of crc32c {wanted.crc32c:#010x}, as "
+                f"written, got {found.nbytes} bytes of {found.crc32c:#010x}"
             )
 
 
