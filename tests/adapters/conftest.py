@@ -2,6 +2,7 @@
 
 1. `adapter_truth` makes stores in memory once; each test opens them with the options that it needs.
 2. `make_disk_loader` opens sharded stores on disk, and comes in two ways: read directly, and through zarr.
+3. `samples` are the collections that `annbatch.testing.check_adapter` reads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 from adapter_truth import Truth, make_stores
 from annbatch import Loader
 from annbatch.stores import array_opening as opening_module
+from annbatch.testing.adapter_cases import Samples
 from stores import named_stores
 
 MakeLoader = Callable[..., Loader]
@@ -77,3 +79,9 @@ def make_disk_loader(
     yield make
     for loader in loaders:
         loader.close()
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Samples:
+    """Give the collections that `annbatch.testing.check_adapter` reads."""
+    return Samples.written(tmp_path_factory.mktemp("samples"))

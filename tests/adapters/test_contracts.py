@@ -1,105 +1,88 @@
-"""Do the batches of every framework keep what all adapters promise, read directly and through zarr?"""
+"""Do the adapters keep the rules of `annbatch.testing.check_adapter`, read directly and through zarr?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import MakeLoader
 
-from adapter_truth import Truth
-from annbatch import Loader
-from contracts import check_label_columns, check_lasting, check_shared_by_threads
+from annbatch.stores import array_opening
+from annbatch.testing.adapter_cases import Samples
+from annbatch.testing.adapter_rules import check_with
+from annbatch.testing.truth import Framework
 
-
-@dataclass(frozen=True)
-class Framework:
-    """What the contracts need to know of a framework."""
-
-    open: Callable[[Loader], Any]
-    """Gives the adapter."""
-    to_numpy: Callable[[Any], np.ndarray]
-    """Takes an array to the host."""
-    dense: Callable[[Any], Any]
-    """Makes the ``data`` of a batch a dense array."""
-    address: Callable[[Any], int]
-    """Says where the ``data`` of a batch lies."""
-    code_dtype: Any
-    """Type of label codes."""
-    wide: dict[str, Any] = field(default_factory=dict)
-    """Type of label numbers of 64 bits, by their kind, where it is another."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Of the core loader."""
+INT64 = ("cell_type", "stage", "donor", "n_counts", "treated")
+"""Columns of categories, and of integers."""
 
 
-def torch_framework(layout: str) -> Framework:
+def torch_framework(layout: str) -> tuple[Callable, Framework]:
     pytest.importorskip("torch", reason="torch is not installed")
     from annbatch_torch import TorchLoader
 
-    return Framework(
-        lambda ds: TorchLoader(ds, layout=layout),
+    return lambda ds: TorchLoader(ds, layout=layout), Framework(
         lambda tensor: tensor.cpu().numpy(),
         lambda data: data.to_dense(),
         lambda data: (data.values() if data.is_sparse_csr else data).data_ptr(),
-        np.int64,
+        {**dict.fromkeys(INT64, np.int64), "age": np.float64, "score": np.float32, "doublet": np.bool_},
     )
 
 
-def jax_framework(layout: str) -> Framework:
+def jax_framework(layout: str) -> tuple[Callable, Framework]:
     pytest.importorskip("jax", reason="JAX is not installed")
     from annbatch_jax import JaxLoader, PaddedCSR, densify
 
-    return Framework(
-        lambda ds: JaxLoader(ds, layout=layout),
+    return lambda ds: JaxLoader(ds, layout=layout), Framework(
         np.asarray,
         lambda data: densify(data) if isinstance(data, PaddedCSR) else data,
         lambda data: (data.data if isinstance(data, PaddedCSR) else data).unsafe_buffer_pointer(),
-        np.int32,
-        {"i": np.int32, "f": np.float32},
+        {**dict.fromkeys(INT64, np.int32), "age": np.float32, "score": np.float32, "doublet": np.bool_},
     )
 
 
-def cupy_framework() -> Framework:
+def cupy_framework() -> tuple[Callable, Framework]:
     cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
     from annbatch_cupy import CupyLoader
 
-    return Framework(
-        CupyLoader,
+    return CupyLoader, Framework(
         cupy.asnumpy,
-        lambda data: data.toarray(),
+        lambda data: data.toarray() if hasattr(data, "toarray") else data,
         lambda data: data.data.data.ptr,
-        np.int32,
+        {"cell_type": np.int32, "n_counts": np.int64, "age": np.float64, "score": np.float32, "doublet": np.bool_},
     )
 
 
-def on_gpu(framework: Framework) -> Framework:
+def on_gpu(found: tuple[Callable, Framework]) -> tuple[Callable, Framework]:
     """The same, of a core loader that makes its batches on a GPU."""
-    return replace(framework, options={"device": "cuda"})
+    return found[0], replace(found[1], options={"device": "cuda"})
 
 
-def jax_on_gpu(layout: str) -> Framework:
+def jax_on_gpu(layout: str) -> tuple[Callable, Framework]:
     jax = pytest.importorskip("jax", reason="JAX is not installed")
     if not any(device.platform == "gpu" for device in jax.devices()):
         pytest.skip("this JAX sees no CUDA device")
     return on_gpu(jax_framework(layout))
 
 
-def torch_on_gpu(layout: str) -> Framework:
+def torch_on_gpu(layout: str, *, born_there: bool = True) -> tuple[Callable, Framework]:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if not torch.cuda.is_available():
         pytest.skip("this torch sees no CUDA device")
-    return on_gpu(torch_framework(layout))
+    make_adapter, framework = torch_framework(layout)
+    if born_there:
+        return on_gpu((make_adapter, framework))
+    return lambda ds: type(make_adapter(ds))(ds, device="cuda", layout=layout), framework
 
 
-FRAMEWORKS: dict[str, Callable[[], Framework]] = {
+FRAMEWORKS: dict[str, Callable[[], tuple[Callable, Framework]]] = {
     "torch csr": lambda: torch_framework("csr"),
     "torch dense": lambda: torch_framework("dense"),
     "jax padded csr": lambda: jax_framework("padded_csr"),
     "jax dense": lambda: jax_framework("dense"),
     "cupy": cupy_framework,
+    "torch csr, copied to a gpu": lambda: torch_on_gpu("csr", born_there=False),
+    "torch dense, copied to a gpu": lambda: torch_on_gpu("dense", born_there=False),
     "cupy, made on a gpu": lambda: on_gpu(cupy_framework()),
     "torch csr, made on a gpu": lambda: torch_on_gpu("csr"),
     "torch dense, made on a gpu": lambda: torch_on_gpu("dense"),
@@ -109,31 +92,22 @@ FRAMEWORKS: dict[str, Callable[[], Framework]] = {
 ON_GPU = [name for name in FRAMEWORKS if "gpu" in name or name == "cupy"]
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.gpu] * (name in ON_GPU)) for name in FRAMEWORKS])
-def framework(request: pytest.FixtureRequest) -> Framework:
-    return FRAMEWORKS[request.param]()
+CASES = [(name, True) for name in FRAMEWORKS] + [(name, False) for name in ("torch csr", "cupy")]
+"""Name, and whether the core reads directly: what it does through zarr does not depend on the framework."""
 
 
-def test_kept_batches_stay_as_they_are(framework: Framework, make_disk_loader: MakeLoader, disk_truth: Truth) -> None:
-    ds = framework.open(make_disk_loader(**framework.options))
-
-    def check(batch: Any) -> None:
-        codes = {name: framework.to_numpy(array) for name, array in batch.codes.items()}
-        dense = framework.to_numpy(framework.dense(batch.data))
-        disk_truth.check(framework.to_numpy(batch.index), dense, codes, ds.categories)
-
-    check_lasting(ds, check, lambda batch: framework.address(batch.data))
-
-
-def test_label_columns(framework: Framework, make_disk_loader: MakeLoader, disk_truth: Truth) -> None:
-    ds = framework.open(make_disk_loader(**framework.options))
-    check_label_columns(ds, disk_truth.obs, framework.to_numpy, framework.code_dtype, framework.wide)
-
-
-def test_threads_share_an_iterator(framework: Framework, make_loader: MakeLoader) -> None:
-    ds = framework.open(make_loader(batch_size=4, **framework.options))
-    for _ in range(2):
-        check_shared_by_threads(ds, ds.n_obs, framework.to_numpy)
-        found = ds.stats()
-        assert (found.cells, found.batches) == (ds.n_obs, len(ds))
-        assert 0 < found.wait_seconds <= found.seconds
+@pytest.mark.parametrize(
+    ("name", "direct"),
+    [
+        pytest.param(
+            name, direct, marks=[pytest.mark.gpu] * (name in ON_GPU), id=name if direct else f"{name}, through zarr"
+        )
+        for name, direct in CASES
+    ],
+)
+def test_every_adapter_keeps_the_rules(
+    name: str, direct: bool, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_adapter, framework = FRAMEWORKS[name]()
+    monkeypatch.setattr(array_opening, "DIRECT", direct)
+    check_with(samples, make_adapter, framework)

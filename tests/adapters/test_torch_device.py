@@ -28,7 +28,6 @@ from annbatch.buffers import SlabPool  # noqa: E402
 from annbatch_torch import TorchLoader, densify  # noqa: E402
 from annbatch_torch import _loader as loader_module  # noqa: E402
 from annbatch_torch._device import Copies, page_locked  # noqa: E402
-from contracts import check_lasting  # noqa: E402
 from epochs import each_batch  # noqa: E402
 
 Layout = Literal["csr", "dense"]
@@ -196,18 +195,6 @@ def test_on_a_gpu(layout: Layout, make_loader: MakeLoader, truth: Truth) -> None
         check_on_host(batch, truth, ds.categories)
         seen.append(batch.index.cpu().numpy())
     np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(sum(STORE_ROWS)))
-
-
-@pytest.mark.gpu
-@pytest.mark.usefixtures("cuda")
-@pytest.mark.parametrize("layout", ["csr", "dense"])
-def test_kept_batches_on_a_gpu(layout: Layout, make_disk_loader: MakeLoader, disk_truth: Truth) -> None:
-    ds = TorchLoader(make_disk_loader(), device="cuda", layout=layout)
-    check_lasting(
-        ds,
-        lambda batch: check_on_host(batch, disk_truth, ds.categories),
-        lambda batch: (batch.data.values() if layout == "csr" else batch.data).data_ptr(),
-    )
 
 
 @pytest.mark.gpu

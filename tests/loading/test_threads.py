@@ -18,7 +18,7 @@ import zarr
 from zarr.core.sync import sync
 
 from annbatch import Loader, epoch
-from contracts import check_shared_by_threads
+from annbatch.testing.adapter_rules import check_threads
 from live_threads import background_threads
 from stores import opened, write_store
 
@@ -30,7 +30,7 @@ def test_every_batch_goes_to_one_of_them(prefetch):
     ds = Loader(batch_size=2, chunk_size=4, preload_nchunks=4, prefetch=prefetch, threads=2)
     ds.add_anndatas([ad.AnnData(sp.csr_matrix(np.eye(N, dtype=np.float32)))])
     for number in range(4):
-        check_shared_by_threads(ds, N)
+        check_threads(ds, N)
         assert ds.next_epoch == number + 1
 
 

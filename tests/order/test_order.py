@@ -17,7 +17,8 @@ from annbatch.order.consumers import Partition, even_cuts
 from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.state import Position
 from annbatch.samplers import Shuffled
-from orders import NAMES, batches_of, batches_of_turns, classes_of, epoch_batches, row_counts, sampler_of, schedules
+from annbatch.testing.epochs import batches_of, epoch_batches, row_counts
+from orders import NAMES, batches_of_turns, classes_of, sampler_of, schedules
 
 ROWS_ONCE = ("shuffled", "sequential")
 
@@ -172,18 +173,6 @@ def test_a_position_beyond_the_end_is_refused(schedule, epoch, count):
     n_batches = schedule.segment(Position(epoch), count)[0].n_batches
     with pytest.raises(InputError, match="beyond the end"):
         schedule.segment(Position(epoch, ((count, n_batches + 1),)), count)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_epochs_and_seeds_differ_and_repeat(name):
-    def batches(epoch, seed):
-        sampler = sampler_of(name, 200, 6)
-        asked = Settings(sampler, 6, 5, 4, seed, False)
-        return epoch_batches(Schedule(asked, (150, 50), classes_of(sampler.columns, 200), None, {}), epoch)
-
-    orders = {str(batches(epoch, seed)) for epoch, seed in [(0, 0), (1, 0), (0, 1)]}
-    assert len(orders) == (1 if name == "sequential" else 3)
-    assert batches(0, 0) == batches(0, 0)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,7 @@
 """Is the package what it says it is?
 
-1. `import annbatch` loads no framework, and no module of the core imports one anywhere, not even inside a function.
+1. `import annbatch` loads no framework, and no module of the core imports one anywhere, not even inside a function; nor
+   a test framework.
 2. An adapter without its framework gives one ImportError that says what to install.
 3. The version is the one in the metadata; every package carries its types.
 """
@@ -54,7 +55,7 @@ def test_core_modules_import_no_framework() -> None:
         (str(path.relative_to(CORE)), name)
         for path in sorted(CORE.rglob("*.py"))
         for name in imported_names(path)
-        if name in FRAMEWORKS
+        if name in (*FRAMEWORKS, "pytest", "hypothesis")
     }
     lazily = {(module, name) for module in ("buffers.py", "device/cuda.py") for name in ("cupy", "cupyx")}
     assert found <= lazily

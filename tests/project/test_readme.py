@@ -31,15 +31,16 @@ PAGES = {
     "randomness.md": 1,
     "h5ad.md": 2,
     "transforms.md": 8,
-    "sampling.md": 10,
+    "sampling.md": 9,
     "reproducibility.md": 2,
     "distributed.md": 7,
     "layouts.md": 2,
     "from-scverse-annbatch.md": 1,
     "remote.md": 2,
     "gpu.md": 2,
-    "api.md": 2,
     "format.md": 1,
+    "write-a-sampler.md": 3,
+    "write-an-adapter.md": 3,
 }
 """Page -> number of its examples."""
 
@@ -57,6 +58,8 @@ NARROW = (
     "reproducibility.md",
     "distributed.md",
     "remote.md",
+    "write-a-sampler.md",
+    "write-an-adapter.md",
 )
 """Pages whose examples have no line longer than `MAX_COLUMNS`."""
 

@@ -24,7 +24,7 @@ from annbatch.order.splits import Divisible, split
 from annbatch.samplers import ClassBalanced, Classes, Grouped, MatchedPairs, Stratified, Weighted, weighted
 from annbatch.samplers.weighted import Draws, quantized
 from annbatch.stores import obs_rows
-from orders import epoch_batches, row_counts
+from annbatch.testing.epochs import epoch_batches, row_counts
 
 SIZES = [127, 128, 129, 255, 256, 257, 32767, 32768, 32769, 65536, 65537]
 

@@ -21,14 +21,14 @@ from annbatch.samplers import (
     Classes,
     Grouped,
     MatchedPairs,
-    Sampler,
     Sequential,
     Shuffled,
     Stratified,
     Weighted,
 )
 from annbatch.samplers.weighted import quantized
-from orders import NAMES, classes_of, codes_of, epoch_batches, row_counts, sampler_of, schedules
+from annbatch.testing.epochs import epoch_batches, row_counts
+from orders import classes_of, codes_of, schedules
 
 
 def schedule_of(
@@ -37,11 +37,6 @@ def schedule_of(
     asked = Settings(sampler, batch_size, chunk_size, nchunks, seed, drop_last)
     classes = classes_of(sampler.columns, n) if classes is None else classes
     return Schedule(asked, (n // 2, n - n // 2), classes, rows, {})
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_sampler_follows_the_protocol(name):
-    assert isinstance(sampler_of(name, 10, 2), Sampler)
 
 
 @given(schedules(("sequential",)))

@@ -1,7 +1,6 @@
 """What do the tests read?
 
-Cells and genes that say who they are. Cell ``cell{r}`` has, for gene ``g{c}``, either nothing or `value` (r, c), so a
-misplaced number names the place that it came from.
+Cells and genes that say who they are: those of `annbatch.testing.cells`, in any form and as files.
 """
 
 from __future__ import annotations
@@ -16,53 +15,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from annbatch.testing.cells import awkward_obs, named_matrix
+
 Form = Literal["csr", "csc", "dense"]
 FileKind = Literal["h5ad", "zarr2", "zarr3"]
 
 FORMS: tuple[Form, ...] = ("csr", "csc", "dense")
 FILE_KINDS: tuple[FileKind, ...] = ("h5ad", "zarr2", "zarr3")
-
-_COLUMNS = 100
-
-
-def value(row: Any, column: Any) -> Any:
-    """The number that cell ``row`` has for gene ``column`` if it has one; below 2**16 for the first 655 rows."""
-    return row * _COLUMNS + column + 1
-
-
-def named_matrix(
-    rng: np.random.Generator,
-    rows: Sequence[int],
-    columns: Sequence[int],
-    *,
-    density: float = 0.3,
-    dtype: Any = np.float32,
-) -> sp.csr_matrix:
-    """A random pattern whose elements are `value` of their own place; some rows are empty, unless ``density`` is 1."""
-    present = rng.random((len(rows), len(columns))) < density
-    present[rng.random(len(rows)) < (0.1 if density < 1 else 0)] = False
-    numbers = value(np.asarray(rows)[:, None], np.asarray(columns)[None, :])
-    return sp.csr_matrix(np.where(present, numbers, 0).astype(dtype))
-
-
-def awkward_obs(rows: Sequence[int], categories: Sequence[str] = ("B", "T", "NK")) -> pd.DataFrame:
-    """A column of each kind, some with missing values; every value follows from the row and ``categories``."""
-    rows = np.asarray(rows)
-    of = np.asarray(categories, dtype=object)
-    codes = rows % len(of)
-    return pd.DataFrame(
-        {
-            "cell_type": pd.Categorical.from_codes(np.where(rows % 5 == 4, -1, codes), categories=list(of)),
-            "stage": pd.Categorical.from_codes(rows % 3, categories=["early", "mid", "late"], ordered=True),
-            "donor": pd.Series([f"donor{r % 4}" for r in rows], dtype=object).to_numpy(),
-            "n_counts": rows * 10,
-            "score": np.where(rows % 7 == 3, np.nan, rows / 2).astype(np.float32),
-            "doublet": rows % 2 == 0,
-            "age": pd.arrays.IntegerArray(rows.astype(np.int64), rows % 3 == 1),
-            "treated": pd.arrays.BooleanArray(rows % 2 == 1, rows % 4 == 2),
-        },
-        index=pd.Index([f"cell{r}" for r in rows], dtype=object),
-    )
 
 
 def named_adata(

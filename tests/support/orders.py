@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
-from annbatch.order.consumers import Segment
 from annbatch.order.row_selection import Runs
 from annbatch.order.schedule import Schedule, Settings
-from annbatch.order.state import Position
 from annbatch.order.turns import Turns
 from annbatch.samplers import (
     ClassBalanced,
@@ -98,16 +95,6 @@ def schedules(draw, names=NAMES) -> Schedule:
     )
 
 
-def batches_of(segment: Segment, index: int, n_done: int = 0, limit: int | None = None) -> list[list[int]]:
-    """The batches of a consumer, window by window, behind the first ``n_done``."""
-    found: list[list[int]] = []
-    for number in range(n_done // segment.batches_per_window, segment.n_windows):
-        window = segment.window(number, index)
-        found += [window.rows[a:b].tolist() for a, b in zip(window.cuts[:-1], window.cuts[1:], strict=True)]
-    found = found[n_done - n_done // segment.batches_per_window * segment.batches_per_window :]
-    return found if limit is None else found[:limit]
-
-
 def batches_of_turns(turns: Turns, index: int) -> list[list[int]]:
     """The batches that are left for one worker of a consumer."""
     found: list[list[int]] = []
@@ -115,13 +102,3 @@ def batches_of_turns(turns: Turns, index: int) -> list[list[int]]:
         window = turns.window(number, index)
         found += [window.rows[a:b].tolist() for a, b in zip(window.cuts[:-1], window.cuts[1:], strict=True)]
     return found
-
-
-def epoch_batches(schedule: Schedule, epoch: int, count: int = 1, parts: Any = ()) -> list[list[list[int]]]:
-    """For each consumer, the batches that it gets from a position on."""
-    segment, n_done = schedule.segment(Position(epoch, tuple(parts)), count)
-    return [batches_of(segment, index, n_done) for index in range(count)]
-
-
-def row_counts(consumers: list[list[list[int]]]) -> Counter[int]:
-    return Counter(row for batches in consumers for batch in batches for row in batch)

@@ -15,9 +15,9 @@ import zarr
 from zarr.storage import MemoryStore, WrapperStore
 
 from annbatch import create_anndata_collection
+from annbatch.testing.cells import value
 from annbatch.write.inputs.matrix_rows import matrix_of
 from annbatch.write.inputs.rewritten_rows import rewrite, rewritten
-from datagen import value
 from small_budget import small_budget
 
 N_OBS, N_VARS = 60, 14

@@ -21,8 +21,9 @@ import scipy.sparse as sp
 from annbatch import append_to_collection, create_anndata_collection
 from annbatch.errors import InputError, InputErrors, MissingInputError
 from annbatch.stores.collection import Collection
+from annbatch.testing.cells import value
 from annbatch.write.inputs.local_copy import local_copy
-from datagen import named_adata, value, write_adata
+from datagen import named_adata, write_adata
 from small_budget import small_budget
 
 # anndata warns of symbols that occur twice, as they are to.
