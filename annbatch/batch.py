@@ -144,8 +144,10 @@ class CSR(Summary):
         """Give a `scipy.sparse.csr_matrix` on the same memory, without the padding; not for parts, nor on a device."""
         import scipy.sparse as sp
 
-        nnz = self.nnz
-        return sp.csr_matrix((self.data[:nnz], self.indices[:nnz], self.indptr), shape=self.shape, copy=False)
+        # Not from its parts at once: SciPy would copy arrays that are less than half of the memory behind them.
+        matrix = sp.csr_matrix(self.shape)
+        matrix.data, matrix.indices, matrix.indptr = self.data[: self.nnz], self.indices[: self.nnz], self.indptr
+        return matrix
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from annbatch import buffers
+from annbatch import Loader, buffers
 from annbatch.buffers import ALIGNMENT_BYTES, SlabPool, slab_class
 from annbatch.device import window_memory
+from annbatch.testing import make_cells
+from epochs import each_batch
 
 
 def test_arrays_are_aligned_and_apart():
@@ -23,6 +25,15 @@ def test_arrays_are_aligned_and_apart():
         array[:] = i
     for i, array in enumerate(arrays):
         assert (array == i).all()
+
+
+def test_scipys_matrix_is_on_the_memory_of_the_batch():
+    cells = make_cells(40)
+    for batch in each_batch(Loader(batch_size=16).add_anndatas([cells])):
+        matrix = batch["data"].to_scipy()
+        assert (matrix != cells.X[batch["index"]]).nnz == 0
+        for name in ("data", "indices", "indptr"):
+            assert np.shares_memory(getattr(matrix, name), getattr(batch["data"], name))
 
 
 def test_a_slab_refuses_more_than_it_holds():
