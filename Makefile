@@ -4,9 +4,10 @@
 #   make test-clients    the tests with programs that train from a loader (scvi-tools), in an environment of their own
 #   make test-scvi    those of scvi-tools alone; PYTHON=python3.12 takes its newest version
 #   make notebook     docs/notebooks/scvi.ipynb executed and saved with its outputs, in an environment of its own
-#   make lint    ruff, mypy --strict, and the floors of the rooms (import-linter)
+#   make lint    ruff, mypy --strict, the floors of the rooms (import-linter), and spelling (codespell)
 #   make docs    the documentation, in docs/_build/html
 #   make bench   the benchmarks (ARGS is passed on)
+#   make figures which results are older than the code that they measure
 #   make mutants which small faults the tests do not notice; takes hours (ARGS="order/ plan/" for some modules)
 #   make test-gpu, make bench-gpu    the tests and the benchmark that need a GPU, whose driver is of CUDA 13
 
@@ -17,7 +18,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: demo test test-clients .run-clients test-scvi .run-scvi notebook .run-notebook test-gpu lint format docs bench bench-gpu mutants clean
+.PHONY: demo test test-clients .run-clients test-scvi .run-scvi notebook .run-notebook test-gpu lint format docs bench figures bench-gpu mutants clean
 .SECONDARY:
 
 demo: $(VENV)/.installed-demo
@@ -31,6 +32,7 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
@@ -42,6 +44,9 @@ docs: $(VENV)/.installed-docs
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python benchmarks/bench.py $(ARGS)
+
+figures: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/ages.py $(ARGS)
 
 mutants: $(VENV)/.installed-mutants
 	$(BIN)/python tests/mutants/run.py $(ARGS)

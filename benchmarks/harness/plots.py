@@ -1,6 +1,7 @@
 """What do the results look like?
 
-`plot_speeds` draws the main benchmark, a panel a setting; `plot_lines` draws speed over something, a line a contender.
+`plot_headline` draws this project beside the peer; `plot_speeds` the main benchmark, a panel a setting; `plot_lines`
+speed over something, a line a contender.
 Every dot is one round, every bar or line the median of its rounds.
 """
 
@@ -22,6 +23,14 @@ from harness.settings import TITLES
 
 INK, GRID = "#22303c", "#d9dee3"
 OURS, OTHERS, LIMIT = "#0b7a75", "#9aa5b1", "#e3e7eb"
+
+HEADLINE_SETTINGS = ("512x32", "32x256", "1x16384")
+HEADLINE_BARS = {
+    "annbatch-dlpack": ("default\ncodec", OURS),
+    "annbatch-dlpack, codec packed": ("codec\npacked", "#4aa39f"),
+    "scverse annbatch 0.3.1": ("scverse\nannbatch", OTHERS),
+}
+"""Contender -> what the headline calls it, and its colour; the last one is what the others are compared with."""
 
 
 def style() -> None:
@@ -139,3 +148,59 @@ def plot_lines(results: Path, key: str, label: str, *, log: bool = True) -> Path
     axes.set_ylabel("cells per second")
     axes.legend(frameon=False, fontsize=8)
     return write_figure(figure, results)
+
+
+def plot_headline(record: dict[str, Any], path: Path) -> Path:
+    """Draw this project beside the peer, a panel a setting with a scale of its own, as an SVG; give its path.
+
+    The figure has a background of its own, so that it can be read on light and on dark pages.
+    """
+    style()
+    names = [name for name in HEADLINE_BARS if any(row["contender"] == name for row in record["rows"])]
+    found = {(row["setting"], row["contender"]): row for row in record["rows"]}
+    settings = [one for one in HEADLINE_SETTINGS if all((one, name) in found for name in names)]
+    # Letters as text instead of outlines are a tenth of the bytes.
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        figure, panels = plt.subplots(1, len(settings), figsize=(7.6, 3.1), squeeze=False)
+        figure.subplots_adjust(left=0.02, right=0.98, bottom=0.22, top=0.78, wspace=0.08)
+        for setting, axes in zip(settings, panels[0], strict=True):
+            rows = [found[setting, name] for name in names]
+            slowest = float(np.median(rows[-1]["cells_per_s"]))
+            top = max(max(row["cells_per_s"]) for row in rows)
+            for x, (name, row) in enumerate(zip(names, rows, strict=True)):
+                rates = row["cells_per_s"]
+                middle = float(np.median(rates))
+                axes.bar(x, middle, width=0.72, color=HEADLINE_BARS[name][1], zorder=2)
+                axes.scatter(np.full(len(rates), x), rates, s=7, color=INK, alpha=0.75, lw=0, zorder=3)
+                times = "" if row is rows[-1] else f" {middle / slowest:.1f}×"
+                axes.text(
+                    x, max(rates) + top * 0.03, f"{short(middle)}{times}", ha="center", fontsize=8, fontweight="bold"
+                )
+            axes.set_xticks(range(len(names)), [HEADLINE_BARS[name][0] for name in names], fontsize=8)
+            axes.set_yticks([])
+            axes.set_ylim(0, top * 1.14)
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(axis="x", length=0)
+            title = TITLES[setting]
+            axes.set_title(f"{title[0].upper()}{title[1:]}".replace(", ", ",\n", 1), fontsize=8.5)
+        facts = record["input"]
+        figure.text(
+            0.02,
+            0.955,
+            "Cells per second of this project (green) and of scverse annbatch (grey)",
+            fontsize=10,
+            fontweight="bold",
+            va="center",
+        )
+        figure.text(
+            0.02,
+            0.05,
+            f"{record['machine']}; {record['date']}; {facts['n_obs']:,} cells × {facts['n_vars']:,} genes. Bars: "
+            "medians, dots: rounds; × against scverse annbatch. Each panel has its own scale.",
+            fontsize=6.8,
+            va="center",
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return path

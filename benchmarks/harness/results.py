@@ -1,6 +1,6 @@
 """How are the figures of a command kept, summed up and printed?
 
-1. `save` writes ``{"machine", "date", "command", "input", "rows": […]}`` under ``benchmarks/results``.
+1. `save` writes ``{"machine", "date", "command", "commit", "input", "rows": […]}`` under ``benchmarks/results``.
 2. `median` and `spread` sum up the rounds of a row, `ratios` compares those of two; `print_table` prints them.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import json
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import BENCHMARKS
 from harness.machine import slug
 
 
@@ -57,6 +59,7 @@ def save(
         "machine": arguments.machine,
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
+        **({} if (commit := commit_of(BENCHMARKS.parent)) is None else {"commit": commit}),
         "input": {key: value for key, value in facts.items() if key != "files"},
         "software": {"python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
         | dict(software or {}),
@@ -65,6 +68,20 @@ def save(
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"wrote {path}")
     return path
+
+
+def commit_of(repository: Path) -> str | None:
+    """Give the commit of the code, with ``-dirty`` behind it where the code differs from it; None without git."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=repository, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "annbatch", "adapters")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def median(row: dict[str, Any], key: str = "cells_per_s") -> float:

@@ -49,7 +49,7 @@ def test_runs_and_is_shown(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("<!-- speed --><!-- /speed -->")
     run(ROOT / "benchmarks/report.py", "--results", tmp_path / "results", "--docs", tmp_path, "--readme", readme)
-    shown = (tmp_path / "speed-tables.inc").read_text()
+    shown = (tmp_path / "results-tables.inc").read_text()
     assert "Files that are not in memory" in shown
     assert "cat of" not in shown
     assert "| ours-zstd |" in shown

@@ -43,9 +43,12 @@ class Section:
     """What was measured, where the heading does not say it."""
     figure: str | None = None
     """Name of its figure; ``own`` means a PNG of the same name as the results."""
-    page: str = "speed"
+    page: str = "results"
     """Page of the documentation that shows it."""
 
+
+HEADLINE = "cpu"
+"""The kind whose newest record the figure and the first table show."""
 
 SECTIONS = {
     "cpu": Section("The field", main_table, "", "own"),
@@ -55,6 +58,7 @@ SECTIONS = {
         "A logistic regression, trained on batches that come as fast as a throttled loader lets them; the real loaders "
         "are marked at the speeds that the main benchmark found.",
         "fit-time.png",
+        "speed",
     ),
     "wait": Section(
         "Waiting under a training step of 10 ms",
@@ -82,6 +86,12 @@ SECTIONS = {
         "rounds ± half their range; ratios of each round, their median, least and largest. cellstream is asked for the "
         "rows of one batch after the other, with a thread for each core. bixverse writes no store of given cells, so "
         "all are compared once more on cells that it draws: so few that the rows of a large batch share chunks.",
+    ),
+    "in-place": Section(
+        ".h5ad files read as they are",
+        speeds_table,
+        "Both read the same files, uncompressed and compressed by gzip, in blocks of 32 rows, 256 of them together, "
+        "and in perfectly random rows.",
     ),
     "cold": Section(
         "Files that are not in memory",
