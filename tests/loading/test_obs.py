@@ -263,8 +263,8 @@ def test_a_loader_from_a_loader(stores):
     sampled = other.replace(sampler=annbatch.samplers.ClassBalanced("stage", n_rows=16), rows=None)
     assert sum(len(batch.index) for batch in sampled) == 16
     assert type(sampled.replace(shuffle=False).sampler).__name__ == "Sequential"
-    with pytest.raises(TypeError, match="shufle"):
-        ds.replace(shufle=False)
+    with pytest.raises(TypeError, match="shufle"):  # codespell:ignore
+        ds.replace(shufle=False)  # codespell:ignore
     with pytest.raises(InputError, match="layers must hold 'counts'"):
         ds.replace(layers=["counts"])
 
