@@ -195,8 +195,8 @@ def plot_headline(record: dict[str, Any], path: Path) -> Path:
         figure.text(
             0.02,
             0.05,
-            f"{record['machine']}; {record['date']}; {facts['n_obs']:,} cells × {facts['n_vars']:,} genes. Bars: "
-            "medians, dots: rounds; × against scverse annbatch. Each panel has its own scale.",
+            f"{record['machine']}; {record['date']}; {facts['n_obs']:,} cells × {facts['n_vars']:,} genes. "
+            "Each panel has its own scale.\nBars: medians; dots: rounds; ×: times the cells of scverse annbatch.",
             fontsize=6.8,
             va="center",
         )
