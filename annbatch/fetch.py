@@ -5,7 +5,7 @@
 2. `Fetcher.plan` lays out the rows of every batch (`annbatch.plan.row_places`), and requests chunks that are not in
    memory (`annbatch.stores.chunk_arrival`).
 3. `Fetcher.read` lets every part of a batch (X, layers, obsm) take its memory and say what has to be read
-   (`annbatch.batches.on_host`).
+   (`annbatch.batches.filling`).
 4. A pool of threads reads, decodes and scatters; meanwhile labels are gathered (`annbatch.batches.label_rows`).
 """
 
@@ -24,11 +24,13 @@ import numpy as np
 
 from annbatch.batch import Batch, Emit, Modality
 from annbatch.batches.casts import Emitted
+from annbatch.batches.dense_on_host import DensePart
 from annbatch.batches.device_decoding import part_of
 from annbatch.batches.exact import check_exact
+from annbatch.batches.filling import Filling
 from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, Waiting, padded
 from annbatch.batches.on_device import HandOver, OnDevicePart
-from annbatch.batches.on_host import DensePart, Filling, SparsePart
+from annbatch.batches.sparse_on_host import SparsePart
 from annbatch.buffers import MIN_SLAB_BYTES, SlabPool
 from annbatch.counters import READ_NS, REQUEST_NS, Counters, waiting
 from annbatch.device.window_memory import WindowMemoryPool

@@ -2,13 +2,14 @@
 
 In the order in which a window is made:
 
-1. `casts`: the type of the values. `on_host`: sparse and dense matrices in host memory; `exact` looks at integers that
-   come as float32, `value_kernels` normalises or binarises values.
-2. `on_device`: the same in the memory of a device, copied there in narrow types and widened.
-3. `unpacked_on_device`, `decoded_on_device`: the same, where the device also decodes packed chunks, or zstd;
-   `device_decoding` chooses.
-4. `label_rows`: the labels of a window's rows; `label_kernels` gathers them in one call.
+1. `casts` chooses the type of the values.
+2. `filling` says what parts are, and holds what they share. `csr_memory` takes memory for CSR batches.
+3. `sparse_on_host` and `dense_on_host` make batches in host memory; `picked_rows` keeps only the wanted genes. `exact`
+   checks integers that become float32, `value_kernels` normalises or binarises values.
+4. `on_device` makes batches in the memory of a device, to which rows are copied in narrow types.
+   `unpacked_on_device` and `decoded_on_device` let the device also decode packed chunks, or zstd; `device_decoding`
+   chooses between them.
+5. `label_rows` reads the labels of a window's rows; `label_kernels` gathers them in one call.
 
-Other rooms take `SparsePart`, `DensePart` and their kin on a device, and `LabelReader`: `annbatch.fetch` asks each to
-plan, to say what has to be read, and to give its share of every batch.
+`annbatch.fetch` drives `SparsePart`, `DensePart`, the parts on a device, and `LabelReader`.
 """

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from annbatch.batches.filling import Filling
 from annbatch.batches.on_device import C_TYPES, DeviceWindow, OnDeviceArray, OnDevicePart, extent, place_in
-from annbatch.batches.on_host import Filling
 from annbatch.buffers import aligned
 from annbatch.device.cuda import Kernel, Stream
 from annbatch.device.nvcomp import ALIGNMENT_BYTES, Frames

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annbatch.batch import CSR, Batch, Modality
-from annbatch.batches.on_host import Filling, SparsePart
+from annbatch.batches.filling import Filling
+from annbatch.batches.sparse_on_host import SparsePart
 from annbatch.buffers import aligned
 from annbatch.device.cuda import Event, Kernel, Stream
 from annbatch.device.window_memory import WindowMemory, WindowMemoryPool
@@ -213,8 +214,8 @@ class OnDevicePart(SparsePart):
         """Give batches that are made when they are asked for; what `send` gives is shared by all of them."""
         n_elements, n_rows = rows.n_elements, np.diff(plan.cuts).tolist()
         most: list[int | None] = [None] * len(n_rows) if rows.most is None else rows.most.tolist()
-        index_dtype = None if rows.most is None else self._index_dtype(int(rows.most.max()))
-        rooms = [self._room(n_elements[b : b + 1], most[b], index_dtype) for b in range(len(n_rows))]
+        index_dtype = None if rows.most is None else self._memory.index_dtype(int(rows.most.max()))
+        rooms = [self._memory.room(n_elements[b : b + 1], most[b], index_dtype) for b in range(len(n_rows))]
         window = cache(send)
 
         def finish(b: int) -> OnDeviceMatrix:

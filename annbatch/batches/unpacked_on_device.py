@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from annbatch.batches.filling import Filling
 from annbatch.batches.on_device import C_TYPES, DeviceWindow, OnDeviceArray, OnDevicePart, extent, place_in
-from annbatch.batches.on_host import Filling
 from annbatch.buffers import aligned
 from annbatch.device.cuda import Kernel, Stream
 from annbatch.device.packed_blocks import BlockRead, BlockTables, plan_blocks

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from annbatch import Batch, Capacity, CorruptStoreError, Emit, InputError, Loader, Partition, StoreError
 from annbatch import loader as loader_module
-from annbatch.batches import on_host as assemble_module
+from annbatch.batches import csr_memory as memory_module
 from annbatch.stores import array_opening as opening_module
 from datagen import awkward_obs, named_matrix
 from epochs import each_batch
@@ -342,7 +342,7 @@ def test_batches_of_a_window_have_one_index_type(tmp_path, monkeypatch):
     plain = list(Loader(batch_size=7, chunk_size=4, preload_nchunks=30, threads=1).add_anndatas(adatas))
     sizes = sorted(batch.data.nnz for batch in plain)
     assert sizes[0] < sizes[-1]
-    monkeypatch.setattr(assemble_module, "_MAX_INT32", sizes[len(sizes) // 2])
+    monkeypatch.setattr(memory_module, "_MAX_INT32", sizes[len(sizes) // 2])
     for batch in each_batch(Loader(batch_size=7, chunk_size=4, preload_nchunks=30, threads=1).add_anndatas(adatas)):
         assert batch.data.indices.dtype == batch.data.indptr.dtype == np.int64
         np.testing.assert_array_equal(batch.data.to_scipy().toarray(), x[batch.index].toarray())
