@@ -4,7 +4,8 @@ In the order in which a collection is opened:
 
 1. `location`: where a collection lies, and how its files are read.
 2. `collection`: what its manifest says, and whether it is whole; `root_group`: how its folder is a zarr group.
-3. `manifest`: what the manifest records of a store, a file and an element.
+3. `manifest`: what the manifest records of a store, a file and an element; `preshuffled`: what is known of a collection
+   of scverse annbatch, which has none.
 4. `modality`: what the manifest records of a modality, and how options name what belongs to one.
 5. `anndata_store`: what each store holds: matrices, obs columns and var; `h5ad_file`: the same for an ``.h5ad`` file.
 6. `joint_store`: what the modalities of a store share: rows and label columns.

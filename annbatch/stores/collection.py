@@ -17,12 +17,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as field_of
-from itertools import count as count_up
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import pandas as pd
 import zarr
 
@@ -33,7 +30,6 @@ from annbatch.remote.disk_cache import DiskCache
 from annbatch.stores.array_opening import open_each
 from annbatch.stores.location import Folder, LocalFolder, RemoteFolder, locate
 from annbatch.stores.manifest import (
-    THEIR_STORE,
     ElementTypes,
     FileEntry,
     InputEntry,
@@ -50,6 +46,7 @@ from annbatch.stores.manifest import (
 from annbatch.stores.modality import FOLDER, ModalityEntry, fault_of_name, modality_entry
 from annbatch.stores.obs_access import Obs, joint_obs_of, obs_of
 from annbatch.stores.obs_rows import read_obs
+from annbatch.stores.preshuffled import PRESHUFFLED, find_stores, is_preshuffled
 from annbatch.stores.root_group import COLLECTION, check_root_group
 from annbatch.summary import Summary
 
@@ -58,8 +55,6 @@ FORMAT = COLLECTION
 FORMAT_VERSION = 1
 VERSION_WITH_MODALITIES = 2
 """``format_version`` of a collection with modalities, which programs that know none must not read."""
-PRESHUFFLED = "annbatch-preshuffled"
-"""``encoding-type`` of the root group of a collection that scverse annbatch wrote."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -137,7 +132,7 @@ class Collection(Summary):
                 pass
             else:
                 return cls.from_json(text, folder.path if isinstance(folder, LocalFolder) else folder)
-        if _root_encoding(folder) == PRESHUFFLED:
+        if is_preshuffled(folder):
             return _open_preshuffled(folder)
         raise StoreError(
             f"{folder}: not a collection: it has no {MANIFEST} (written last, so an unfinished build has none), "
@@ -462,49 +457,17 @@ def _grouped_by(root: Mapping[str, Any], where: str) -> str | tuple[str, ...] | 
 
 
 def _open_preshuffled(folder: Folder) -> Collection:
-    try:
-        root = folder.group("")
-        if folder.can_list:
-            names = sorted((name for name in root.group_keys() if THEIR_STORE.fullmatch(name)), key=store_number)
-        else:
-            names = list(takewhile(root.__contains__, (f"dataset_{i}" for i in count_up())))
-        if not names:
-            raise StoreError(f"{folder}: has the encoding-type {PRESHUFFLED!r} but no dataset_{{i}} groups")
-        stores, n_vars = [], set()
-        for name in names:
-            x: Any = root[f"{name}/X"]
-            is_dense = isinstance(x, zarr.Array)
-            rows, columns = x.shape if is_dense else x.attrs["shape"]
-            stores.append(StoreEntry(name, int(rows), None if is_dense else int(x["data"].shape[0]), {}))
-            n_vars.add(int(columns))
-        if len(n_vars) != 1:
-            raise StoreError(f"{folder}: all stores must have the same n_vars, got {sorted(n_vars)}")
-        var: Any = root[f"{names[0]}/var"]
-        obs: Any = root[f"{names[0]}/obs"]
-        var_names = ad.io.read_elem(var[var.attrs["_index"]])
-    except StoreError:
-        raise
-    except Exception as e:
-        raise StoreError(f"{folder}: cannot be read as a collection of scverse annbatch: {e}") from e
+    found = find_stores(folder)
     return Collection(
         path=folder.path if isinstance(folder, LocalFolder) else folder,
         format=PRESHUFFLED,
-        n_obs=sum(store.n_obs for store in stores),
-        n_vars=n_vars.pop(),
-        var_digest=digest_names(var_names),
-        stores=tuple(stores),
+        n_obs=sum(store.n_obs for store in found.stores),
+        n_vars=found.n_vars,
+        var_digest=digest_names(found.var_names),
+        stores=found.stores,
         types={},
-        obs_columns=tuple(str(name) for name in obs.attrs["column-order"]),
+        obs_columns=found.obs_columns,
         shuffled=True,
         seed=None,
         software="annbatch (scverse)",
     )
-
-
-def _root_encoding(folder: Folder) -> object:
-    try:
-        return json.loads(folder.read("zarr.json"))["attributes"]["encoding-type"]
-    except StoreError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
