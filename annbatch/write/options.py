@@ -1,6 +1,7 @@
 """What may a caller choose about a build, and is it in range?
 
 `Options` holds what determines the bytes of a collection, `Resources` what does not. Both check themselves.
+`local_directory` checks where the collection goes.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
-from annbatch.check import boolean, integer, one_of
-from annbatch.errors import InputError
+from annbatch.check import boolean, expanded, integer, one_of
+from annbatch.errors import InputError, redacted
+from annbatch.remote.urls import is_url
 from annbatch.stores.gene_join import How
 from annbatch.stores.merged_var_column import Merge
 from annbatch.stores.modality import MEASURED, check_prefixed, own_names
@@ -197,3 +200,18 @@ class ModalOptions:
     def to_json(self) -> dict[str, Any]:
         """Give their JSON values."""
         return {"join_obs": self.join_obs, "var_names": {name: list(one) for name, one in self.var_names.items()}}
+
+
+def local_directory(name: str, path: str | os.PathLike[str]) -> Path:
+    """Give the real path of a directory to write.
+
+    Raises
+    ------
+    InputError
+        If ``path``, the argument ``name``, is a URL.
+    """
+    if isinstance(path, str) and is_url(path):
+        remedy = "build locally, then copy the collection there"
+        raise InputError(f"{name} must be a local directory, got the URL {redacted(path)}; {remedy}")
+    # Beside the real directory, so that a link to it stays a link and the rename stays on one filesystem.
+    return Path(os.path.realpath(expanded(path)))
