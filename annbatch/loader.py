@@ -1,10 +1,12 @@
 """How does a user get shuffled batches from stores?
 
-1. `Loader.use_collection`, `Loader.use_h5ad` or `Loader.add_anndatas` opens the stores.
+1. `Loader.use_collection`, `Loader.use_h5ad` or `Loader.add_anndatas` opens the stores (`annbatch.sources`), which
+   together are one `annbatch.dataset.Dataset`.
 2. A schedule says which rows make each window (`annbatch.order.schedule`, `annbatch.samplers`).
 3. A fetcher reads windows into batches (`annbatch.fetch`), one or more of them ahead (`annbatch.prefetch`).
-4. The batches of each window are handed over one by one, and counted, so that a run can go on where it stopped
+4. The batches of each window are handed over one by one, and counted, so that a run can resume where it stopped
    (`annbatch.order.state`).
+5. `Loader.replace`, `Loader.split` and `Loader.folds` derive loaders that share the opened stores.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from annbatch.epoch import Epoch, Start
 from annbatch.errors import InputError
 from annbatch.fetch import Carried, Fetcher
 from annbatch.order.consumers import Partition
-from annbatch.order.mixing import LEAST_ROWS, MOST_WINDOWS, Mixing, measure
+from annbatch.order.mixing import LEAST_ROWS, Mixing, advice, measure_windows
 from annbatch.order.permutation import MAX_WORD
 from annbatch.order.row_selection import Runs
 from annbatch.order.schedule import Schedule, Settings
@@ -53,7 +55,7 @@ from annbatch.stores.anndata_store import DenseMatrix
 from annbatch.stores.collection import Collection
 from annbatch.stores.file_index import FileIndex
 from annbatch.stores.gene_join import How
-from annbatch.stores.gene_selection import Absent, Genes, VarNames, Wanted
+from annbatch.stores.gene_selection import Absent, GeneOptions, VarNames
 from annbatch.summary import Summary
 from annbatch.transform import Transform, Transforms
 
@@ -63,119 +65,123 @@ WHOLE = Partition(0, 1)
 """The partition of a consumer that is alone."""
 
 _OPENING_OPTIONS = ("layers", "obsm", "modalities", "cache_dir", "cache_limit")
-"""Options on which it depends what is opened."""
+"""Options that change what is opened, or how."""
 
 
 class Loader(Summary):
     """Stream shuffled mini-batches of cells from AnnData stores that need not fit in memory.
 
-    What batches hold depends on the stores, ``rows``, the sampler, ``seed``, the epoch, ``batch_size``, ``chunk_size``,
-    ``preload_nchunks`` and ``drop_last``, and on nothing else.
+    Which cells each batch holds depends only on the stores, ``rows``, the sampler, ``seed``, the epoch, ``batch_size``,
+    ``chunk_size``, ``preload_nchunks`` and ``drop_last``. All options are keyword-only.
 
     Parameters
     ----------
     batch_size
         Rows in a batch.
     chunk_size
-        Rows that are read contiguously. Larger is faster; smaller mixes better where stores are not shuffled.
+        Rows in a *block*, which is read contiguously. Larger blocks are read faster; smaller ones mix rows better where
+        stores are not shuffled.
     preload_nchunks
-        How many such blocks are read, and shuffled among themselves, together. ``chunk_size * preload_nchunks``
-        rows, rounded up to a multiple of ``batch_size``, are a *window*.
+        Number of blocks that are read together and shuffled among themselves. They are a *window*: ``chunk_size *
+        preload_nchunks`` rows, rounded up to a multiple of ``batch_size``.
     shuffle
-        Whether blocks, and the rows of a window, come in random order. Says nothing where there is a ``sampler``.
+        Whether blocks, and the rows of each window, come in random order. Must not be False if there is a ``sampler``.
     seed
         Seed of that order, 0 <= seed < 2**64.
     drop_last
-        Whether to leave out the rows at the end of an epoch that do not fill a batch (on every consumer), or how many
-        rows, from 2 on, the last batch must have: ``drop_last=2`` leaves out a last batch of one row, which batch
-        normalisation cannot take. Of n consumers, fewer than n times that many rows are left out. Samplers that make
-        whole batches of their own leave out those that do not go round.
+        Whether to drop the rows at the end of an epoch that do not fill a batch, on each consumer. A number of rows, at
+        least 2, drops only smaller last batches: ``drop_last=2`` drops a last batch of one row, which batch
+        normalisation cannot take. With n consumers, fewer than n times that many rows are dropped. Samplers that make
+        whole batches drop those that cannot be shared out equally.
     return_index
-        Whether batches carry the global row numbers.
+        Whether batches carry the global row numbers, ``batch["index"]``.
     sampler
-        Which rows come in an epoch, and in which batches: one of `annbatch.samplers`, or a sampler of one's own. None
-        means every row once, as ``shuffle`` says.
+        Which rows an epoch has, and in which batches: one from `annbatch.samplers`, or your own. None means every row
+        once, as ``shuffle`` says.
     rows
-        Which rows of the stores there are at all: a mask or row numbers, each once. None means all. Only the chunks
-        that hold them are read. With ``shuffle=False`` (or `annbatch.samplers.Sequential`) row numbers come in the
-        order in which they are given; else they are a set.
+        Rows of the stores to use: a boolean mask, or distinct global row numbers. None means all. Only the chunks that
+        hold these rows are read. With ``shuffle=False`` or `annbatch.samplers.Sequential`, row numbers are used in the
+        given order; otherwise their order does not matter.
     dtype
-        Type of the values of X and layers, whatever their own; None gives back the type that they had before they
-        were written. Adapters ask for a type of their own.
+        Type of the values of X and layers. None means the type that they had before they were written. Adapters ask for
+        a type of their own.
     casting
-        Which casts ``dtype``, here and of an adapter, may ask for, in NumPy's terms; the default refuses those that can
-        lose values. Adapters' default, float32, is allowed in any case: it rounds wider floats, and an integer that it
-        does not hold is an error unless ``casting`` is ``"same_kind"`` or ``"unsafe"``.
+        Which casts to ``dtype``, or to the type that an adapter asks for, are allowed, in NumPy's terms. The default
+        allows only casts that cannot lose values. float32, the default of adapters, is always allowed: wider floats are
+        rounded, and an integer that float32 cannot represent raises an error, unless ``casting`` is ``"same_kind"`` or
+        ``"unsafe"``.
     var_names
-        Which genes X and layers have: names, in the order in which they shall come; a boolean mask of all genes; or a
-        function that is given var and returns such a mask, like ``lambda var: var["highly_variable"]``. None means all.
-        Of a collection with modalities a dict of these, for the modalities that are not to have all their genes:
-        ``{"rna": names}``.
+        Genes of X and layers: names, in the order wanted; a boolean mask of all genes; or a function that takes var and
+        returns such a mask, such as ``lambda var: var["highly_variable"]``. None means all genes. For a collection with
+        modalities, a dict of these for the modalities that shall not have all genes: ``{"rna": names}``.
     var_key
-        The column of var in which ``var_names`` are looked up, like ``"gene_ids"``; None means var's index.
+        Column of var that holds ``var_names``, such as ``"gene_ids"``. None means the index of var.
     absent
-        What becomes of ``var_names`` that a store lacks: ``"error"`` refuses them, ``"zero"`` gives them zeros in its
-        rows, with a warning if other stores have them. `var` then has a boolean column ``"absent"`` of those that are
-        in no store. That none of them is in a store is an error in any case.
+        What to do with ``var_names`` that a store lacks. ``"error"``: raise an error. ``"zero"``: give them zeros in
+        the store's rows, with a warning if other stores have them; `var` then has a boolean column ``"absent"`` that
+        marks the genes that no store has. It is always an error if no store has any of them.
     join
-        Which genes there are where stores differ: ``"same"`` refuses stores that have not all the same genes, in
-        whatever order; ``"outer"`` takes those of all stores, with zeros where a store lacks one; ``"inner"`` takes
-        those that all stores have. They come in the order of first appearance. ``var_names`` chooses from them; names
-        that all stores have are taken whatever else these have.
+        Which genes to use if the stores differ. ``"same"``: refuse stores whose sets of genes differ; their order may
+        differ. ``"outer"``: the genes of all stores, with zeros where a store lacks one. ``"inner"``: those that all
+        stores have. Genes are in the order of first appearance. ``var_names`` selects from these. With ``"same"``,
+        ``var_names`` that all stores have are accepted even if the stores differ in other genes.
     transform
-        What becomes of each batch: `LogNormalize`, `Binarize`, a function that is given a `Batch` and returns one
-        (``batch.replace(data=…)``), or a list of these, the functions last. Functions are called by the threads that
-        read ahead, for several batches at a time; with a ``device``, where a batch is asked for.
+        What to do with each batch: `LogNormalize`, `Binarize`, a function that takes a `Batch` and returns one
+        (``batch.replace(data=…)``), or a list of these with functions last. The threads that read ahead call functions,
+        for several batches at a time. With a ``device``, they are called when a batch is asked for.
     layers, obsm
-        Which layers, and which elements of obsm, batches carry beside ``data``. Of a collection with modalities, with
-        the name of the modality in front: ``layers=["rna:counts"]``.
+        Layers, and elements of obsm, that batches carry in addition to ``data``. For a collection with modalities,
+        prefix names with the modality: ``layers=["rna:counts"]``.
     names
-        Whether batches carry the names of cells: ``batch["names"]``, which is then the index of ``batch["labels"]``,
-        too. The names of a window's rows are read with it.
+        Whether batches carry the names of the cells: ``batch["names"]``, also the index of ``batch["labels"]``. Only
+        the names of a window's rows are in memory.
     classes
-        obs columns of integers, booleans, text or categories that come as classes: ``batch.codes`` then holds int32
-        codes (missing -1) into `categories`, and ``labels`` categories. Batches carry them whether or not they are
-        among ``labels``. Integers are read once, when they are first needed, and kept as codes of one to four bytes a
-        row; their categories are the values that occur, ascending.
+        obs columns of integers, booleans, text or categories to use as classes. ``batch.codes`` then holds int32 codes
+        into `categories` (missing -1), and ``batch["labels"]`` categories. Batches carry these columns even if they are
+        not among the labels. The values of an integer column are read once, when first needed, and kept as codes of one
+        to four bytes a row; its categories are the values that occur, in ascending order.
     modalities
-        Of a collection with modalities: which of them batches have, in this order; None means all. Others are not read.
+        For a collection with modalities: which ones batches have, in this order. None means all. Others are not read.
     partition
-        Which of several consumers this loader is: ``Partition(rank, world_size)``. All get equally many batches. None
-        means that it is alone, or that an adapter finds it out.
+        Which of several consumers this loader is, such as ``Partition(rank, world_size)``. All consumers get the same
+        number of batches. None means that it is alone, or that an adapter finds its rank.
     threads
-        Threads that read and decode; by default as many as this process may use cores.
+        Threads that read and decode. None means as many as this process may use cores.
     prefetch
-        How many windows are read ahead while the user works with one; 0 reads in the caller's thread.
+        Windows to read ahead while the user works with one. 0 reads in the caller's thread.
     cache_dir
-        A local folder in which to keep what is read from object stores, for the next epoch and the next process, and
-        what `use_h5ad` found out about files, so that they open faster the next time. Several processes may share it.
-        None keeps nothing.
+        Local folder in which to keep what is read from object stores, for the next epoch and other processes. It also
+        keeps an index of ``.h5ad`` files, which then open faster. Processes may share the folder. None keeps nothing.
     cache_limit
-        What objects may take of the disk there, like ``"20GB"`` or in bytes; what was used least recently goes first.
-        What is kept of ``.h5ad`` files does not count.
+        Maximum size of cached objects, such as ``"20GB"``, or in bytes. The least recently used are removed first. The
+        index of ``.h5ad`` files does not count.
     device
-        Where the matrices of batches are: ``"cpu"``, as NumPy arrays, or ``"cuda"``, ``"cuda:1"``, …, as CuPy arrays
-        with the same contents, bit for bit. Those are made on the stream that is current in CuPy when a batch is asked
-        for; on that stream they may be used and dropped at any time. Codes and index stay NumPy arrays.
+        Where the matrices of batches are: ``"cpu"`` for NumPy arrays, or a CUDA device (``"cuda"``, ``"cuda:1"``, …)
+        for CuPy arrays with the same contents, bit for bit. CuPy arrays are made on the stream that is current in CuPy
+        when a batch is asked for; on that stream they may be used and dropped at any time. Codes and index remain NumPy
+        arrays.
     decode
-        With such a device, where chunks are decoded: ``"cpu"``, or ``"gpu"``, which takes local stores whose inner
-        chunks are packed, or zstd, shuffled by numcodecs or not, as ``create_anndata_collection`` writes them with
-        ``codec="packed"`` and ``codec="zstd"``. zstd needs nvCOMP. ``"auto"`` takes the device if it can decode all
-        sparse matrices, and says through `logging` what it took. What damaged zstd frames do in nvCOMP is not defined:
-        read zstd stores that you do not trust with ``"cpu"``.
+        Where chunks are decoded if ``device`` is a CUDA device. ``"cpu"``; or ``"gpu"``, for local stores whose inner
+        chunks are packed, or zstd with or without numcodecs' shuffle, as ``create_anndata_collection`` writes them with
+        ``codec="packed"`` and ``codec="zstd"``. zstd needs nvCOMP. ``"auto"`` uses the device if it can decode all
+        sparse matrices, and logs the choice (`logging`). nvCOMP's behaviour on damaged zstd frames is undefined: use
+        ``"cpu"`` for zstd stores that you do not trust.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not of the type or in the range given above.
+        If an argument does not have the type or range given above.
     InputError
         If there is no such device, or CuPy is not installed.
 
     Examples
     --------
-    >>> with Loader(batch_size=4096).use_collection("store", labels=["cell_type"]) as ds:  # doctest: +SKIP
-    ...     for batch in ds:
-    ...         x, codes = batch["data"], batch.codes["cell_type"]
+    >>> from annbatch import Loader
+    >>> ds = Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+    >>> for batch in ds:
+    ...     x, codes = batch["data"], batch.codes["cell_type"]
+    >>> x.shape, codes.dtype, list(ds.categories["cell_type"])
+    ((24, 6), dtype('int32'), ['B', 'NK', 'T'])
     """
 
     @scverse_names.refusing_their_options
@@ -217,9 +223,9 @@ class Loader(Summary):
         self.preload_nchunks = integer("preload_nchunks", preload_nchunks, 1)
         self.shuffle = boolean("shuffle", shuffle)
         if sampler is not None and not isinstance(sampler, Sampler):
-            raise TypeError(f"sampler must have columns, bind and describe, got {type(sampler).__name__}")
+            raise TypeError(f"sampler must have the members columns, bind and describe, got {type(sampler).__name__}")
         if sampler is not None and not shuffle:
-            raise ValueError("shuffle must not be False where a sampler decides the order")
+            raise ValueError("shuffle must not be False if there is a sampler: the sampler decides the order")
         self.sampler: Sampler = sampler if sampler is not None else Shuffled() if shuffle else Sequential()
         self.seed = integer("seed", seed, 0, MAX_WORD)
         self.drop_last = least_rows("drop_last", drop_last, self.batch_size)
@@ -229,14 +235,8 @@ class Loader(Summary):
             raise TypeError(f"dtype must be boolean, integer or floating, got {self.dtype}")
         one_of("casting", casting, get_args(Casting))
         self.casting: Casting = casting
-        self.var_names: Wanted | dict[str, Wanted]
-        if isinstance(var_names, Mapping):
-            self.var_names = Genes.by_modality(var_names, var_key, absent)
-            self.var_key, self.absent = var_key, absent
-        else:
-            genes = Genes.of(var_names, var_key, absent, join)
-            self.var_names, self.var_key, self.absent = genes.wanted, genes.key, genes.absent
-        one_of("join", join, get_args(How))
+        genes = GeneOptions.of(var_names, var_key, absent, join)
+        self.var_names, self.var_key, self.absent = genes.var_names, genes.var_key, genes.absent
         self.join: How = join
         self.layers = distinct_names("layers", layers)
         self.obsm = distinct_names("obsm", obsm)
@@ -255,7 +255,7 @@ class Loader(Summary):
         self.device = device if device == "cpu" else open_device(device).name
         one_of("decode", decode, get_args(Decode))
         if device == "cpu" and decode != "auto":
-            raise InputError(f"decode must be 'auto' where device is 'cpu', got {decode!r}")
+            raise InputError(f"decode must be 'auto' if device is 'cpu', got {decode!r}")
         self._decode: Decode = decode
         self._staging: WindowMemoryPool | None = None
         self._rows: npt.ArrayLike | Runs | None = rows
@@ -273,20 +273,20 @@ class Loader(Summary):
     def add_anndatas(self, adatas: Sequence[ad.AnnData], labels: Sequence[str] | None = None) -> Self:
         """Add AnnData objects whose X is stored by rows, in a zarr store or an ``.h5ad`` file, or is in memory.
 
-        X is a `anndata.io.sparse_dataset` (CSR) on a zarr store, a zarr array, what ``ad.read_h5ad(path, backed="r")``
-        gives, which is read as `use_h5ad` reads it, or a CSR matrix or an array in memory.
+        X can be a `anndata.io.sparse_dataset` (CSR) on a zarr store, a zarr array, the X of
+        ``ad.read_h5ad(path, backed="r")``, which is read as `use_h5ad` reads it, or a CSR matrix or an array in memory.
 
-        Rows are numbered through the objects in the order passed. Several calls add up to one call with all objects;
-        messages number the objects through all calls, from ``adatas[0]`` on.
+        Rows are numbered through the objects in the given order. Several calls are the same as one call with all
+        objects. Messages number the objects through all calls, starting with ``adatas[0]``.
 
         Parameters
         ----------
         adatas
-            The objects. If they have different genes, see ``join``.
+            The objects. If their genes differ, see ``join``.
         labels
-            Which obs columns batches carry, the same ones in all calls; None means all, without those that are of
-            different kinds in different objects. They are missing in the rows of objects that lack them. A warning
-            names both.
+            obs columns that batches carry, the same in all calls. None means all, except columns that are of different
+            kinds in different objects. In objects that lack a column, its values are missing. A warning names the
+            columns in both cases.
 
         Returns
         -------
@@ -304,15 +304,15 @@ class Loader(Summary):
         return self
 
     def use_collection(self, path: Any, labels: Sequence[str] | None = None) -> Self:
-        """Read the collection at ``path``, one of ours or one that scverse annbatch wrote.
+        """Read a collection that annbatch or scverse annbatch wrote.
 
         Parameters
         ----------
         path
-            The collection, or its directory; or its URL in an object store (``s3://``, ``gs://``, ``az://``,
-            ``https://``); or an obstore store, or a zarr store, whose root it is.
+            A `Collection`; its directory; its URL in an object store (``s3://``, ``gs://``, ``az://``, ``https://``);
+            or an obstore store, or a zarr store, whose root it is.
         labels
-            Which obs columns batches carry, the same ones in all calls; None means all, as in `add_anndatas`. Of a
+            obs columns that batches carry, the same in all calls; None means all, as in `add_anndatas`. For a
             collection with modalities, ``"rna:cell_type"`` is a column of the modality's own obs.
 
         Returns
@@ -325,13 +325,20 @@ class Loader(Summary):
         StoreError
             If there is no complete, readable collection at ``path``.
         CorruptStoreError
-            If a file of the collection is missing, or has another size than it was written with.
+            If a file of the collection is missing, or does not have its recorded size.
         InputError
             If a label is not an obs column.
         OutputError
             If the folder of the cache cannot be made.
         ImportError
-            If it takes obstore to read it, which is not installed.
+            If obstore is needed to read it, and is not installed.
+
+        Examples
+        --------
+        >>> from annbatch import Loader
+        >>> ds = Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+        >>> ds.n_obs, ds.n_vars, len(ds)
+        (120, 6, 4)
         """
         self._use(self._sources.with_collection(path, labels, self._opening()))
         return self
@@ -341,24 +348,25 @@ class Loader(Summary):
         paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         labels: Sequence[str] | None = None,
     ) -> Self:
-        """Read ``.h5ad`` files as they are, without a conversion.
+        """Read ``.h5ad`` files in place, without converting them.
 
-        X, layers and obsm may be CSR or dense. Rows are read from where they lie in the file, without HDF5, if they are
-        uncompressed or went through the filters gzip, lzf, zstd, blosc, shuffle and fletcher32. h5py reads everything
-        else, in one thread at a time: other filters, and chunks that hold parts of rows. The ``repr`` says so and why,
-        and `logging`, too. If a file changes or disappears, an error names it at the beginning of an epoch, or with the
-        next window.
+        X, layers and obsm may be CSR or dense. Rows that are uncompressed, or were written with the HDF5 filters gzip,
+        lzf, zstd, blosc, shuffle and fletcher32, are read straight from the file, without HDF5. h5py reads the rest, in
+        one thread at a time: other filters, and chunks that hold parts of rows. The ``repr`` and `logging` report this,
+        with the reason.
 
-        Cells lie in the order of the files. A small ``chunk_size`` and a large ``preload_nchunks`` mix them best.
+        If a file changes or disappears, an error names it at the beginning of an epoch or with the next window.
+
+        Cells are in the order of the files. A small ``chunk_size`` and a large ``preload_nchunks`` mix them best.
 
         Parameters
         ----------
         paths
-            The path of a file, or of several; rows are numbered through the files in this order. If they have different
-            genes, see ``join``.
+            Path of a file, or of several. Rows are numbered through the files in this order. If their genes differ, see
+            ``join``.
         labels
-            Which obs columns batches carry, the same ones in all calls; None means all. Columns are read into memory:
-            name those that you need.
+            obs columns that batches carry, the same in all calls; None means all. Columns are read into memory: name
+            only those that you need.
 
         Returns
         -------
@@ -370,32 +378,35 @@ class Loader(Summary):
         MissingInputError
             If there is no such file.
         InputError
-            If there is no path, a file holds no AnnData, or an element is not there or stored by columns (CSC), or HDF5
+            If there is no path, a file holds no AnnData, an element is missing or stored by columns (CSC), or HDF5
             lacks a filter; names the file and the element.
         StoreError
-            If a file cannot be read, or its parts do not fit together.
+            If a file cannot be read, or its parts contradict each other.
 
         Examples
         --------
-        >>> ds = Loader(batch_size=256, chunk_size=32, preload_nchunks=256)  # doctest: +SKIP
-        >>> ds.use_h5ad(["donors_1.h5ad", "donors_2.h5ad"], labels=["cell_type"])  # doctest: +SKIP
+        >>> from annbatch import Loader
+        >>> ds = Loader(batch_size=32, chunk_size=4, preload_nchunks=16)
+        >>> ds = ds.use_h5ad(["a.h5ad", "b.h5ad"], labels=["cell_type"])
+        >>> batch = next(iter(ds))
         """
         self._use(self._sources.with_h5ads(paths, labels, self._opening()))
         return self
 
     def write_collection(self, path: str | os.PathLike[str], **options: Any) -> Collection:
-        """Write the rows of all stores, shuffled, as a collection: what `use_collection` reads fastest.
+        """Write the rows of all stores, shuffled, as a collection, which `use_collection` reads fastest.
 
-        The collection has what this loader's batches have: the joined or selected genes, layers, elements of obsm and
-        labels.
+        The collection has what this loader's batches have: the joined or selected genes, and the same layers, elements
+        of obsm and labels.
 
         Parameters
         ----------
         path
             Directory to make.
         **options
-            Options of `create_anndata_collection`, such as ``codec`` or ``memory_limit``, also instead of what follows
-            from this loader: ``join``, ``var_names``, ``layers``, ``obsm``, ``obs_columns`` and ``dense``.
+            Options of `create_anndata_collection`, such as ``codec`` or ``memory_limit``. They take precedence over
+            those that follow from this loader: ``join``, ``var_names``, ``layers``, ``obsm``, ``obs_columns`` and
+            ``dense``.
 
         Returns
         -------
@@ -412,16 +423,21 @@ class Loader(Summary):
 
         Examples
         --------
-        >>> ds.write_collection("cells")  # doctest: +SKIP
-        >>> ds = Loader(batch_size=4096).use_collection("cells")  # doctest: +SKIP
+        >>> from annbatch import Loader
+        >>> ds = Loader(batch_size=32).use_h5ad(["a.h5ad", "b.h5ad"])
+        >>> ds = Loader(batch_size=32).use_collection(ds.write_collection("shuffled", progress=False))
         """
         dataset = self._opened()
         if self._rows is not None:
             raise InputError(
-                "write_collection writes all rows, and this loader has some: call it without rows, or split"
+                "write_collection writes all rows, and this loader has only some: call it on a loader without rows= "
+                "that is not a part of a split"
             )
         if dataset.modalities:
-            raise InputError("write_collection writes data without modalities; reshuffle_collection mixes a collection")
+            raise InputError(
+                "write_collection writes data without modalities, and these have some; use "
+                "annbatch.reshuffle_collection to shuffle a collection anew"
+            )
         chosen: dict[str, Any] = {"join": self.join, "layers": self.layers, "obsm": self.obsm}
         if self._sources.labels is not None:
             chosen["obs_columns"] = [column.name for column in dataset.columns]
@@ -434,7 +450,7 @@ class Loader(Summary):
             for element, matrix in dataset.stores[0].matrices.items()
             if isinstance(matrix, DenseMatrix) and not element.startswith("obsm/")
         ]
-        # What builds is not loaded by those who only read.
+        # Imported here: only those who write need it.
         from annbatch.write import create_anndata_collection
 
         return create_anndata_collection(self._sources.inputs(), path, **(chosen | options))
@@ -442,41 +458,41 @@ class Loader(Summary):
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read obs without the counts.
 
-        Columns are read a slice of rows at a time; what is not asked for is not read.
+        Columns are read a slice of rows at a time; only the columns asked for are read.
 
         Parameters
         ----------
         columns
-            Names of obs columns, whether or not batches carry them; None means all, as in `add_anndatas`. ``[]`` gives
-            the names of the cells alone.
+            Names of obs columns, whether or not batches carry them. None means all, as in `add_anndatas`; ``[]`` means
+            only the names of the cells.
 
         Returns
         -------
         DataFrame
-            (n_obs, n_columns), indexed by the names of the cells: all rows of this loader, or of this part of a split,
-            in the order of their global row numbers. With ``shuffle=False`` it is the order of the batches, so that of
-            ``rows`` where row numbers were given. Categories are those of all stores.
+            (n_obs, n_columns), indexed by the names of the cells: the rows of this loader, or of this part of a split,
+            in the order of their global row numbers. With ``shuffle=False`` the order is that of the batches, and so
+            that of ``rows`` if row numbers were given. Categories are those of all stores.
 
         Raises
         ------
         InputError
-            If a column is not there, or of different kinds in different stores, or a store has no names.
+            If a column is missing, or of different kinds in different stores, or a store has no names.
         """
         chosen = None if columns is None else distinct_names("columns", columns)
         return self._opened().obs(chosen, self._runs(), in_order=self._is_ordered)
 
     def replace(self, **options: Any) -> Self:
-        """Give a loader of the same rows with other options.
+        """Return a loader of the same rows with other options.
 
-        It shares the opened stores (they are opened anew if ``layers``, ``obsm``, ``modalities``, ``cache_dir`` or
-        ``cache_limit`` change), and stands at the beginning of epoch 0. Both loaders may be iterated at the same time.
-        On Python 3.13 ``copy.replace(ds, …)`` does the same.
+        It shares the opened stores, unless ``layers``, ``obsm``, ``modalities``, ``cache_dir`` or ``cache_limit``
+        change, and starts at the beginning of epoch 0. Both loaders can be iterated at the same time. On Python 3.13,
+        ``copy.replace(ds, …)`` does the same.
 
         Parameters
         ----------
         **options
-            Options of `Loader`; all others are those of this loader. ``shuffle`` takes the place of a sampler, and a
-            ``sampler`` that of ``shuffle=False``. A part of a split remains that part, unless there are new ``rows``.
+            Options of `Loader`; all others are those of this loader. ``shuffle`` replaces a sampler, and a ``sampler``
+            replaces ``shuffle=False``. A part of a split remains that part, unless there are new ``rows``.
 
         Returns
         -------
@@ -492,7 +508,9 @@ class Loader(Summary):
 
         Examples
         --------
-        >>> whole = ds.replace(shuffle=False, batch_size=512)  # doctest: +SKIP
+        >>> from annbatch import Loader
+        >>> ds = Loader(batch_size=32).use_collection("collection")
+        >>> in_order = ds.replace(shuffle=False, batch_size=64)
         """
         if options.get("sampler") is not None:
             options.setdefault("shuffle", True)
@@ -517,27 +535,28 @@ class Loader(Summary):
         stratify: str | Sequence[str] | None = None,
         seed: int = 0,
     ) -> dict[str, Self]:
-        """Split the rows into parts that do not overlap, each with a loader of its own.
+        """Split the rows into parts that do not overlap, and return a loader for each.
 
-        The loaders have the settings of this one, and share its opened stores. With ``shuffle=False`` a part keeps the
-        order of row numbers that it was given, and of this loader's ``rows`` otherwise. Parts by fraction are random
-        runs of neighbouring rows (a thousandth of all rows, at most 512), so that they are read nearly as fast as the
-        whole: of a collection that was shuffled when it was written, that is as random as single rows are. ``stratify``
-        moves as many single rows between parts as it takes.
+        The loaders have the options of this one and share its opened stores. With ``shuffle=False``, a part keeps the
+        order of the row numbers given for it, or else of this loader's ``rows``.
+
+        Parts by fraction consist of random runs of neighbouring rows, each at most a thousandth of all rows and at most
+        512 rows long. They are read nearly as fast as the whole. If a collection was shuffled when it was written, they
+        are as random as single rows. ``stratify`` moves as many single rows between parts as necessary.
 
         Parameters
         ----------
         parts
-            Name of each part to what it shall hold: fractions of the rows; or, with ``by``, lists of categories; or
-            masks or global row numbers, as in ``index``. One of them may be None: it gets what the others leave.
+            Name of each part to what it holds: fractions of the rows; or, with ``by``, lists of categories; or masks or
+            global row numbers, as in ``batch["index"]``. One value may be None: that part gets the remaining rows.
         by
-            Name of an obs column whose categories are dealt to parts, say to hold donors out; or names of several,
-            whose categories are tuples.
+            obs column whose categories are dealt to parts, for example to hold out donors; or several columns, whose
+            categories are tuples.
         stratify
-            Name of an obs column, or names of several, of whose classes each part by fraction gets its share, up to
-            one row. Rows whose class is missing are a class here.
+            obs column, or several, of whose classes each part by fraction gets its share, up to one row. Rows whose
+            class is missing are a class here.
         seed
-            Seed of the parts by fraction, 0 <= seed < 2**64: the same one gives the same parts.
+            Seed of the parts by fraction, 0 <= seed < 2**64. The same seed gives the same parts.
 
         Returns
         -------
@@ -547,13 +566,17 @@ class Loader(Summary):
         Raises
         ------
         InputError
-            If parts overlap or are empty, or something is no fraction, category or row; names the part. If a column is
-            not there, or holds floats.
+            If parts overlap or are empty, or a value is not a fraction, a category or a row; names the part. If a
+            column is missing, or holds floats.
 
         Examples
         --------
-        >>> parts = ds.split({"train": 0.8, "valid": 0.1, "test": 0.1}, stratify="cell_type")  # doctest: +SKIP
-        >>> parts = ds.split({"train": None, "test": ["donor 3", "donor 7"]}, by="donor")  # doctest: +SKIP
+        >>> from annbatch import Loader
+        >>> ds = Loader(batch_size=32).use_collection("collection")
+        >>> parts = ds.split({"train": 0.8, "val": 0.1, "test": 0.1}, stratify="cell_type")
+        >>> parts = ds.split({"train": None, "test": ["donor 3", "donor 4"]}, by="donor")
+        >>> parts["train"].n_obs, parts["test"].n_obs
+        (72, 48)
         """
         seed = integer("seed", seed, 0, MAX_WORD)
         whole = self._opened().divisible(self._runs(), by, stratify, is_ordered=self._is_ordered)
@@ -568,21 +591,22 @@ class Loader(Summary):
         stratify: str | Sequence[str] | None = None,
         seed: int = 0,
     ) -> list[dict[str, Self]]:
-        """Split the rows for cross-validation: each row is in the test part of one fold, and in training of the others.
+        """Split the rows for cross-validation.
+
+        Each row is in the test part of one fold, and in the training parts of the others.
 
         Parameters
         ----------
         n_folds
             Number of folds, at least 2.
         by
-            Name of an obs column, or names of several, whose categories stay together, say donors: the largest goes
-            first, each to the fold that has the fewest rows so far, as in scikit-learn's ``GroupKFold``. Rows whose
-            category is missing stay together, too.
+            obs column, or several, whose categories stay together, for example donors. As in scikit-learn's
+            ``GroupKFold``, categories are assigned from the largest to the smallest, each to the fold that has the
+            fewest rows so far. Rows whose category is missing stay together, too.
         stratify
-            Name of an obs column, or names of several, of whose classes each fold gets an equal share, up to one row,
-            as in `split`.
+            obs column, or several, of whose classes each fold gets an equal share, up to one row, as in `split`.
         seed
-            Seed of the folds, 0 <= seed < 2**64. With ``by`` there is nothing random.
+            Seed of the folds, 0 <= seed < 2**64. With ``by`` nothing is random.
 
         Returns
         -------
@@ -592,12 +616,14 @@ class Loader(Summary):
         Raises
         ------
         InputError
-            If there are fewer groups or rows than folds, or a column is not there, or holds floats.
+            If there are fewer groups or rows than folds, or a column is missing, or holds floats.
 
         Examples
         --------
-        >>> for fold in ds.folds(5, by="donor"):  # doctest: +SKIP
-        ...     fit(fold["train"]), score(fold["test"])
+        >>> from annbatch import Loader
+        >>> ds = Loader(batch_size=32).use_collection("collection")
+        >>> [(fold["train"].n_obs, fold["test"].n_obs) for fold in ds.folds(5, by="donor")]
+        [(96, 24), (96, 24), (96, 24), (96, 24), (96, 24)]
         """
         n_folds, seed = integer("n_folds", n_folds, 2), integer("seed", seed, 0, MAX_WORD)
         whole = self._opened().divisible(self._runs(), by, stratify, is_ordered=self._is_ordered)
@@ -607,7 +633,7 @@ class Loader(Summary):
         ]
 
     def _part(self, rows: Runs, description: dict[str, Any]) -> Self:
-        """Give a loader of some of the rows, which shares the opened stores."""
+        """Return a loader of some of the rows, which shares the opened stores."""
         part = copy.copy(self)
         part._rows, part._split = rows, description
         part._schedule, part._slabs, part._position, part._live = None, SlabPool(), Position(), None
@@ -616,7 +642,7 @@ class Loader(Summary):
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
-        """(n_obs,) global row numbers of this loader, as in ``index`` of batches: the rows of `obs`, in its order."""
+        """Global row numbers of this loader, (n_obs,), as in ``batch["index"]``: the rows of `obs`, in its order."""
         runs = self._runs()
         if runs is None:
             return np.arange(self._opened().n_obs)
@@ -625,27 +651,38 @@ class Loader(Summary):
 
     @property
     def n_obs(self) -> int:
-        """Rows that there are: those of ``rows``, or of this part of a split, or of all stores."""
+        """Number of rows: those of ``rows``, of this part of a split, or of all stores."""
         return self._scheduled().n_rows
 
     @property
     def n_vars(self) -> int:
-        """Columns of ``data``; raises InputError where each modality has its own, see `mod`."""
+        """Number of genes, the columns of ``data``.
+
+        Raises
+        ------
+        InputError
+            If each modality has its own; see `mod`.
+        """
         return len(self.var)
 
     @property
     def var(self) -> pd.DataFrame:
         """The var of the genes that batches have, (n_vars, …).
 
-        Where all stores have the same genes, it is that of the first store. Else it has the columns in which no two
+        If all stores have the same genes, it is that of the first store. Otherwise it has the columns in which no two
         stores contradict each other about a gene.
 
-        Raises InputError where each modality has its own, see `mod`.
+        Raises
+        ------
+        InputError
+            If each modality has its own; see `mod`.
         """
         dataset = self._opened()
         if dataset.modalities:
             name = next(iter(dataset.modalities))
-            raise InputError(f"var and n_vars are those of a modality here: mod[{name!r}].var, mod[{name!r}].n_vars")
+            raise InputError(
+                f"var and n_vars must be asked for by modality here: ds.mod[{name!r}].var, ds.mod[{name!r}].n_vars"
+            )
         return dataset.var
 
     @property
@@ -655,12 +692,12 @@ class Loader(Summary):
 
     @property
     def mod(self) -> Mapping[str, Dataset]:
-        """The modalities: ``ds.mod["rna"].var`` and ``ds.mod["rna"].n_vars``; empty if there are none."""
+        """The modalities by name, as in ``ds.mod["rna"].var`` and ``ds.mod["rna"].n_vars``; empty if there are none."""
         return self._opened().modalities
 
     @property
     def decode(self) -> Decode:
-        """Where chunks are decoded: ``"cpu"`` or ``"gpu"``; before there are stores, as it was asked for."""
+        """Where chunks are decoded, ``"cpu"`` or ``"gpu"``; before there are stores, the option as it was given."""
         if self.device == "cpu":
             return "cpu"
         if self._decode != "auto" or self._dataset is None:
@@ -674,7 +711,10 @@ class Loader(Summary):
 
     @property
     def categories(self) -> Mapping[str, pd.Index[Any]]:
-        """What the codes mean: ``categories["cell_type"][code]``; columns of numbers or booleans are not in it."""
+        """Categories of each label column: ``categories["cell_type"][code]`` is the category of a code.
+
+        Columns of numbers or booleans are not in it.
+        """
         return {
             column.name: column.categories
             for column in self._opened().carried
@@ -693,69 +733,83 @@ class Loader(Summary):
         return self.n_batches()
 
     def __getitem__(self, number: Any) -> NoReturn:
-        """Refuse: torch's ``DataLoader`` asks datasets for single rows so.
-
-        Raises
-        ------
-        TypeError
-            Says what a ``DataLoader`` takes.
-        """
+        """Raise TypeError: torch's ``DataLoader`` would ask for single rows this way."""
         raise TypeError(
-            f"{type(self).__name__} gives whole batches, and is iterated over; for torch's DataLoader write "
+            f"{type(self).__name__} yields whole batches and must be iterated over; for torch's DataLoader, write "
             f"DataLoader(annbatch_torch.TorchLoader(ds), batch_size=None)"
         )
 
     def n_batches(self, partition: Partition | None = None) -> int:
-        """Say how many batches a whole epoch has for one of the consumers; None means the loader's own partition."""
+        """Return the number of batches in a whole epoch.
+
+        Parameters
+        ----------
+        partition
+            The consumer that gets them; None means the loader's own partition.
+        """
         return self._scheduled().n_batches(partition or self.partition or WHOLE)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next ``iter`` give epoch ``epoch`` (>= 0), from its beginning."""
+        """Make the next ``iter`` start epoch ``epoch`` (>= 0) from its beginning."""
         self._position = Position(integer("epoch", epoch, 0, MAX_WORD))
 
     @property
     def next_epoch(self) -> int:
-        """The epoch that the next ``iter`` gives, or goes on in."""
+        """The epoch that the next ``iter`` starts or continues."""
         return self._position.epoch + self._position.begun
 
     @property
     def at_end(self) -> bool:
-        """Whether all batches of the epoch have been handed over; after `load_state_dict`, whether they had been."""
+        """Whether all batches of the epoch have been handed over; after `load_state_dict`, of the state's epoch."""
         position = self._position
         if not position.parts:
             return False
         return self._scheduled().turns(position, position.parts[-1][0]).at_end
 
     def state_dict(self) -> dict[str, Any]:
-        """Say where the run stands: behind the batch that was handed over last.
+        """Return where the run stands: after the batch that was handed over last.
 
-        The state is small, consists of what JSON holds, and is the same on every rank that has had equally many
-        batches. What was read ahead does not count. An iterator that was left early still stands where it was left.
+        The state is small and can be written as JSON. It is the same on all ranks that have had the same number of
+        batches. Batches that were read ahead do not count. If an iterator was left early, the state is where it was
+        left.
 
         Returns
         -------
         dict
             For `load_state_dict`.
+
+        Examples
+        --------
+        >>> from annbatch import Loader
+        >>> ds = Loader(batch_size=32).use_collection("collection")
+        >>> batches = iter(ds)
+        >>> first = next(batches)
+        >>> state = ds.state_dict()
+        >>> resumed = Loader(batch_size=32).use_collection("collection")
+        >>> resumed.load_state_dict(state)
+        >>> bool((next(iter(resumed)).index == next(batches).index).all())
+        True
         """
         return save(self._position, self._fingerprint())
 
     def load_state_dict(self, state: Mapping[str, Any], partition: Partition | None = None) -> None:
-        """Let the next ``iter`` go on where a state was taken: with the batch that would have come next.
+        """Make the next ``iter`` continue where a state was taken, with the batch that would have come next.
 
-        After that, epochs follow as usual. Behind the last batch of an epoch what is left of it is empty. With another
-        number of consumers the rest of the epoch is dealt anew: they get exactly the rows that nobody has had.
+        Later epochs follow as usual. If the state was taken after the last batch of an epoch, the rest of that epoch is
+        empty. With a different number of consumers, the rest of the epoch is dealt anew: they get exactly the rows that
+        nobody has had.
 
         Parameters
         ----------
         state
-            What `state_dict` gave.
+            What `state_dict` returned.
         partition
-            Which of several consumers loads it; None means the loader's own partition, or that it is alone.
+            The consumer that loads it. None means the loader's own partition, or that it is alone.
 
         Raises
         ------
         InputError
-            If the state is of other data or settings, or that of another worker process of a ``DataLoader``; names what
+            If the state belongs to other data or settings, or to another worker process of a ``DataLoader``; names what
             differs.
         """
         position = load(state, self._fingerprint(), partition or self.partition or WHOLE)
@@ -763,9 +817,9 @@ class Loader(Summary):
         self._position = position
 
     def stats(self) -> Stats:
-        """Say what the running epoch did so far, or the last one: how fast it was, and what it waited for.
+        """Return the speed of the running or last epoch, and what it waited for.
 
-        Counting is always on. It can be asked for at any time, from any thread.
+        Counting is always on. Statistics can be asked for at any time, from any thread.
 
         Returns
         -------
@@ -774,7 +828,10 @@ class Loader(Summary):
 
         Examples
         --------
-        >>> print(ds.stats())  # doctest: +SKIP
+        >>> from annbatch import Loader
+        >>> ds = Loader(batch_size=32).use_collection("collection")
+        >>> ds.stats().cells, sum(len(batch.index) for batch in ds), ds.stats().cells
+        (0, 120, 120)
         """
         return Stats.of(self._counters, self._slabs.peak_bytes)
 
@@ -782,17 +839,17 @@ class Loader(Summary):
         return self.batches(Emit())
 
     def batches(self, emit: Emit, partition: Partition | None = None) -> Epoch:
-        """Give the next epoch, or what is left of one, with batches as ``emit`` asks for them: what adapters call.
+        """Return the next epoch, or the rest of one, with batches as ``emit`` asks for them: what adapters call.
 
-        It begins when its first batch is asked for. Until then nothing has happened; from then on an iterator that was
-        at work before is closed, and asking it for more raises RuntimeError.
+        The epoch begins when its first batch is asked for; before that, nothing happens. It then closes the iterator
+        that was at work before, which raises RuntimeError if it is asked for more.
 
         Parameters
         ----------
         emit
             What batches shall look like.
         partition
-            Which of several consumers asks; None means the loader's own partition, or that it is alone.
+            The consumer that asks. None means the loader's own partition, or that it is alone.
         """
         self._scheduled()
         consumer = partition or self.partition or WHOLE
@@ -802,13 +859,9 @@ class Loader(Summary):
 
     def _mixing(self) -> list[Mixing]:
         """Measure how well windows mix rows, by source file and by the first label; obs is read for it."""
-        dataset, schedule, position = self._opened(), self._scheduled(), Position()
-        position.begin(WHOLE)
-        turns = schedule.turns(position, 1)
-        numbers = np.unique(np.linspace(0, turns.n_windows - 1, MOST_WINDOWS).astype(np.int64)).tolist()
-        windows = [turns.window(number, 0).rows for number in numbers]
+        dataset = self._opened()
         rows = range(dataset.n_obs) if self._rows is None else self.rows
-        return [measure(name, codes_of, windows, rows) for name, codes_of in dataset.mixed_columns().items()]
+        return measure_windows(self._scheduled(), dataset.mixed_columns(), rows)
 
     def _warn_of_poor_mixing(self) -> None:
         """Warn, once, if windows of stores that may lie as they were written mix poorly."""
@@ -819,20 +872,11 @@ class Loader(Summary):
         if is_remote or not self._sources.are_unshuffled or self.n_obs < LEAST_ROWS:
             return
         found = self._mixing()
-        if not any(one.is_poor for one in found):
-            return
-        window = self.chunk_size * self.preload_nchunks
-        warnings.warn(
-            f"the stores lie as they were written, and a window of {window:,} rows mixes them poorly: it has "
-            f"{'; '.join(map(str, found))}. Smaller blocks mix better, such as chunk_size=16 and preload_nchunks="
-            f"{-(-window // 16)}. A shuffled collection mixes best and reads faster: ds.write_collection(path), once, "
-            f"and then use_collection(path)",
-            UserWarning,
-            stacklevel=4,
-        )
+        if any(one.is_poor for one in found):
+            warnings.warn(advice(found, self.chunk_size * self.preload_nchunks), UserWarning, stacklevel=4)
 
     def _begin(self, emit: Emit, partition: Partition, epoch: Epoch) -> Start:
-        """Let an iterator take over from the one that is at work, if any."""
+        """Start an epoch for an iterator, in place of the one that is at work, if any."""
         dataset, schedule = self._opened(), self._scheduled()
         dataset.check_files()
         position = Position(self.next_epoch) if self._position.begun else replaced(self._position)
@@ -880,7 +924,7 @@ class Loader(Summary):
         return Start(turns, partition.index, position, fetcher, self.prefetch)
 
     def emitted(self, emit: Emit) -> dict[str, Emitted]:
-        """Say in which type each element comes in batches of such a form: what adapters ask before they begin.
+        """Return the type of each element in batches as ``emit`` asks for them: what adapters call before they begin.
 
         Raises
         ------
@@ -899,7 +943,7 @@ class Loader(Summary):
         return part.emitted(emit, self.casting, self._transforms.of_modality(modality))
 
     def close(self) -> None:
-        """Stop the iterator at work, if any, and its threads, and free memory. The loader can be iterated again."""
+        """Stop the running iterator and its threads, if any, and free memory. The loader can be iterated again."""
         self._stop()
         if self._staging is not None:
             self._staging.clear()
@@ -961,34 +1005,25 @@ class Loader(Summary):
         return Opening(elements, self._cache, self._index, self.modalities)
 
     def _dataset_of(self, sources: Sources) -> Dataset:
-        wanted, modalities = self.var_names, list(sources.modalities)
+        modalities = list(sources.modalities)
         self._transforms.check_modalities(modalities)
+        genes = GeneOptions(self.var_names, self.var_key, self.absent, self.join).by_modality(modalities)
+        labels, digests = sources.labels, sources.digests
         if not modalities:
-            if isinstance(wanted, dict):
-                raise InputError("var_names must be no dict for data without modalities")
-            genes = Genes(wanted, self.var_key, self.absent, self.join)
             before = self._dataset
-            options = self.dtype, self.casting, genes, sources.labels, sources.digests
-            return Dataset.of(sources.stores, *options, before)
-        by_modality = wanted if isinstance(wanted, dict) else {}
-        if wanted is not by_modality and wanted is not None:
-            raise InputError(f"var_names must be a dict by modality, of {modalities}, got {summary.short(wanted)}")
-        if unknown := [name for name in by_modality if name not in modalities]:
-            raise InputError(f"var_names must be a dict by modality, of {modalities}, got {unknown}")
-        parts = {}
-        for name, one in sources.modalities.items():
-            genes = Genes(None, join=self.join)
-            if name in by_modality:
-                genes = Genes(by_modality[name], self.var_key, self.absent, self.join)
-            parts[name] = replaced(Dataset.of(one.stores, self.dtype, self.casting, genes), measured=one.mask)
-        return Dataset.joint(sources.stores, parts, sources.labels, sources.digests)
+            return Dataset.of(sources.stores, self.dtype, self.casting, genes[""], labels, digests, before)
+        parts = {
+            name: replaced(Dataset.of(one.stores, self.dtype, self.casting, genes[name]), measured=one.mask)
+            for name, one in sources.modalities.items()
+        }
+        return Dataset.joint(sources.stores, parts, labels, digests)
 
     def _use(self, sources: Sources) -> None:
         before = self._dataset
         dataset = self._dataset_of(sources).with_obs(self.classes, names=self.names)
         dataset.check_columns(self.sampler.columns, "columns of the sampler")
         if self._decode == "gpu" and (why := dataset.undecodable()):
-            raise InputError(f"decode 'gpu' cannot be had: {why}")
+            raise InputError(f"decode='gpu' is not possible: {why}")
         for text in dataset.differences(before):
             warnings.warn(text, UserWarning, stacklevel=3)
         self._dataset, self._sources = dataset, sources
@@ -1022,7 +1057,7 @@ class Loader(Summary):
         return isinstance(self.sampler, Sequential)
 
     def _scheduled(self) -> Schedule:
-        """Give the order of the epochs; it is made when it is needed first, since stores may be added one by one."""
+        """Return the order of the epochs. It is made when first needed, since stores may be added one by one."""
         dataset = self._opened()
         if self._schedule is None:
             settings = Settings(

@@ -1,6 +1,7 @@
 """Which columns of X and layers does a loader yield?
 
-1. `Genes` holds what a user asked for: names, a boolean mask, or a function of var.
+1. `GeneOptions` checks the options of a loader, and returns `Genes` for each modality: names, a boolean mask, or a function
+   of var.
 2. `Genes.find` looks that up in the var of a store. It gives a column number for each gene, -1 for one that the store
    lacks, and the var of these genes.
 """
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from annbatch import summary
 from annbatch.check import distinct_names, one_of
 from annbatch.errors import InputError
 from annbatch.stores.gene_join import How
@@ -70,21 +72,6 @@ class Genes:
                 kind = "None" if wanted is None else "a function" if callable(wanted) else "a mask"
                 raise ValueError(f"{option} needs names in var_names, got {kind}")
         return cls(found, key, absent, join)
-
-    @classmethod
-    def by_modality(cls, wanted: Mapping[str, VarNames], key: str | None, absent: Absent) -> dict[str, Wanted]:
-        """Check what a user gave for several modalities; ``key`` and ``absent`` are for those that have names.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As `of` does.
-        """
-        found = {name: cls.of(one, None, "error").wanted for name, one in wanted.items()}
-        named: list[VarNames | None] = [one for one in found.values() if isinstance(one, tuple)]
-        for one in named or [None]:
-            cls.of(one, key, absent)
-        return found
 
     def find(self, var: pd.DataFrame, store: str) -> tuple[NDArray[np.int64], pd.DataFrame] | None:
         """Look the genes up in the var of a store.
@@ -160,6 +147,68 @@ class Genes:
         if self.key is not None and is_absent.any():
             found[self.key] = list(wanted)
         return found.assign(**{ABSENT: is_absent})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GeneOptions:
+    """The options of a loader that say which genes it yields."""
+
+    var_names: Wanted | dict[str, Wanted]
+    """What was asked for, or a dict of that by modality."""
+    var_key: str | None
+    absent: Absent
+    join: How
+
+    @classmethod
+    def of(
+        cls,
+        var_names: VarNames | Mapping[str, VarNames] | None,
+        var_key: str | None,
+        absent: Absent,
+        join: How,
+    ) -> GeneOptions:
+        """Check the options of a loader.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Genes.of` does; ``var_key`` and ``absent`` are for the modalities that have names.
+        """
+        if not isinstance(var_names, Mapping):
+            genes = Genes.of(var_names, var_key, absent, join)
+            return cls(genes.wanted, var_key, absent, join)
+        found = {name: Genes.of(one, None, "error").wanted for name, one in var_names.items()}
+        named: list[VarNames | None] = [one for one in found.values() if isinstance(one, tuple)]
+        for one in named or [None]:
+            Genes.of(one, var_key, absent, join)
+        return cls(found, var_key, absent, join)
+
+    def by_modality(self, modalities: Sequence[str]) -> dict[str, Genes]:
+        """Return the genes of each modality; under ``""`` those of data without modalities.
+
+        Raises
+        ------
+        InputError
+            If ``var_names`` is a dict and there are no modalities, or the other way round, or names another modality.
+        """
+        wanted = self.var_names
+        if not modalities:
+            if isinstance(wanted, dict):
+                raise InputError(
+                    f"var_names must not be a dict for data without modalities, got one for {list(wanted)}"
+                )
+            return {"": Genes(wanted, self.var_key, self.absent, self.join)}
+        if wanted is not None and not isinstance(wanted, dict):
+            raise InputError(f"var_names must be a dict by modality, of {list(modalities)}, got {summary.short(wanted)}")
+        chosen = wanted or {}
+        if unknown := [name for name in chosen if name not in modalities]:
+            raise InputError(f"var_names must be a dict by modality, of {list(modalities)}, got {unknown}")
+        return {
+            name: Genes(chosen[name], self.var_key, self.absent, self.join)
+            if name in chosen
+            else Genes(None, join=self.join)
+            for name in modalities
+        }
 
 
 def _is_mask(values: Any) -> bool:

@@ -487,9 +487,9 @@ def test_what_cannot_be_decoded_there_is_said(device, stores_of, collection, cap
         "chunks are decoded on the CPU: decode is 'cpu'",
         "chunks are decoded on the CPU: nvCOMP 6 could not be loaded",
     ]
-    with pytest.raises(InputError, match="decode 'gpu' cannot be had: nvCOMP 6"):
+    with pytest.raises(InputError, match="decode='gpu' is not possible: nvCOMP 6"):
         Loader(batch_size=8, device="cuda", decode="gpu").use_collection(collection.path)
-    with pytest.raises(InputError, match="decode 'gpu' cannot be had: .*gzip, not packed or zstd"):
+    with pytest.raises(InputError, match="decode='gpu' is not possible: .*gzip, not packed or zstd"):
         Loader(batch_size=8, device="cuda", decode="gpu").add_anndatas(adatas)
 
 
@@ -527,7 +527,7 @@ def test_pickled_and_split(device, collection):
 def test_what_is_no_device_is_refused(monkeypatch):
     with pytest.raises(InputError, match="device must be 'cpu', 'cuda' or"):
         Loader(batch_size=8, device="gpu")
-    with pytest.raises(InputError, match="decode must be 'auto' where device is 'cpu'"):
+    with pytest.raises(InputError, match="decode must be 'auto' if device is 'cpu'"):
         Loader(batch_size=8, decode="gpu")
     with pytest.raises(ValueError, match="decode must be one of"):
         Loader(batch_size=8, decode="nvcomp")
