@@ -27,22 +27,30 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """How many stored elements a padded CSR batch has room for: geometric buckets, or one fixed size.
+    """Capacity of padded CSR batches, in elements: geometric buckets, or one fixed size.
 
-    Few distinct capacities mean few compilations under ``jax.jit``.
+    Call it with the elements that a batch has, to get those that are allocated. Few distinct capacities mean few
+    compilations under ``jax.jit``.
 
     Raises
     ------
     ValueError
         If ``growth`` is not above 1, or ``smallest`` or ``fixed`` is below 1.
+
+    Examples
+    --------
+    >>> from annbatch import Capacity
+    >>> capacity = Capacity(growth=2)
+    >>> capacity(1000), capacity(1500), capacity(2000)
+    (1024, 2048, 2048)
     """
 
     growth: float = 1.25
-    """Ratio of one bucket to the next."""
+    """Ratio of each bucket to the one before; bucket sizes are rounded up to multiples of 64."""
     smallest: int = 1024
     """Elements in the smallest bucket."""
     fixed: int | None = None
-    """If given, every batch has exactly this many elements."""
+    """Elements of every batch; None means buckets."""
 
     def __post_init__(self) -> None:
         if not self.growth > 1:
@@ -53,7 +61,7 @@ class Capacity:
             raise ValueError(f"fixed must be >= 1, got {self.fixed}")
 
     def __call__(self, nnz: int) -> int:
-        """Give the capacity, in elements, for a batch of ``nnz`` elements.
+        """Return the capacity, in elements, of a batch of ``nnz`` elements.
 
         Raises
         ------
@@ -62,7 +70,7 @@ class Capacity:
         """
         if self.fixed is not None:
             if nnz > self.fixed:
-                raise ValueError(f"a batch has {nnz} elements, more than the fixed capacity of {self.fixed}")
+                raise ValueError(f"fixed must be at least the elements of every batch, {nnz}, got {self.fixed}")
             return self.fixed
         capacity = self.smallest
         while capacity < nnz:
@@ -72,64 +80,69 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Emit:
-    """What a batch shall look like; an adapter passes one to `Loader.batches`.
+    """The form of batches: types, layout and padding. An adapter passes one to `Loader.batches`.
 
     Raises
     ------
     ValueError
-        If there are ``parts`` of something else than sparse matrices of equally many rows, or ``bfloat16`` that is not
-        dense.
+        If ``parts`` is below 1, or set without ``layout="csr"`` and ``pad_rows``; or if ``bfloat16`` is set without
+        ``layout="dense"``.
     """
 
     dtype: np.dtype[Any] | None = None
-    """Type of the values; None gives the type that the data had before they were written. Which types are allowed, and
-    what becomes of obsm, `annbatch.batches.casts` says."""
+    """Type of the values; None means the type that the data had before they were written. The loader's ``casting`` says
+    which types are allowed. Elements of obsm keep integers and booleans; their floats become float32, or float64 if
+    ``dtype`` is."""
     narrowed: Literal["float16", "bfloat16"] | None = None
-    """The 16-bit float to which the values are narrowed at last; it has to be allowed as ``dtype`` has."""
+    """16-bit float to which the adapter converts the values; ``casting`` has to allow it as it has to allow
+    ``dtype``."""
     index_dtype: np.dtype[Any] | None = None
-    """Type of ``indices`` and ``indptr``; None gives int32, and int64 from 2**31 elements."""
+    """Type of ``indices`` and ``indptr``; None means int32, or int64 from 2**31 elements on."""
     allocate: Callable[[int], Array] | None = None
-    """Gives so many bytes of host memory, (n_bytes,) uint8: page-locked, say, for copies to a device. None means
-    ordinary memory. What it gives is used again for later batches. A loader on a device takes memory of its own."""
+    """Returns host memory of a given number of bytes, (n_bytes,) uint8, such as page-locked memory for copies to a
+    device. None means ordinary memory. The memory is reused for later batches. A loader on a device uses memory of its
+    own."""
     layout: Literal["csr", "dense"] = "csr"
-    """A `CSR`, or a dense C-ordered (n_rows, n_vars) array."""
+    """``"csr"`` for a `CSR`, ``"dense"`` for a C-ordered (n_rows, n_vars) array."""
     bfloat16: bool = False
-    """Whether dense values are bfloat16, rounded to nearest even, in an array of uint16 that holds their bits: neither
-    NumPy nor CuPy has that type, and a view gives it to those who do. ``dtype`` then does not count. Only on a
-    device."""
+    """Whether dense values are bfloat16, rounded to nearest even; ``dtype`` is then ignored. The array has the type
+    uint16 and holds their bits, since neither NumPy nor CuPy has bfloat16: view it as bfloat16 where that exists. Only
+    for loaders on a device."""
     nse: Callable[[int], int] | None = None
-    """Capacity rule: elements needed -> elements allocated (zeros behind the last row); None means exact."""
+    """Capacity rule, from the elements of a batch to those that are allocated (zeros behind the last row); see
+    `Capacity`. None means no padding."""
     pad_rows: bool = False
-    """Whether a short batch is filled up to ``batch_size`` with empty rows whose code and index are -1."""
+    """Whether to pad short batches to ``batch_size`` with empty rows, whose code and index are -1."""
     parts: int | None = None
-    """If given, sparse matrices come as so many runs of ``batch_size / parts`` rows, one for each device: their arrays
-    get a first axis, and all parts of a batch have the capacity of the largest. Needs ``pad_rows``."""
+    """Number of parts into which to cut each sparse matrix, one for each device: runs of ``batch_size / parts`` rows.
+    The arrays get a first axis, (parts, …), and all parts of a batch have the capacity of the largest. Needs
+    ``pad_rows``. None means no parts."""
     alike: bool = False
     """Whether that capacity is also the one of all other consumers' batches of the same step."""
 
     def __post_init__(self) -> None:
         if self.parts is not None and (self.parts < 1 or self.layout != "csr" or not self.pad_rows):
-            raise ValueError(f"parts must be >= 1, and of the layout 'csr' with pad_rows, got {self}")
+            raise ValueError(f"parts must be >= 1 and needs layout='csr' and pad_rows=True, got {self}")
         if self.bfloat16 and self.layout != "dense":
-            raise ValueError(f"bfloat16 needs the layout 'dense', got {self.layout!r}")
+            raise ValueError(f"bfloat16 needs layout='dense', got layout={self.layout!r}")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CSR(Summary):
-    """A sparse matrix in compressed rows, as three buffers.
+    """A sparse matrix in compressed sparse row format, as three arrays.
 
-    Elements from ``indptr[-1]`` on, if any, are padding and zero. In parts (`Emit.parts`) all three arrays have one
-    more axis, (parts, …), and each part is such a matrix of equally many of the rows.
+    Elements from ``indptr[-1]`` on, if any, are padding and zero. With `Emit.parts`, the three arrays have a first
+    axis, (parts, …), and each part is such a matrix with an equal share of the rows.
     """
 
     data: Array
-    """(nse,) values."""
+    """Values, (nse,)."""
     indices: Array
-    """(nse,) column numbers, ascending within a row if they are so in the store."""
+    """Column numbers, (nse,); ascending within each row if they are in the store."""
     indptr: Array
-    """(n_rows + 1,) where each row starts in ``data`` and ``indices``; ``indptr[0] == 0``."""
+    """Where each row begins in ``data`` and ``indices``, (n_rows + 1,); ``indptr[0] == 0``."""
     shape: tuple[int, int]
-    """(n_rows, n_vars)."""
+    """Shape of the matrix, (n_rows, n_vars)."""
 
     @property
     def nnz(self) -> int:
@@ -137,11 +150,14 @@ class CSR(Summary):
         return int(self.indptr[..., -1].sum())
 
     def replace(self, **changes: Any) -> CSR:
-        """Give the matrix with other ``data``, ``indices``, ``indptr`` or ``shape``."""
+        """Return the matrix with other ``data``, ``indices``, ``indptr`` or ``shape``."""
         return replace(self, **changes)
 
     def to_scipy(self) -> sp.csr_matrix:
-        """Give a `scipy.sparse.csr_matrix` on the same memory, without the padding; not for parts, nor on a device."""
+        """Return the matrix as a `scipy.sparse.csr_matrix` on the same memory, without the padding.
+
+        Works for NumPy arrays, and not for matrices in parts.
+        """
         import scipy.sparse as sp
 
         # Not from its parts at once: SciPy would copy arrays that are less than half of the memory behind them.
@@ -152,16 +168,19 @@ class CSR(Summary):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Modality(Summary, Mapping[str, Any]):
-    """What a batch holds of one modality: a read-only mapping whose keys are attributes too."""
+    """One modality of a batch: a read-only mapping whose keys are also attributes.
+
+    Its keys are ``data`` and, unless None, ``layers``, ``obsm`` and ``mask``.
+    """
 
     data: Any
-    """A `CSR`, or a dense (n_rows, n_vars) array."""
+    """Counts: a `CSR`, or a dense (n_rows, n_vars) array."""
     layers: Mapping[str, Any] | None = None
-    """Per layer asked for: a matrix like ``data``; None if none were."""
+    """Layers by name, matrices like ``data``; None if none were asked for."""
     obsm: Mapping[str, Any] | None = None
-    """Per element of obsm asked for: as `Batch.obsm`; None if none were."""
+    """Elements of obsm by name, as in `Batch.obsm`; None if none were asked for."""
     mask: Any = None
-    """Which cells have the modality, (n_rows,) bool; None where all have."""
+    """Which cells have the modality, (n_rows,) bool; None if all have."""
 
     def __getitem__(self, key: str) -> Any:
         if key not in tuple(self):
@@ -178,7 +197,7 @@ class Modality(Summary, Mapping[str, Any]):
         return sum(1 for _ in self)
 
     def replace(self, **changes: Any) -> Self:
-        """Give the modality with other ``data``, ``layers`` or ``obsm``, as `Batch.replace` does."""
+        """Return the modality with other ``data``, ``layers`` or ``obsm``, as `Batch.replace` does."""
         if others := [name for name in changes if name not in ("data", "layers", "obsm")]:
             raise TypeError(f"replace takes data, layers and obsm, got {', '.join(others)}")
         return replace(self, **changes)
@@ -195,42 +214,42 @@ def _described(value: Any) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fields(Summary):
-    """What a batch holds, whichever framework's arrays it holds."""
+    """The contents of a batch, in the arrays of any framework."""
 
     data: Any
-    """A `CSR`, or a dense (n_rows, n_vars) array; None where there are modalities."""
+    """Counts: a `CSR`, or a dense (n_rows, n_vars) array; None if there are modalities."""
     codes: Mapping[str, Any]
-    """Per label column (n_rows,) numbers, whose type follows from the column's: int32 codes into ``Loader.categories``
-    (missing -1) for categories, text and nullable booleans; bool for booleans; int64 for integers; float64 (missing
-    NaN) for integers of which some may be missing; float32 (missing NaN) for floats. A number that its type does not
-    hold is an error, that floats are rounded is none. Padding rows are missing, or False."""
+    """Label columns by name, as (n_rows,) numbers. Categories, text and nullable booleans are int32 codes into
+    ``Loader.categories`` (missing -1); booleans are bool; integers int64; integers of which some may be missing float64
+    (missing NaN); and floats float32 (missing NaN). Floats are rounded; any other number that the type cannot represent
+    raises an error. Padding rows are missing, or False."""
     index: Any
-    """(n_rows,) int64 global row numbers, counted through the stores; None if they were not asked for."""
+    """Global row numbers, counted through the stores, (n_rows,) int64; None if they were not asked for."""
     make_labels: Callable[[], pd.DataFrame] = field(repr=False)
-    """Builds ``labels``; called at most once, and only if somebody asks."""
+    """Makes `labels`, when it is first asked for."""
     layers: Mapping[str, Any] | None = None
-    """Per layer asked for: a matrix like ``data``; None if none were."""
+    """Layers by name, matrices like ``data``; None if none were asked for."""
     obsm: Mapping[str, Any] | None = None
-    """Per element of obsm asked for: a dense (n_rows, width) array, or a matrix like ``data`` where it is stored
-    sparse; None if none were."""
+    """Elements of obsm by name: dense (n_rows, width) arrays, or matrices like ``data`` if they are stored sparse; None
+    if none were asked for."""
     n_padding: int = 0
-    """How many of the last rows only fill the batch up (`Emit.pad_rows`)."""
+    """Number of rows at the end that are padding (`Emit.pad_rows`)."""
     names: Any = None
-    """(n_rows,) str objects: the names of the cells, ``""`` for padding rows; None if they were not asked for."""
+    """Names of the cells, (n_rows,) str objects, ``""`` for padding rows; None if they were not asked for."""
     modalities: Mapping[str, Modality] | None = None
-    """Of a collection with modalities: each of them, of the same rows; None of all others."""
+    """Modalities by name, all with the same rows; None if the data have none."""
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """The label columns as a DataFrame with their own dtypes, a row for each row of ``data`` that is no padding.
+        """The label columns as a DataFrame, with their own dtypes and without padding rows.
 
-        Its index holds the names of the cells if the loader was asked for them, else the global row numbers.
+        Its index holds the names of the cells if the loader was asked for them, otherwise the global row numbers.
         """
         return self.make_labels()
 
     @property
     def n_rows(self) -> int:
-        """Rows of its matrices, those that only fill the batch up among them."""
+        """Number of rows of the matrices, including padding."""
         first = self if self.modalities is None else next(iter(self.modalities.values()))
         return int(first.data.shape[0])
 
@@ -262,48 +281,53 @@ class Fields(Summary):
 
 
 class Batch(Fields, Mapping[str, Any]):
-    """One mini-batch: a read-only mapping whose keys are attributes too.
+    """A mini-batch: a read-only mapping whose keys are also attributes.
 
-    Keys are ``data``, ``labels``, ``index`` unless the loader was told otherwise, ``names``, ``layers`` and ``obsm``
-    where asked for. Of a collection with modalities, the name of each of them comes instead of ``data``, ``layers`` and
-    ``obsm``, with a mapping that has these: ``batch["rna"]["data"]``.
+    Its keys are ``data``, ``labels`` and ``index`` (unless ``return_index=False``), and ``names``, ``layers`` and
+    ``obsm`` if the loader was asked for them. For a collection with modalities, the name of each modality replaces
+    ``data``, ``layers`` and ``obsm``, with a mapping that has these: ``batch["rna"]["data"]``.
 
-    With ``Loader(device="cuda")`` the arrays of ``data``, ``layers`` and ``obsm`` are CuPy's.
+    With ``Loader(device="cuda")``, the arrays of ``data``, ``layers`` and ``obsm`` are CuPy arrays.
+
+    Examples
+    --------
+    >>> from annbatch import Loader
+    >>> batch = next(iter(Loader(batch_size=32).use_collection("collection", labels=["donor"])))
+    >>> list(batch)
+    ['data', 'labels', 'index']
+    >>> batch["data"].shape, batch.codes["donor"].shape
+    ((32, 6), (32,))
     """
 
     def replace(self, **changes: Any) -> Self:
-        """Give the batch with other ``data``, ``layers`` or ``obsm``: what a transform returns.
+        """Return the batch with other ``data``, ``layers`` or ``obsm``, for use in a transform.
 
         Parameters
         ----------
         **changes
-            New values of ``data``, ``layers`` and ``obsm``, or of ``modalities``, a dict of all of them; all rows stay
-            where they are.
+            New values of ``data``, ``layers`` and ``obsm``, or of ``modalities``, a dict of all modalities. Rows must
+            keep their order.
 
         Raises
         ------
         TypeError
-            If something else is to be changed.
+            If anything else is passed.
 
         Examples
         --------
-        >>> def scaled(batch):  # doctest: +SKIP
+        >>> from annbatch import Loader
+        >>> def doubled(batch):
         ...     x = batch.data
         ...     return batch.replace(data=x.replace(data=x.data * 2))
+        >>> ds = Loader(batch_size=32, transform=doubled).use_collection("collection")
         """
         if others := [name for name in changes if name not in ("data", "layers", "obsm", "modalities")]:
             raise TypeError(f"replace takes data, layers, obsm and modalities, got {', '.join(others)}")
         return replace(self, **changes)
 
     def to(self, *args: Any, **options: Any) -> NoReturn:
-        """Refuse: trainers move batches of torch tensors to a device so, and this is none.
-
-        Raises
-        ------
-        TypeError
-            Says what makes batches of tensors.
-        """
+        """Raise TypeError: trainers call this to move torch tensors to a device, and this batch holds none."""
         raise TypeError(
-            f"{type(self).__name__} holds no torch tensors: pass a trainer annbatch_torch.TorchLoader(ds), or "
-            f"annbatch_torch.lightning.AnnDataModule(train=ds)"
+            f"{type(self).__name__} holds no torch tensors; give the trainer annbatch_torch.TorchLoader(ds) or "
+            f"annbatch_torch.lightning.AnnDataModule(train=ds) instead of a Loader"
         )

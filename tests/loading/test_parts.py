@@ -106,7 +106,7 @@ def test_batches_ahead_do_not_count(tmp_path):
 
 def test_parts_that_cannot_be_are_refused(tmp_path):
     for wrong in ({"parts": 0, "pad_rows": True}, {"parts": 2}, {"parts": 2, "pad_rows": True, "layout": "dense"}):
-        with pytest.raises(ValueError, match="parts must be >= 1, and of the layout 'csr' with pad_rows"):
+        with pytest.raises(ValueError, match="parts must be >= 1 and needs layout='csr' and pad_rows=True"):
             Emit(**wrong)
     adatas, _, _ = named_stores(tmp_path, "in memory")
     with pytest.raises(InputError, match="parts must divide batch_size, 12, got 5"):

@@ -121,7 +121,7 @@ def test_a_loader_has_no_rows_to_ask_for_by_number(cells):
     ds = Loader(batch_size=4).add_anndatas([cells])
     with pytest.raises(TypeError, match=r"DataLoader\(annbatch_torch.TorchLoader\(ds\), batch_size=None\)"):
         ds[0]
-    with pytest.raises(TypeError, match="Batch holds no torch tensors: pass a trainer annbatch_torch.TorchLoader"):
+    with pytest.raises(TypeError, match="Batch holds no torch tensors; give the trainer annbatch_torch.TorchLoader"):
         next(iter(ds)).to("cpu")
 
 
