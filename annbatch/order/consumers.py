@@ -28,25 +28,32 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Partition:
-    """Which of several consumers (ranks) this one is, and which of the worker processes that read for it.
+    """One of several consumers (ranks) of an epoch, and one of the worker processes that read for it.
 
-    Consumers get equally many batches. The workers of a consumer share out its windows, so that they do not change
-    what it gets; one of them may get fewer batches than another.
+    All consumers get the same number of batches. The workers of a consumer share out its windows; they do not change
+    which batches it gets. One worker may get fewer batches than another.
 
     Raises
     ------
     ValueError
         If ``count`` is below 1, ``index`` is not in range(count), or ``worker`` is not one of ``n_workers``.
+
+    Examples
+    --------
+    >>> from annbatch import Loader, Partition
+    >>> parts = [Loader(batch_size=30, partition=Partition(rank, 2)).use_collection("collection") for rank in range(2)]
+    >>> [len(ds) for ds in parts]
+    [2, 2]
     """
 
     index: int
-    """Number of this consumer."""
+    """Number of this consumer, from 0."""
     count: int
-    """Number of all consumers."""
+    """Number of consumers."""
     worker: int = 0
-    """Number of the worker process that reads for this consumer."""
+    """Number of the worker process that reads for this consumer, from 0."""
     n_workers: int = 0
-    """How many worker processes the consumer has; 0 means that it reads itself."""
+    """Number of worker processes of this consumer; 0 means that it reads itself."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -71,12 +78,12 @@ class Window:
     """(n_batches + 1,) batch b holds ``rows[cuts[b]:cuts[b + 1]]``."""
 
     def behind(self, n_batches: int) -> Window:
-        """Leave the first batches out."""
+        """Return the window without its first batches."""
         return Window(self.rows[self.cuts[n_batches] :], self.cuts[n_batches:] - self.cuts[n_batches])
 
     @classmethod
     def joined(cls, windows: Sequence[Window]) -> Window:
-        """Give the rows and batches of several windows, one window after the other."""
+        """Return the rows and batches of several windows, one window after the other."""
         if len(windows) == 1:
             return windows[0]
         starts = np.cumsum([0, *(len(window.rows) for window in windows)])
@@ -85,14 +92,17 @@ class Window:
 
 
 class Order(ABC):
-    """One epoch of a sampler, as items that are computed when they are asked for."""
+    """One epoch of a sampler, as a sequence of items that are computed on demand.
+
+    An item is a row, or rows that belong together: a pair, or a whole batch.
+    """
 
     batch_items: int
     """Items in a full batch: ``batch_size`` if items are rows, 1 if they are batches."""
     endless: bool = False
-    """Whether items go on behind the last one, so that an incomplete last round is filled up with more of them."""
+    """Whether there are more items beyond the end of the epoch, which then fill up an incomplete last round."""
     divisible: bool = False
-    """Whether an item may be halved, so that all consumers get equally many batches."""
+    """Whether an item may be halved so that all consumers get the same number of batches."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -100,19 +110,20 @@ class Order(ABC):
 
     @abstractmethod
     def items(self, start: int, stop: int, key: Key) -> Ints:
-        """Give the items at positions [start, stop), which are read together, mixed among themselves.
+        """Return the items at positions [start, stop), which are read together, shuffled among themselves.
 
         Parameters
         ----------
         start, stop
-            Positions in the epoch, each of them asked for once.
+            Positions in the epoch. Each position is asked for once.
         key
-            Names the random words to mix with: `annbatch.samplers.shuffle` takes it.
+            Selects the random words to shuffle with; pass it to `annbatch.samplers.shuffle`.
 
         Returns
         -------
-        (stop - start,) row numbers, or (stop - start, width) where an item has up to ``width`` rows: -1 fills up. A
-        batch holds the first rows of its items, then their second rows, and so on.
+        ndarray
+            (stop - start,) int64 row numbers; or (stop - start, width) if an item has up to ``width`` rows, padded with
+            -1. A batch holds the first rows of its items, then their second rows, and so on.
         """
 
 

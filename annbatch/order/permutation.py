@@ -35,7 +35,7 @@ Ints = NDArray[np.int64]
 
 
 class Purpose(IntEnum):
-    """What random words are for; each purpose has a stream of its own."""
+    """What random words are used for. Each purpose has a stream of its own."""
 
     BLOCKS = 0
     """Order of the blocks of an epoch."""
@@ -44,31 +44,40 @@ class Purpose(IntEnum):
     LAYOUT = 2
     """Order of the rows within the batches of a window."""
     DRAW = 3
-    """Where systematic resampling begins."""
+    """Offset of systematic resampling."""
     CLASS_BLOCKS = 4
     """Order of the blocks of a class."""
     BATCHES = 5
     """Order of the batches of an epoch."""
     SPLIT = 6
-    """Which rows go into which part of a split."""
+    """Rows of the parts of a split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Names one stream of random words."""
+    """Identifies one stream of random words.
+
+    Examples
+    --------
+    >>> from annbatch.samplers import Key, Purpose
+    >>> words = Key(seed=0, epoch=3, purpose=Purpose.BLOCKS).words(4)
+    >>> words.shape, words.dtype
+    ((4,), dtype('uint64'))
+    """
 
     seed: int
     """0 <= seed < 2**64."""
     epoch: int
     """0 <= epoch < 2**64."""
     purpose: Purpose
+    """What the words are used for."""
     item: int = 0
-    """Which of the things that the purpose numbers, for example the window or the class."""
+    """Number of the item that the words are for, such as a window or a class."""
     part: int = 0
-    """Which part of the item, for example the pass through a class."""
+    """Number of a part of the item, such as the pass through a class."""
 
     def words(self, n: int) -> NDArray[np.uint64]:
-        """Give the first ``n`` words of the stream: (n,) uint64."""
+        """Return the first ``n`` words of the stream, (n,) uint64."""
         philox = np.random.Philox(
             key=np.array([self.seed, self.epoch], np.uint64),
             counter=np.array([0, self.item, self.purpose, self.part], np.uint64),
@@ -87,16 +96,24 @@ class Permutation(Protocol):
 
 
 def shuffled(n: int, key: Key) -> Ints:
-    """Give a uniformly random permutation of range(n) as an array: (n,) int64."""
+    """Return a uniformly random permutation of range(n) as an array, (n,) int64."""
     order = np.arange(n, dtype=np.int64)
     shuffle(order, key)
     return order
 
 
 def shuffle(things: Ints, key: Key) -> None:
-    """Put an array of fewer than 2**32 things in uniformly random order, in place.
+    """Shuffle an array of fewer than 2**32 numbers in place.
 
-    Every order is equally likely up to 2**-32 a step: each step takes the high bits of one random word times a number.
+    All orders are equally likely, up to 2**-32 at each step: a step multiplies one random word by a number, and uses
+    the high bits.
+
+    Parameters
+    ----------
+    things
+        (n,) int64 numbers.
+    key
+        Selects the order.
     """
     _swap(things, key.words(len(things)))
 
@@ -114,7 +131,27 @@ def _swap(things: Any, words: Any) -> None:
 
 
 def permutation(n: int, key: Key) -> Permutation:
-    """Give a random permutation of range(n); see the module for how it is made."""
+    """Return a random permutation of range(n).
+
+    It has the methods ``forward`` (from positions to numbers) and ``inverse`` (from numbers to positions), each from
+    (k,) int64 to (k,) int64. Up to 2**22 numbers it is uniformly random, and held in memory. Beyond that, it is a
+    Feistel network, which takes constant memory.
+
+    Parameters
+    ----------
+    n
+        How many numbers to permute.
+    key
+        Selects the permutation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from annbatch.samplers import Key, Purpose, permutation
+    >>> order = permutation(5, Key(0, 0, Purpose.BLOCKS)).forward(np.arange(5))
+    >>> sorted(order.tolist())
+    [0, 1, 2, 3, 4]
+    """
     return Held(shuffled(n, key)) if n <= HELD_LIMIT else Feistel.make(n, key)
 
 

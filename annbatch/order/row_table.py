@@ -26,17 +26,17 @@ from annbatch.order.row_selection import Runs
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classes:
-    """An obs column as classes of rows."""
+    """The classes of rows, from an obs column."""
 
     name: str
     """Name of the column."""
     codes: NDArray[Any]
-    """(n_rows,) class of each row, an integer; -1 where it is missing."""
+    """Class of each row, (n_rows,) integers; -1 if it is missing."""
     categories: pd.Index[Any]
-    """What the codes mean."""
+    """Categories, (n_categories,): code i means ``categories[i]``."""
 
     def code(self, category: object) -> int:
-        """Give the code of a category.
+        """Return the code of a category.
 
         Raises
         ------
@@ -49,15 +49,15 @@ class Classes:
         )
         if not is_whole or category not in self.categories:
             held = summary.short(self.categories.tolist())
-            raise InputError(f"obs[{self.name!r}] must have the category {category!r}, it has {held}")
+            raise InputError(f"obs[{self.name!r}] must have the category {category!r}, got only {held}")
         return int(self.categories.get_indexer(pd.Index([category]))[0])
 
     def select(self, rows: Runs) -> Classes:
-        """Give the classes of a subset of the rows."""
+        """Return the classes of a subset of the rows."""
         return replace(self, codes=rows.select(self.codes))
 
     def counts(self) -> Ints:
-        """Count the rows of each class: (n_categories,) int64."""
+        """Return the number of rows of each class, (n_categories,) int64."""
         present = self.codes[self.codes >= 0]
         return np.bincount(present, minlength=len(self.categories)).astype(np.int64)
 
@@ -94,7 +94,7 @@ def names_of(by: str | Sequence[str], name: str = "by") -> tuple[str, ...]:
     """
     found = (by,) if isinstance(by, str) else tuple(by)
     if not found or not all(isinstance(one, str) for one in found) or len(set(found)) < len(found):
-        raise InputError(f"{name} must be the name of an obs column, or different names, got {by!r}")
+        raise InputError(f"{name} must be the name of an obs column, or a list of distinct names, got {by!r}")
     return found
 
 
@@ -116,13 +116,13 @@ class Table:
     seed: int
     """Seed of the order."""
     least_rows: int
-    """Rows that a batch has at least, or they are to be left out; ``batch_size`` if it must be full."""
+    """Minimum number of rows of a batch, below which its rows are dropped; ``batch_size`` if it must be full."""
     classes: Mapping[str, Classes]
-    """The columns that the sampler asked for."""
+    """The obs columns that the sampler asked for, by name."""
     n_stored: int
-    """Rows of the stores, of which these are all or some."""
+    """Number of rows in the stores, of which the table has all or some."""
     rows: Runs | None
-    """Which rows of the stores these are; None means all."""
+    """Which rows of the stores the table has; None means all."""
 
     @property
     def n_rows(self) -> int:
@@ -130,29 +130,29 @@ class Table:
         return sum(self.store_rows)
 
     def classes_by(self, by: str | Sequence[str]) -> Classes:
-        """Give a column that the sampler asked for, or several of them as one class of tuples."""
+        """Return a column that the sampler asked for, or several as one whose classes are tuples."""
         return self.classes[by] if isinstance(by, str) else joint([self.classes[name] for name in by])
 
     def select(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Give the values of these rows out of one for each row of the stores."""
+        """Return the values of the table's rows, (n_rows, …), out of those of all stored rows, (n_stored, …)."""
         return values if self.rows is None else self.rows.select(values)
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Decides which rows an epoch holds, in which order and batches.
+    """Decides which rows an epoch has, in which order and in which batches.
 
-    A sampler is pure: what it gives follows from the table and the number of the epoch. It needs three members.
-    `Shuffled`, `Weighted` and the others here are frozen dataclasses that have them.
+    A sampler is pure: its orders depend only on the table and the number of the epoch. It needs the three members
+    below. `Shuffled`, `Weighted` and the others are frozen dataclasses that have them.
     """
 
     @property
     def columns(self) -> Sequence[str]:
-        """Names of the obs columns that it has to know for every row."""
+        """Names of the obs columns whose classes the sampler needs for every row."""
         ...
 
     def bind(self, table: Table) -> Callable[[int], Order]:
-        """Check that it fits the data, prepare, and give a function from an epoch's number to its order.
+        """Check that the sampler fits the data, and return a function from an epoch's number to its order.
 
         Raises
         ------
@@ -162,7 +162,10 @@ class Sampler(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Give what makes it differ from others, as values that JSON holds: a state is for one such description."""
+        """Return what distinguishes the sampler from others, as values that JSON holds.
+
+        A state can only be loaded by a loader whose sampler has the same description.
+        """
         ...
 
 

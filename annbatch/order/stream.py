@@ -23,12 +23,12 @@ from annbatch.order.permutation import Ints, Permutation
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """The rows of a table, block by block."""
+    """The rows of a table, block by block, in the order of a permutation of the blocks."""
 
     store_rows: tuple[int, ...]
     """Rows in each store."""
     chunk_size: int
-    """Rows in a block."""
+    """Rows in a block; the last block of a store may have fewer."""
     order: Permutation
     """Permutation of all blocks, numbered through the stores."""
 
@@ -36,7 +36,7 @@ class Stream:
         return sum(self.store_rows)
 
     def rows(self, start: int, stop: int) -> Ints:
-        """Give the stream's rows [start, stop): (stop - start,) int64 row numbers, counted through the stores."""
+        """Return the row numbers at positions [start, stop), counted through the stores: (stop - start,) int64."""
         if start >= stop:
             return np.empty(0, np.int64)
         short_positions, missing = self._short
@@ -49,7 +49,7 @@ class Stream:
         return _expand(blocks, self._first_rows, self._first_blocks, self.chunk_size, start - in_stream, stop - start)  # type: ignore[no-any-return]
 
     def at(self, positions: Ints) -> Ints:
-        """Give the stream's rows at any positions: (n,) int64, as `rows` gives them."""
+        """Return the row numbers at any positions, (n,) int64: (n,) int64."""
         short_positions, missing = self._short
         ends = (short_positions + 1) * self.chunk_size - missing[1:]
         places = (positions + missing[np.searchsorted(ends, positions, side="right")]) // self.chunk_size

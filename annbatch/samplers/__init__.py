@@ -1,13 +1,15 @@
-"""Which rows come in an epoch, in which batches? Samplers say it; a loader takes one as ``sampler=``.
+"""Which rows come in an epoch, and in which batches? Pass one of these to a loader as ``sampler=``.
 
-`Shuffled` (what a loader does by itself), `Sequential`, `Weighted`, `ClassBalanced`, `Stratified`, `Grouped` and
-`MatchedPairs` are ready; anything that follows the `Sampler` protocol is a sampler too.
+`Shuffled` (the default of a loader), `Sequential`, `Weighted`, `ClassBalanced`, `Stratified`, `Grouped` and
+`MatchedPairs` are ready to use. Any object that follows the `Sampler` protocol is a sampler too.
 
-In the order of what they need: `blocks` (all rows once, shuffled or as they are stored), `weighted` (rows drawn with
-probabilities), `classes` (batches with the classes that they shall have), `pairs` (perturbed cells with controls).
+The modules, in the order in which they build on each other: `blocks` (all rows once, shuffled or as they are stored),
+`weighted` (rows drawn with probabilities), `classes` (batches with given classes), `pairs` (perturbed cells with
+controls).
 
-A sampler of one's own is made of what else is here: it is bound to a `Table` with its `Classes`, and gives an `Order`,
-perhaps the `RowOrder` of a `Stream`. Random orders come from `permutation` and `shuffle`, and a `Key` says which ones.
+The other names here are for samplers of your own. A sampler is bound to a `Table` with its `Classes`, and returns an
+`Order`, for example the `RowOrder` of a `Stream`. Random orders come from `permutation` and `shuffle`; a `Key` selects
+them.
 """
 
 from __future__ import annotations

@@ -20,15 +20,15 @@ from annbatch.order.stream import Stream, n_blocks_each
 class RowOrder(Order):
     """An epoch whose items are the rows of a stream.
 
-    Samplers of one's own may use it: with a stream over 0, 1, 2, … and a function ``find`` it draws any rows.
+    Use it in samplers of your own: with a stream over 0, 1, 2, … and a function ``find`` it can draw any rows.
     """
 
     stream: Stream
-    """What comes, and in which order windows find it."""
+    """The rows, or numbers, in the order of the epoch."""
     batch_items: int
     """Rows in a full batch."""
     find: Callable[[Ints], Ints] | None = None
-    """Turns what the stream gives into rows; None means that it gives rows."""
+    """Maps numbers of the stream to rows, (n,) int64 each; None means that the stream already consists of rows."""
     mixed: bool = True
     """Whether the rows of a window are shuffled."""
 
@@ -36,7 +36,7 @@ class RowOrder(Order):
         return len(self.stream)
 
     def items(self, start: int, stop: int, key: Key) -> Ints:
-        """Give the stream's rows [start, stop), shuffled if they are to be mixed."""
+        """Return the stream's rows [start, stop), (stop - start,) int64, shuffled if ``mixed``."""
         rows = self.stream.rows(start, stop)
         if self.find is not None:
             rows = self.find(rows)
@@ -46,21 +46,26 @@ class RowOrder(Order):
 
 
 def shuffled_blocks(store_rows: tuple[int, ...], chunk_size: int, key: Key) -> Stream:
-    """Give the stream of a table's blocks in random order."""
+    """Return the stream of a table's blocks in random order."""
     return Stream(store_rows, chunk_size, permutation(sum(n_blocks_each(store_rows, chunk_size)), key))
 
 
 @dataclass(frozen=True, slots=True)
 class Shuffled:
-    """Every row once an epoch: blocks in random order, and the rows of a window in random order.
+    """Every row once an epoch: blocks in random order, and the rows of each window in random order.
 
-    This is what a loader does by itself. With ``chunk_size=1`` every order of the rows is equally likely.
+    This is the default of a loader. With ``chunk_size=1`` every order of the rows is equally likely.
+
+    Examples
+    --------
+    >>> from annbatch import Loader, samplers
+    >>> ds = Loader(batch_size=32, sampler=samplers.Shuffled()).use_collection("collection")
     """
 
     columns = ()
 
     def bind(self, table: Table) -> Callable[[int], Order]:
-        """Give the order of each epoch."""
+        """Return a function from the epoch's number to its order."""
 
         def order(epoch: int) -> Order:
             key = Key(table.seed, epoch, Purpose.BLOCKS)
@@ -69,18 +74,28 @@ class Shuffled:
         return order
 
     def describe(self) -> dict[str, Any]:
-        """Give its name."""
+        """Return the sampler's name."""
         return {"sampler": "Shuffled"}
 
 
 @dataclass(frozen=True, slots=True)
 class Sequential:
-    """Every row once an epoch: in the order in which ``rows`` of the loader names them, else in that of the stores."""
+    """Every row once an epoch, in the order of the loader's ``rows`` if it has some, otherwise of the stores.
+
+    ``Loader(shuffle=False)`` does the same.
+
+    Examples
+    --------
+    >>> from annbatch import Loader, samplers
+    >>> ds = Loader(batch_size=32, sampler=samplers.Sequential()).use_collection("collection")
+    >>> next(iter(ds)).index[:3].tolist()
+    [0, 1, 2]
+    """
 
     columns = ()
 
     def bind(self, table: Table) -> Callable[[int], Order]:
-        """Give the order, which is the same in each epoch."""
+        """Return a function from the epoch's number to its order, the same for each epoch."""
         order: Permutation = Identity()
         named = None if table.rows is None else table.rows.order
         find = None if named is None else named.__getitem__
@@ -88,5 +103,5 @@ class Sequential:
         return lambda epoch: whole
 
     def describe(self) -> dict[str, Any]:
-        """Give its name."""
+        """Return the sampler's name."""
         return {"sampler": "Sequential"}

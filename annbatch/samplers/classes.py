@@ -31,19 +31,27 @@ from annbatch.samplers.weighted import class_shares, described_weights, draws_of
 class Stratified:
     """Batches with a fixed number of rows of each class.
 
-    Within an epoch the rows of a class come equally often, up to one time: in random order, and when all have come, in
-    another one. Classes without a quota, and rows without a class, are left out. Consumers that would get no full batch
-    in the last round get one more of the same kind, so that quotas always hold.
+    Within an epoch, the numbers of times that the rows of a class come differ by at most one: the rows come in random
+    order, and when all have come, in another order. Classes without a quota, and rows without a class, are left out.
+    Consumers that would get no full batch in the last round get one more batch with the same quotas.
 
     Parameters
     ----------
     by
-        Name of the obs column that holds the classes; or names of several, whose classes are tuples.
+        obs column that holds the classes; or several columns, whose classes are tuples.
     quotas
-        Class to its rows in each batch; they sum to the loader's ``batch_size``.
+        Class to its number of rows in each batch. They must sum to the loader's ``batch_size``.
     n_batches
-        Batches in an epoch, over all consumers; None means as many as the rows of these classes would fill, at least
-        one.
+        Batches in an epoch, over all consumers. None means as many as the rows of these classes would fill, and at
+        least one.
+
+    Examples
+    --------
+    >>> from annbatch import Loader, samplers
+    >>> sampler = samplers.Stratified("perturbation", {"none": 16, "a": 8, "b": 8})
+    >>> ds = Loader(batch_size=32, sampler=sampler).use_collection("collection", labels=["perturbation"])
+    >>> next(iter(ds)).labels["perturbation"].value_counts()["none"]
+    np.int64(16)
     """
 
     by: str | Sequence[str]
@@ -56,12 +64,12 @@ class Stratified:
         return names_of(self.by)
 
     def bind(self, table: Table) -> Callable[[int], Order]:
-        """Check the quotas and give the order of each epoch.
+        """Check the quotas, and return a function from the epoch's number to its order.
 
         Raises
         ------
         InputError
-            If quotas do not sum to the batch size, or a class with a quota is no category or has no rows.
+            If the quotas do not sum to the batch size, or a class with a quota is not a category or has no rows.
         """
         classes = table.classes_by(self.by)
         by_class = ClassRows.of(classes.codes, len(classes.categories))
@@ -72,7 +80,7 @@ class Stratified:
             quota = integer(f"quotas[{category!r}]", quota, 0)
             if quota and not counts[code]:
                 raise InputError(
-                    f"quotas must be for classes that have rows, {category!r} of {classes.name!r} has none"
+                    f"quotas must be for classes that have rows, and obs[{classes.name!r}] has no row of {category!r}"
                 )
             if quota:
                 quotas[code] = quota
@@ -87,7 +95,7 @@ class Stratified:
         return lambda epoch: _StratifiedOrder(_ClassStreams(table, by_class, epoch), quotas, n_batches)
 
     def describe(self) -> dict[str, Any]:
-        """Give its name and arguments."""
+        """Return the sampler's name and arguments."""
         quotas = {str(category): int(quota) for category, quota in self.quotas.items()}
         return {"sampler": "Stratified", "by": described(self.by), "quotas": quotas, "n_batches": self.n_batches}
 
@@ -141,29 +149,38 @@ class _StratifiedOrder(Order):
 class Grouped:
     """Batches whose rows are all of one class; batches come in random order.
 
-    Without ``weights`` every row comes once an epoch. The last batch of each class holds what remains of it, or is left
-    out if the loader's ``drop_last`` asks for more rows. A batch may be halved, so that all consumers get equally many;
-    with ``drop_last``, batches that do not go round are left out instead.
+    Without ``weights``, every row comes once an epoch. The last batch of each class holds the remaining rows, or is
+    dropped if the loader's ``drop_last`` asks for more. Some batches may be halved, so that all consumers get the same
+    number; with ``drop_last``, batches that cannot be shared out equally are dropped instead.
 
-    With ``weights`` all batches are full, and ``n = n_rows // batch_size`` of them come an epoch. With replacement a
-    class has ``n * w / sum(w)`` batches on average, rounded up or down; when all its rows have come, they come in
-    another order. Consumers that would get no batch in the last round get one more. Without replacement every row comes
-    at most once: a class of m full batches has ``n * v / sum(v)`` of them, where ``v = minimum(w, c * m)`` and c is the
-    largest number with which no class has more than m.
+    With ``weights``, all batches are full, and an epoch has ``n = n_rows // batch_size`` of them.
+
+    - With replacement, a class has ``n * w / sum(w)`` batches on average, rounded up or down. When all its rows have
+      come, they come in another order. Consumers that would get no batch in the last round get one more.
+    - Without replacement, every row comes at most once. A class of m full batches has ``n * v / sum(v)`` of them, where
+      ``v = minimum(w, c * m)`` and c is the largest number with which no class has more than m.
 
     Rows without a class are left out.
 
     Parameters
     ----------
     by
-        Name of the obs column that holds the classes; or names of several, whose classes are tuples.
+        obs column that holds the classes; or several columns, whose classes are tuples.
     weights
-        Class to the weight, >= 0, with which batches are of it; classes that are not named are left out.
+        Class to its weight, >= 0, which is proportional to the number of its batches. Classes that are not named are
+        left out.
     n_rows
-        Rows in an epoch, over all consumers, rounded down to whole batches; None means as many as the weighted classes
-        have. Must be given where rows are drawn without replacement, and not be given without ``weights``.
+        Rows in an epoch, over all consumers, rounded down to whole batches. None means as many as the weighted classes
+        have. Required if ``replace`` is False, and not allowed without ``weights``.
     replace
         Whether, with ``weights``, a row may come more than once an epoch.
+
+    Examples
+    --------
+    >>> from annbatch import Loader, samplers
+    >>> ds = Loader(batch_size=8, sampler=samplers.Grouped("donor")).use_collection("collection", labels=["donor"])
+    >>> {batch.labels["donor"].nunique() for batch in ds}
+    {1}
     """
 
     by: str | Sequence[str]
@@ -177,13 +194,14 @@ class Grouped:
         return names_of(self.by)
 
     def bind(self, table: Table) -> Callable[[int], Order]:
-        """Give the order of each epoch.
+        """Return a function from the epoch's number to its order.
 
         Raises
         ------
         InputError
-            If no class fills a batch that may be handed over; if a class with a weight is no category, has no rows, or
-            does not fill a batch without replacement; or ``n_rows`` is less than a batch, or more than there is.
+            If no class has enough rows for a batch; if a class with a weight is not a category, has no rows, or does
+            not fill a batch without replacement; or if ``n_rows`` is smaller than a batch or larger than the rows that
+            there are.
         """
         classes = table.classes_by(self.by)
         by_class = ClassRows.of(classes.codes, len(classes.categories))
@@ -191,7 +209,7 @@ class Grouped:
             batches_of = self._weighted(self.weights, table, classes)
             return lambda epoch: _GroupedOrder.of(table, by_class, batches_of(epoch), epoch, endless=self.replace)
         if self.n_rows is not None:
-            raise InputError(f"n_rows must be given with weights alone, got {self.n_rows}")
+            raise InputError(f"n_rows must be None without weights, got {self.n_rows}")
         counts = by_class.counts()
         least = max(1, table.least_rows)
         n_batches = counts // table.batch_size + (counts % table.batch_size >= least)
@@ -203,7 +221,7 @@ class Grouped:
         return lambda epoch: _GroupedOrder.of(table, by_class, n_batches, epoch, endless=False)
 
     def describe(self) -> dict[str, Any]:
-        """Give its name and arguments."""
+        """Return the sampler's name and arguments."""
         found = {"sampler": "Grouped", "by": described(self.by)}
         if self.weights is None:
             # States of earlier versions, which had no weights, remain valid.
@@ -216,7 +234,7 @@ class Grouped:
         counts = classes.counts()
         shares = class_shares(weights, classes, counts)
         if not self.replace and self.n_rows is None:
-            raise InputError("n_rows must be given where rows are drawn without replacement, got None")
+            raise InputError("n_rows must be a number of rows if replace is False, got None")
         n_rows = int(counts[shares > 0].sum()) if self.n_rows is None else integer("n_rows", self.n_rows, 1)
         n = n_rows // table.batch_size
         if not n:
@@ -226,8 +244,8 @@ class Grouped:
             most = counts // table.batch_size
             if (short := np.flatnonzero((shares > 0) & (most == 0))).size:
                 raise InputError(
-                    f"without replacement classes must have {table.batch_size} rows, "
-                    f"{classes.categories[short[0]]!r} of {classes.name!r} has {counts[short[0]]}"
+                    f"without replacement, each class must have at least batch_size={table.batch_size} rows, got "
+                    f"{counts[short[0]]} of {classes.categories[short[0]]!r} in obs[{classes.name!r}]"
                 )
             if n > (total := int(most[shares > 0].sum())):
                 raise InputError(

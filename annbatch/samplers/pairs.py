@@ -27,20 +27,31 @@ from annbatch.samplers.blocks import shuffled_blocks
 
 @dataclass(frozen=True, slots=True)
 class MatchedPairs:
-    """Batches of perturbed cells and as many controls of the same context.
+    """Batches of perturbed cells, each paired with a control of the same context.
 
-    The first half of a batch are perturbed rows, the second half controls: row i and row ``i + n_rows / 2`` are a pair.
-    Every perturbed row comes once an epoch. The controls of a context come equally often, up to one time, paired with
-    other rows each epoch. Rows without a perturbation or a context are left out.
+    The first half of a batch holds perturbed rows, the second half controls: row i and row ``i + n_rows / 2`` are a
+    pair. Every perturbed row comes once an epoch. The numbers of times that the controls of a context come differ by at
+    most one; they are paired with other rows in each epoch. Rows without a perturbation or a context are left out.
 
     Parameters
     ----------
     by
-        Name of the obs column that says how a cell was perturbed; or names of several, whose categories are tuples.
+        obs column that says how a cell was perturbed; or several columns, whose categories are tuples.
     control
-        The category that means that it was not.
+        Category of the cells that were not perturbed.
     within
-        Names of the obs columns that a pair must agree in; none means that any control will do.
+        obs columns in which both cells of a pair must agree: their context. Without any, every control matches.
+
+    Examples
+    --------
+    >>> from annbatch import Loader, samplers
+    >>> sampler = samplers.MatchedPairs("perturbation", control="none", within=["donor"])
+    >>> ds = Loader(batch_size=16, sampler=sampler).use_collection("collection", labels=["perturbation", "donor"])
+    >>> labels = next(iter(ds)).labels
+    >>> labels["perturbation"].tolist()[8:] == ["none"] * 8
+    True
+    >>> labels["donor"].tolist()[:8] == labels["donor"].tolist()[8:]
+    True
     """
 
     by: str | Sequence[str]
@@ -49,16 +60,16 @@ class MatchedPairs:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it compares."""
+        """The obs columns that it compares."""
         return tuple(dict.fromkeys((*names_of(self.by), *self.within)))
 
     def bind(self, table: Table) -> Callable[[int], Order]:
-        """Check that every perturbed row has a control and give the order of each epoch.
+        """Check that every perturbed row has a control, and return a function from the epoch's number to its order.
 
         Raises
         ------
         InputError
-            If ``batch_size`` is odd, ``control`` is no category, no row is perturbed, or a context has no control.
+            If ``batch_size`` is odd, ``control`` is not a category, no row is perturbed, or a context has no control.
         """
         if isinstance(self.within, str):
             raise InputError(f"within must be a sequence of names, got the string {self.within!r}")
@@ -70,20 +81,20 @@ class MatchedPairs:
         is_control = (perturbation.codes == control) & (contexts >= 0)
         perturbed = np.flatnonzero((perturbation.codes >= 0) & ~is_control & (contexts >= 0))
         if not len(perturbed):
-            raise InputError(f"obs[{self.by!r}] must have rows other than {self.control!r}, it has none")
+            raise InputError(f"obs[{self.by!r}] must have perturbed rows, got none other than {self.control!r}")
         controls = ClassRows.of(np.where(is_control, contexts, -1), len(names))
         codes = contexts[perturbed]
         lacking = np.flatnonzero((np.bincount(codes, minlength=len(names)) > 0) & (controls.counts() == 0))
         if len(lacking):
             raise InputError(
-                f"every context must have a control of {self.by!r} {self.control!r}, {names[lacking[0]]} has none "
-                f"({len(lacking)} contexts have none)"
+                f"every context must have a control, a row whose obs[{self.by!r}] is {self.control!r}: "
+                f"{names[lacking[0]]} has none ({len(lacking)} contexts have none)"
             )
         ranks = ranks_in_class(codes, len(names))
         return lambda epoch: _PairOrder(table, perturbed, codes, ranks, controls, epoch, table.batch_size // 2)
 
     def describe(self) -> dict[str, Any]:
-        """Give its name and arguments."""
+        """Return the sampler's name and arguments."""
         return {
             "sampler": "MatchedPairs",
             "by": described(self.by),

@@ -82,20 +82,32 @@ class Draws:
 class Weighted:
     """Rows drawn with given weights.
 
-    With replacement row i comes ``n_rows * w_i / sum(w)`` times an epoch on average, and never one time or more off
-    that. Without replacement it comes at most once, with the probability ``n_rows * v_i / sum(v)``, where
-    ``v = minimum(w, c)`` and c is the largest number with which no probability exceeds 1. Both hold exactly for the
-    weights as they are used: rounded to one part in 2**62 / (number of rows) of the largest. The times that a row comes
-    in an epoch follow one another in the stream, so they come in one window, or in two if the stream is cut there.
+    With replacement, row i comes ``n_rows * w_i / sum(w)`` times an epoch on average, and in each epoch that number
+    rounded up or down. Without replacement, it comes at most once, with the probability ``n_rows * v_i / sum(v)``,
+    where ``v = minimum(w, c)`` and c is the largest number with which no probability exceeds 1.
+
+    Both hold exactly for the weights as they are used: rounded to one part in 2**62 / (number of rows) of the largest.
+
+    All draws of a row follow one another in the stream. They are in one window, or in two if a window ends between
+    them.
 
     Parameters
     ----------
     weights
-        (n_obs,) weight of each row of the stores, finite and not negative; need not sum to one.
+        Weight of each row of the stores, (n_obs,), finite and not negative. They need not sum to one.
     n_rows
-        Rows in an epoch; None means as many as there are rows. Must be given without replacement.
+        Rows in an epoch. None means as many as there are rows. Required if ``replace`` is False.
     replace
         Whether a row may come more than once an epoch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from annbatch import Loader, samplers
+    >>> weights = np.where(np.arange(120) < 60, 1.0, 3.0)
+    >>> ds = Loader(batch_size=30, sampler=samplers.Weighted(weights)).use_collection("collection")
+    >>> sum(int((batch.index >= 60).sum()) for batch in ds)
+    90
     """
 
     weights: npt.ArrayLike = field(repr=False)
@@ -104,7 +116,7 @@ class Weighted:
     columns = ()
 
     def bind(self, table: Table) -> Callable[[int], Order]:
-        """Check the weights and give the order of each epoch.
+        """Check the weights, and return a function from the epoch's number to its order.
 
         Raises
         ------
@@ -113,15 +125,15 @@ class Weighted:
         """
         weights = self._array()
         if len(weights) != table.n_stored:
-            raise InputError(f"weights must be one for each of the {table.n_stored} rows, got {len(weights)}")
+            raise InputError(f"weights must have one value for each of the {table.n_stored} rows, got {len(weights)}")
         if not self.replace and self.n_rows is None:
-            raise InputError("n_rows must be given where rows are drawn without replacement, got None")
+            raise InputError("n_rows must be a number of rows if replace is False, got None")
         chosen = table.select(weights)
         draws = draws_of(chosen, np.empty(0, np.int8), np.ones(1, np.int64), table, self.n_rows, self.replace)
         return lambda epoch: draws.order(table, epoch)
 
     def describe(self) -> dict[str, Any]:
-        """Give its name and arguments, the weights as a hash."""
+        """Return the sampler's name and arguments, the weights as a hash."""
         return {
             "sampler": "Weighted",
             "weights": digest(self._array()),
@@ -138,21 +150,28 @@ class Weighted:
 
 @dataclass(frozen=True, slots=True)
 class ClassBalanced:
-    """Rows drawn so that classes come equally often, or as often as asked for.
+    """Rows drawn so that classes come equally often, or in given shares.
 
-    A class c of n_c rows gets the share ``w_c / sum(w)`` of an epoch's ``n_rows`` rows on average, and each of its rows
-    comes ``n_rows * w_c / (sum(w) * n_c)`` times on average, never one time or more off that. Rows without a class
-    are left out.
+    A class c of n_c rows gets the share ``w_c / sum(w)`` of an epoch's ``n_rows`` rows on average. Each of its rows
+    comes ``n_rows * w_c / (sum(w) * n_c)`` times on average, and in each epoch that number rounded up or down. Rows
+    without a class are left out.
 
     Parameters
     ----------
     by
-        Name of the obs column that holds the classes; or names of several, whose classes are tuples.
+        obs column that holds the classes; or several columns, whose classes are tuples.
     weights
-        Class to its share, >= 0; classes that are not named are left out. None gives all classes that have rows the
+        Class to its share, >= 0. Classes that are not named are left out. None gives all classes that have rows the
         same share.
     n_rows
-        Rows in an epoch; None means as many as have a class that is asked for.
+        Rows in an epoch. None means as many as have a class with a share.
+
+    Examples
+    --------
+    >>> from annbatch import Loader, samplers
+    >>> sampler = samplers.ClassBalanced("cell_type", weights={"T": 3, "B": 1}, n_rows=80)
+    >>> ds = Loader(batch_size=40, sampler=sampler).use_collection("collection", labels=["cell_type"])
+    >>> n_t_cells = sum(int((batch.labels["cell_type"] == "T").sum()) for batch in ds)
     """
 
     by: str | Sequence[str]
@@ -165,12 +184,12 @@ class ClassBalanced:
         return names_of(self.by)
 
     def bind(self, table: Table) -> Callable[[int], Order]:
-        """Check the classes and give the order of each epoch.
+        """Check the classes, and return a function from the epoch's number to its order.
 
         Raises
         ------
         InputError
-            If a class that is asked for is no category or has no rows.
+            If a class with a share is not a category or has no rows.
         """
         classes = table.classes_by(self.by)
         counts = classes.counts()
@@ -181,7 +200,7 @@ class ClassBalanced:
         return lambda epoch: draws.order(table, epoch)
 
     def describe(self) -> dict[str, Any]:
-        """Give its name and arguments."""
+        """Return the sampler's name and arguments."""
         weights = None if self.weights is None else described_weights(self.weights)
         return {"sampler": "ClassBalanced", "by": described(self.by), "weights": weights, "n_rows": self.n_rows}
 
@@ -201,13 +220,15 @@ def class_shares(weights: Mapping[Any, float] | None, classes: Classes, counts: 
     """
     if weights is None:
         if not counts.any():
-            raise InputError(f"obs[{classes.name!r}] must have a class for at least one row, all are missing")
+            raise InputError(f"obs[{classes.name!r}] must have a class for at least one row, but all are missing")
         return (counts > 0).astype(np.float64)
     shares = np.zeros(len(counts))
     for category, share in weights.items():
         code = classes.code(category)
         if share > 0 and not counts[code]:
-            raise InputError(f"weights must be of classes that have rows, {category!r} of {classes.name!r} has none")
+            raise InputError(
+                f"weights must be for classes that have rows, and obs[{classes.name!r}] has no row of {category!r}"
+            )
         shares[code] = share
     return shares
 
@@ -224,7 +245,7 @@ def draws_of(
     n = integer("n_rows", table.n_rows if n_rows is None else n_rows, 1, _MAX_DRAWS)
     bad = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
     if len(bad):
-        raise InputError(f"weights must be finite and >= 0, got {weights[bad[0]]} at {bad[0]}")
+        raise InputError(f"weights must be finite and >= 0, got {weights[bad[0]]} at position {bad[0]}")
     if not weights.any():
         raise InputError("weights must not all be zero")
     whole = quantized(weights, table.n_rows)

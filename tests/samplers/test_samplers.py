@@ -137,13 +137,13 @@ def test_weights_are_of_the_rows_of_the_stores_also_in_a_subset():
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
-        (Weighted(np.ones(9)), "one for each of the 10 rows, got 9"),
+        (Weighted(np.ones(9)), "one value for each of the 10 rows, got 9"),
         (Weighted(np.full(10, -1.0)), "finite and >= 0, got -1.0"),
         (Weighted(np.full(10, np.nan)), "finite and >= 0, got nan"),
         (Weighted(np.zeros(10)), "must not all be zero"),
         (Weighted(np.ones((10, 1))), "one axis, got 2"),
         (Weighted(np.ones(10), n_rows=0), r"n_rows must be in \[1, \d+\), got 0"),
-        (Weighted(np.ones(10), replace=False), "n_rows must be given"),
+        (Weighted(np.ones(10), replace=False), "n_rows must be a number of rows"),
         (Weighted(np.arange(10) % 2, n_rows=6, replace=False), "at most 5, the rows of positive weight, got 6"),
         (ClassBalanced("kind", {"nope": 1.0}), "must have the category 'nope'"),
         (ClassBalanced("kind", {"a": 1.0, "b": -1.0}), "finite and >= 0"),
@@ -163,7 +163,7 @@ def test_bad_arguments_are_refused(sampler, message):
 def test_classes_without_rows_are_refused():
     empty = {"kind": Classes("kind", np.zeros(10, np.int8), pd.Index(["a", "b"]))}
     for sampler in (ClassBalanced("kind", {"b": 1.0}), Stratified("kind", {"b": 10})):
-        with pytest.raises(InputError, match="has none"):
+        with pytest.raises(InputError, match=r"obs\['kind'\] has no row of 'b'"):
             schedule_of(sampler, 10, classes=empty)
     missing = {"kind": Classes("kind", np.full(10, -1, np.int8), pd.Index(["a"]))}
     for sampler in (ClassBalanced("kind"), Grouped("kind")):
@@ -290,16 +290,16 @@ def test_groups_drawn_by_chance_begin_again():
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
-        (Grouped("kind", n_rows=10), "n_rows must be given with weights alone"),
-        (Grouped("kind", {"a": 1}, replace=False), "n_rows must be given where rows are drawn without replacement"),
+        (Grouped("kind", n_rows=10), "n_rows must be None without weights, got 10"),
+        (Grouped("kind", {"a": 1}, replace=False), "n_rows must be a number of rows if replace is False, got None"),
         (Grouped("kind", {"a": 1}, n_rows=9), "n_rows must be at least batch_size=10, got 9"),
         (Grouped("kind", {"nope": 1}), "must have the category 'nope'"),
         (Grouped("kind", {"a": -1.0, "b": 1}), "weights must be finite and >= 0"),
         (Grouped("kind", {"a": 0.0}, n_rows=10), "weights must not all be zero"),
-        (Grouped("kind", {"rare": 1, "b": 1}, 10, False), "must have 10 rows, 'rare' of 'kind' has 5"),
+        (Grouped("kind", {"rare": 1, "b": 1}, 10, False), r"batch_size=10 rows, got 5 of 'rare' in obs\['kind'\]"),
         (Grouped("kind", {"b": 1}, 30, False), "n_rows must be at most 20, the rows of full batches"),
-        (Grouped([]), "by must be the name of an obs column, or different names"),
-        (Grouped(["kind", "kind"]), "by must be the name of an obs column, or different names"),
+        (Grouped([]), "by must be the name of an obs column, or a list of distinct names"),
+        (Grouped(["kind", "kind"]), "by must be the name of an obs column, or a list of distinct names"),
     ],
 )
 def test_bad_groups_are_refused(sampler, message):
