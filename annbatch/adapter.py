@@ -1,8 +1,8 @@
 """What do the loaders of all frameworks share?
 
-An adapter sends its `Emit` down to the core and wraps each `Batch` that comes up; it owns nothing. With
-`annbatch.errors`, this module is all that an adapter imports: besides `Adapter` it gives the core's types and functions
-that adapters need, from wherever in the core they stand.
+An adapter passes its `Emit` to the core loader and wraps each `Batch` that it gets; it owns no data. This module and
+`annbatch.errors` are all that an adapter imports from the core: besides `Adapter`, they have the types and functions
+that adapters need.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ __all__ = [
 
 
 def converted(carried: Mapping[str, Any] | None, convert: Callable[[Any], Any]) -> dict[str, Any] | None:
-    """Convert every value of a mapping that may be missing."""
+    """Convert every value of a mapping; None stays None."""
     return None if carried is None else {name: convert(value) for name, value in carried.items()}
 
 
@@ -59,12 +59,18 @@ def converted_modalities(
     obsm: Callable[[str, Any], Any],
     mask: Callable[[Any], Any],
 ) -> dict[str, Modality] | None:
-    """Convert what a batch holds of its modalities, if it has any.
+    """Convert the modalities of a batch; None stays None.
 
     Parameters
     ----------
-    matrix, obsm, mask
-        Convert ``data`` and layers; an element of obsm, whose name is given, too; and the mask.
+    modalities
+        The modalities by name.
+    matrix
+        Converts ``data`` and each layer.
+    obsm
+        Converts an element of obsm; its first argument is the name of the element, ``"rna:X_pca"``.
+    mask
+        Converts the mask.
     """
     if modalities is None:
         return None
@@ -80,20 +86,20 @@ def converted_modalities(
 
 
 def flat(batch: Fields, **more: Any) -> dict[str, Any]:
-    """Give a batch as a plain dict of arrays, for programs that collate, concatenate or move batches themselves.
+    """Return a batch as a plain dict of arrays, for programs that collate, concatenate or move batches themselves.
 
     Parameters
     ----------
     batch
         The batch.
     **more
-        Arrays that an adapter adds, like ``mask``.
+        Arrays that an adapter adds, such as ``mask``.
 
     Returns
     -------
     dict
-        ``data``, or a dict for each modality; the codes of each label column under the column's name; ``index``,
-        ``layers`` and ``obsm`` where the batch has them, the last two as dicts.
+        ``data``, or a dict for each modality; the codes of each label column under the column's name; and ``index``,
+        ``layers`` and ``obsm`` if the batch has them, the last two as dicts.
     """
     if batch.modalities is None:
         arrays: dict[str, Any] = {"data": batch.data}
@@ -104,38 +110,38 @@ def flat(batch: Fields, **more: Any) -> dict[str, Any]:
 
 
 def check_flat(loader: Loader, *, device: str | None = None) -> None:
-    """Check that `flat` holds all that the batches of a loader do.
+    """Check that `flat` can hold the batches of a loader.
 
     Parameters
     ----------
     loader
         The loader.
     device
-        The device whose arrays the dict must hold; None means that any will do.
+        The device on which the arrays must be; None means any.
 
     Raises
     ------
     InputError
-        If the loader gives names of cells, which are no numbers, a label column has the name of another key, or its
-        batches are on another device.
+        If batches carry the names of cells, which are not numbers; if a label column has the name of another key; or if
+        the batches are on another device.
     """
     if device not in (None, loader.device):
-        raise InputError(f"device must be {device!r} for a dict of its arrays, got Loader(device={loader.device!r})")
+        raise InputError(f"device must be {device!r} for dicts of arrays, got Loader(device={loader.device!r})")
     if loader.names:
         raise InputError(
-            "names must be False for a dict of arrays, which holds numbers alone: ds.obs([]) has the names, in the "
-            "order of index"
+            "names must be False for dicts of arrays, which hold only numbers; ds.obs([]) has the names of the cells, "
+            "in the order of the global row numbers"
         )
     keys = {"data", "index", "mask", "layers", "obsm", *loader.mod}
     if taken := [name for name in loader.label_names if name in keys]:
         raise InputError(
-            f"in a dict of arrays label columns stand beside the keys {', '.join(sorted(keys))}, so that no column may "
-            f"have one of these names, got {', '.join(taken)}: rename the column, or leave it out of labels="
+            f"label columns must not be named like another key of a dict of arrays ({', '.join(sorted(keys))}), got "
+            f"{', '.join(taken)}: rename the column, or leave it out of labels="
         )
 
 
 def a_loader(loader: Loader) -> Loader:
-    """Give the loader.
+    """Check that an argument is a `Loader`, and return it.
 
     Raises
     ------
@@ -148,14 +154,17 @@ def a_loader(loader: Loader) -> Loader:
 
 
 class Adapter(Summary, ABC):
-    """A core `Loader` seen through one framework's arrays; epochs, threads and stores stay with the core loader.
+    """Base class of loaders that yield the arrays of a framework.
+
+    The core `Loader` keeps epochs, threads and stores. Subclasses implement ``_hand_over(batch)``, which returns a
+    batch with the framework's arrays, on the same memory where possible.
 
     Parameters
     ----------
     loader
-        The core loader, its data already added.
+        The core loader, to which data have been added. It stays reachable as ``.loader``.
     emit
-        What the framework takes without a copy.
+        The form of batches that the framework takes without a copy.
 
     Raises
     ------
@@ -170,7 +179,7 @@ class Adapter(Summary, ABC):
 
     @abstractmethod
     def _hand_over(self, batch: Batch) -> Any:
-        """Give the batch with the framework's arrays in it; the memory stays the same where it can."""
+        """Return the batch with the framework's arrays in it, on the same memory where possible."""
 
     def __iter__(self) -> Iterator[Any]:
         # `map` rather than a generator: it keeps no reference to a batch that the user has let go.
@@ -181,7 +190,7 @@ class Adapter(Summary, ABC):
         return self.loader.n_batches(self.partition)
 
     def __getitem__(self, number: Any) -> NoReturn:
-        """Refuse: torch's ``DataLoader`` asks datasets for single rows so; raises TypeError that says what it takes."""
+        """Raise TypeError: torch's ``DataLoader`` would ask for single rows this way."""
         self.loader.__getitem__(number)
 
     def _facts(self) -> dict[str, str]:
@@ -190,23 +199,23 @@ class Adapter(Summary, ABC):
 
     @property
     def partition(self) -> Partition | None:
-        """Which of several consumers this one is: as the core loader was told, else as the framework knows it."""
+        """The consumer that this process is: the core loader's ``partition``, otherwise what the framework says."""
         return self.loader.partition
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next ``iter`` gives, as `Loader.set_epoch` does."""
+        """Choose the epoch that the next ``iter`` starts, as `Loader.set_epoch` does."""
         self.loader.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Say where the run stands, as `Loader.state_dict` does."""
+        """Return where the run stands, as `Loader.state_dict` does."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next ``iter`` go on where a state was taken, as `Loader.load_state_dict` does."""
+        """Make the next ``iter`` continue where a state was taken, as `Loader.load_state_dict` does."""
         self.loader.load_state_dict(state, self.partition)
 
     def stats(self) -> Stats:
-        """Say what the running epoch did so far, or the last one, as `Loader.stats` does."""
+        """Return the speed of the running or last epoch, as `Loader.stats` does."""
         return self.loader.stats()
 
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -220,20 +229,20 @@ class Adapter(Summary, ABC):
 
     @property
     def n_vars(self) -> int:
-        """Number of columns."""
+        """Number of genes, as `Loader.n_vars`."""
         return self.loader.n_vars
 
     @property
     def var(self) -> pd.DataFrame:
-        """The columns' annotation."""
+        """The var of the genes, as `Loader.var`."""
         return self.loader.var
 
     @property
     def mod(self) -> Mapping[str, Any]:
-        """The modalities, as `Loader.mod` gives them."""
+        """The modalities by name, as `Loader.mod`."""
         return self.loader.mod
 
     @property
     def categories(self) -> Mapping[str, Any]:
-        """Per categorical label column: the names of its codes."""
+        """Categories of each label column, as `Loader.categories`."""
         return self.loader.categories

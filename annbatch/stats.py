@@ -22,34 +22,35 @@ _FEW = 0.05
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Stats(Summary):
-    """What an epoch did so far, and where its time went.
+    """Counts and times of an epoch so far.
 
-    Times of threads are sums over all of them: with four threads, up to four seconds in a second.
+    Times of stages that several threads share are sums over these threads: four threads can spend four seconds in one
+    second.
     """
 
     epoch: int = 0
     """Number of the epoch."""
     cells: int = 0
-    """Cells of the batches that were handed over, without padding."""
+    """Cells in the batches that were handed over, without padding."""
     batches: int = 0
     """Batches that were handed over."""
     seconds: float = 0.0
     """Seconds from asking for the first batch until the last one was handed over, or until the end of the epoch."""
     first_batch_seconds: float = 0.0
-    """Seconds until the first batch was handed over. Nothing can be read ahead of it."""
+    """Seconds until the first batch was handed over. It cannot be read ahead."""
     wait_seconds: float | None = 0.0
-    """Of ``seconds``, those in which the caller waited for a batch, the first one included. None with worker processes
-    of a ``DataLoader``: the caller is in another process."""
+    """Seconds, out of ``seconds``, in which the caller waited for a batch, including the first one. None with worker
+    processes of a ``DataLoader``, since the caller is in another process."""
     bytes_read: int = 0
-    """Bytes read from files and received from object stores. What zarr reads is not counted, and neither is what comes
-    from the cache of ``cache_dir``."""
+    """Bytes read from files and received from object stores, without what zarr reads or what comes from the cache of
+    ``cache_dir``."""
     bytes_decoded: int = 0
     """Bytes of decoded chunks, in the types in which they are stored."""
     requests: int = 0
-    """Requests to object stores, those that were made again included. Those of zarr are not counted."""
+    """Requests to object stores, including repeated ones, without those of zarr."""
     retries: int = 0
-    """How often an answer was an error or incomplete, so that the loader asked again. What the client of the object
-    store repeats itself is not seen."""
+    """Requests that the loader repeated because an answer was an error or incomplete. Repeats by the client of the
+    object store are not counted."""
     cache_hits: int = 0
     """Pages of 16 KiB that were in the cache of ``cache_dir``."""
     cache_misses: int = 0
@@ -59,22 +60,22 @@ class Stats(Summary):
     request_seconds: float = 0.0
     """Seconds in which threads waited for object stores."""
     zarr_seconds: float = 0.0
-    """Seconds in which threads waited for arrays that zarr, or NumPy, reads and decodes."""
+    """Seconds in which threads waited for arrays that zarr or NumPy reads and decodes."""
     decode_seconds: float = 0.0
-    """Seconds in which threads did the rest of the work on batches: decode chunks, cast values and put them in place,
-    select genes, read labels."""
+    """Seconds of all other work on batches: decoding chunks, casting and placing values, selecting genes, reading
+    labels."""
     transform_seconds: float = 0.0
     """Seconds in the functions of ``transform``."""
     plan_seconds: float = 0.0
-    """Seconds in which it was planned what to read. One thread does that, ahead of reading."""
+    """Seconds of planning what to read. One thread does that, ahead of reading."""
     device_seconds: float = 0.0
     """Seconds in which the caller's thread had batches made on a device."""
     peak_slab_bytes: int = 0
-    """Most memory that batches held at once: those read ahead, and those that were not yet dropped."""
+    """Maximum memory of batches, in bytes: those read ahead, and those not yet dropped."""
     threads: int = 0
     """Threads that read and decode, in all worker processes."""
     workers: int = 0
-    """Worker processes of a ``DataLoader`` whose counts these are; 0 without any."""
+    """Worker processes of a ``DataLoader`` that were counted; 0 without any."""
 
     @classmethod
     def of(cls, counters: Counters, peak_slab_bytes: int) -> Self:
@@ -127,19 +128,19 @@ class Stats(Summary):
 
     @property
     def cells_per_second(self) -> float:
-        """Cells in a second."""
+        """Cells per second."""
         return self.cells / self.seconds if self.seconds else 0.0
 
     @property
     def wait_share(self) -> float | None:
-        """Share of the time in which the caller waited for a batch; None where ``wait_seconds`` is."""
+        """Share of the time in which the caller waited for a batch; None if ``wait_seconds`` is."""
         if self.wait_seconds is None:
             return None
         return self.wait_seconds / self.seconds if self.seconds else 0.0
 
     @property
     def busy(self) -> Mapping[str, float]:
-        """Share of the time in which each stage was at work: of one that threads share, on average over the threads."""
+        """Share of the time in which each stage was at work, averaged over the threads that share it."""
         threads = max(1, self.threads)
         shared = {
             "files": self.read_seconds,
@@ -155,10 +156,10 @@ class Stats(Summary):
 
     @property
     def waits_for(self) -> str | None:
-        """The stage that was busy longest: what the caller waited for.
+        """The stage that was busy longest, and so what the caller waited for.
 
-        ``"files"``, ``"object store"``, ``"zarr"``, ``"decoding"``, ``"transform"``, ``"planning"`` or ``"device"``;
-        None where the caller waited for less than 5 % of the time.
+        One of ``"files"``, ``"object store"``, ``"zarr"``, ``"decoding"``, ``"transform"``, ``"planning"`` and
+        ``"device"``; None if the caller waited for less than 5 % of the time.
         """
         busy = self.busy
         if not any(busy.values()) or (self.wait_share is not None and self.wait_share < _FEW):

@@ -21,27 +21,34 @@ from annbatch.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class LogNormalize:
-    """Replace counts by ``log1p(count / total * target_sum)``, as scanpy's ``normalize_total`` and ``log1p`` do.
+    """Normalise and log-transform counts: ``log1p(count / total * target_sum)``.
 
-    ``total`` is the sum of the cell's counts over all genes of the store, whichever of them ``var_names`` selects.
-    Cells without counts stay zero. Values that are no counts are taken as they are: nothing warns of data that were
-    normalised before.
+    The result is that of scanpy's ``normalize_total`` and ``log1p``. ``total`` is the sum of the cell's counts over all
+    genes of the store, even if ``var_names`` selects only some. Cells without counts stay zero. There is no check
+    whether values are counts, and no warning about data that were normalised before.
 
-    Batches hold float32, or float64 where that is asked for, or what is stored. float32 values differ from scanpy's by
-    rounding alone: totals and logarithms are computed in float64. The same values come on a GPU, bit for bit.
+    Batches hold float32, or float64 if that is asked for or stored. float32 values differ from scanpy's only by
+    rounding, since totals and logarithms are computed in float64. A GPU gives the same values, bit for bit.
 
     Parameters
     ----------
     target_sum
-        What the counts of each cell add up to before the logarithm.
+        Sum of the counts of each cell before the logarithm.
     elements
-        The matrices to normalise, each by its own totals: ``"X"``, or ``"layers/…"`` for layers that the loader
-        carries; of a collection with modalities ``"rna:X"`` and the like.
+        Matrices to normalise, each by its own totals: ``"X"``, or ``"layers/…"`` for layers that the loader carries.
+        For a collection with modalities, ``"rna:X"`` and the like.
 
     Raises
     ------
     TypeError, ValueError
         If ``target_sum`` is not a positive number, or ``elements`` names something else.
+
+    Examples
+    --------
+    >>> from annbatch import Loader, LogNormalize
+    >>> ds = Loader(batch_size=32, transform=LogNormalize(target_sum=1e4)).use_collection("collection")
+    >>> next(iter(ds)).data.data.dtype
+    dtype('float32')
     """
 
     target_sum: float = 1e4
@@ -50,7 +57,7 @@ class LogNormalize:
     def __post_init__(self) -> None:
         if self.target_sum is None:
             raise TypeError(
-                "target_sum must be a number, got None: the median of all cells' totals, scanpy's default, is not "
+                "target_sum must be a number, got None: scanpy's default, the median of all cells' totals, is not "
                 "known while cells are read. Compute it once, as np.median(X.sum(axis=1)), and pass it"
             )
         if isinstance(self.target_sum, bool) or not isinstance(self.target_sum, (int, float, np.number)):
@@ -63,20 +70,27 @@ class LogNormalize:
 
 @dataclass(frozen=True, slots=True)
 class Binarize:
-    """Replace values above 0 by 1, and all others by 0, as accessibility of chromatin is often modelled.
+    """Replace values above 0 by 1, and all others by 0, as is often done for chromatin accessibility.
 
-    Batches keep the type that they would have without it.
+    The type of the values does not change.
 
     Parameters
     ----------
     elements
-        The matrices to binarise: ``"X"``, or ``"layers/…"`` for layers that the loader carries; of a collection with
-        modalities ``"atac:X"`` and the like.
+        Matrices to binarise: ``"X"``, or ``"layers/…"`` for layers that the loader carries. For a collection with
+        modalities, ``"atac:X"`` and the like.
 
     Raises
     ------
     TypeError, ValueError
         If ``elements`` names something else.
+
+    Examples
+    --------
+    >>> from annbatch import Binarize, Loader
+    >>> ds = Loader(batch_size=32, transform=Binarize()).use_collection("collection")
+    >>> set(next(iter(ds)).data.data.tolist())
+    {1.0}
     """
 
     elements: tuple[str, ...] = ("X",)
@@ -146,15 +160,20 @@ class Transforms:
         for one in several:
             if isinstance(one, ValueKernel):
                 if functions:
-                    raise ValueError(f"transform must have {type(one).__name__} before functions, got it behind one")
+                    raise ValueError(f"transform must list {type(one).__name__} before functions, got it after one")
                 for element in one.elements:
                     if element in kernels:
                         before = type(kernels[element]).__name__
-                        raise ValueError(f"transform must change {element} once, got {before} and {type(one).__name__}")
+                        raise ValueError(
+                            f"transform must change {element} only once, got {before} and {type(one).__name__}"
+                        )
                     modality, own = _modality_of(element)
                     layer = f"{modality}:{own.removeprefix('layers/')}" if modality else own.removeprefix("layers/")
                     if own != "X" and layer not in layers:
-                        raise ValueError(f"{type(one).__name__} changes {element}, which layers= must name")
+                        raise ValueError(
+                            f"elements of {type(one).__name__} must be carried by batches, got {element!r}: add "
+                            f"{layer!r} to layers="
+                        )
                     kernels[element] = one
                 if isinstance(one, LogNormalize) and dtype is not None and dtype not in _FLOATS:
                     raise ValueError(f"dtype must be float32 or float64 with LogNormalize, got {dtype}")
@@ -171,7 +190,9 @@ class Transforms:
         """Refuse elements that are not those of data with these modalities, or without any; raises InputError."""
         for element, kernel in self.kernels.items():
             if _modality_of(element)[0] not in (modalities or [""]):
-                rule = f"begin with one of the modalities, such as '{modalities[0]}:X'" if modalities else "name none"
+                rule = "have no prefix for data without modalities"
+                if modalities:
+                    rule = f"begin with one of the modalities, such as '{modalities[0]}:X'"
                 raise InputError(f"elements of {type(kernel).__name__} must {rule}, got {element!r}")
 
     def of_modality(self, modality: str) -> dict[str, ValueKernel]:
@@ -209,21 +230,21 @@ def _check(found: Any, before: Batch, name: str) -> None:
     """Refuse what is no batch of the rows of the one before."""
     if not isinstance(found, Batch):
         raise InputError(
-            f"{name} must return an annbatch.Batch, got {type(found).__name__}; batch.replace(data=…) makes one"
+            f"{name} must return an annbatch.Batch, got {type(found).__name__}; return batch.replace(data=…)"
         )
     for kept in ("index", "names", "codes", "make_labels", "n_padding"):
         if getattr(found, kept) is not getattr(before, kept):
-            raise InputError(f"{name} must change data, layers or obsm alone, it changed {kept}")
+            raise InputError(f"{name} must change only data, layers or obsm, but changed {kept}")
     known = before.modalities
     modalities: Any = found.modalities
     if known is None:
         _check_matrices(found, before.n_rows, name)
         return
     if found.data is not None or not isinstance(modalities, Mapping) or set(modalities) != set(known):
-        raise InputError(f"{name} must change modalities alone, and keep {list(known)}")
+        raise InputError(f"{name} must change only the modalities, and keep all of {list(known)}")
     for key, one in modalities.items():
         if not isinstance(one, Modality) or one.mask is not known[key].mask:
-            raise InputError(f"{name}: the modality {key!r} must be made by its replace(data=…), and keep its mask")
+            raise InputError(f"{name}: make the modality {key!r} by batch[{key!r}].replace(data=…), which keeps its mask")
         _check_matrices(one, before.n_rows, f"{name}: {key}")
 
 
@@ -240,14 +261,17 @@ def _check_matrices(found: Batch | Modality, n_rows: int, name: str) -> None:
 def _check_matrix(matrix: Any, n_rows: int, name: str) -> None:
     if isinstance(matrix, CSR):
         for array in (matrix.data, matrix.indices, matrix.indptr):
-            _check_array(array, f"{name}: the arrays of a CSR")
+            _check_array(array, f"{name}: each array of a CSR")
         if matrix.data.shape != matrix.indices.shape:
             raise InputError(
-                f"{name} must have as many indices as values, got {matrix.indices.shape} and {matrix.data.shape}"
+                f"{name} must have as many indices as values, got the shapes {matrix.indices.shape} and "
+                f"{matrix.data.shape}"
             )
         n_parts = math.prod(matrix.indptr.shape[:-1])
         if matrix.indptr.shape[-1] != matrix.shape[0] // n_parts + 1:
-            raise InputError(f"{name} must have an indptr of its {matrix.shape[0]} rows, got {matrix.indptr.shape}")
+            raise InputError(
+                f"{name} must have an indptr for its {matrix.shape[0]} rows, got the shape {matrix.indptr.shape}"
+            )
     else:
         _check_array(matrix, name)
     if matrix.shape[:1] != (n_rows,):
@@ -263,4 +287,4 @@ def _check_array(array: Any, name: str) -> None:
         remedy = ""
         if getattr(array, "format", None) == "csr":
             remedy = "; write annbatch.CSR(m.data, m.indices, m.indptr, m.shape)"
-        raise InputError(f"{name} must be NumPy arrays of numbers, CuPy's on a device, or a CSR, got {kind}{remedy}")
+        raise InputError(f"{name} must be a NumPy array of numbers, a CuPy array, or a CSR, got {kind}{remedy}")

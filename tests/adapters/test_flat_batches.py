@@ -62,8 +62,8 @@ def test_modalities_are_dicts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"names": True}, r"names must be False for a dict of arrays.*ds\.obs\(\[\]\)"),
-        ({"labels": ["kind", "index"]}, r"no column may have one of these names, got index"),
+        ({"names": True}, r"names must be False for dicts of arrays.*ds\.obs\(\[\]\)"),
+        ({"labels": ["kind", "index"]}, r"got index: rename the column, or leave it out of labels="),
     ],
     ids=str,
 )

@@ -109,7 +109,7 @@ def test_what_cannot_be_had_is_refused(path: Path) -> None:
         LoaderDataset(loader(path))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="n_epochs must be >= 1, got 0"):
         LoaderDataset(JaxLoader(loader(path)), n_epochs=0)
-    with pytest.raises(InputError, match="names must be False for a dict of arrays"):
+    with pytest.raises(InputError, match="names must be False for dicts of arrays"):
         LoaderDataset(JaxLoader(loader(path, names=True)))
     state = iter(LoaderDataset(JaxLoader(loader(path)))).get_state()
     with pytest.raises(InputError, match="state must be of the same data and settings: seed is 0"):

@@ -81,7 +81,7 @@ def test_columns_are_those_of_scipy(cluster: None, path: Path) -> None:
 def test_what_cannot_be_had_is_refused(path: Path) -> None:
     with pytest.raises(TypeError, match=r"ds must be an annbatch\.Loader, got list"):
         LoaderDatasource([])  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="names must be False for a dict of arrays"):
+    with pytest.raises(InputError, match="names must be False for dicts of arrays"):
         LoaderDatasource(loader(path, names=True))
 
 

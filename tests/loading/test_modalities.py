@@ -180,7 +180,7 @@ def test_transforms_and_panels_know_modalities(built):
         for batch in ds:
             adt = np.asarray(truth.whole["adt"].X)[batch["index"]][:, 1]
             np.testing.assert_array_equal(batch["adt"]["data"], np.stack([2 * adt, 0 * adt], axis=1))
-        with pytest.raises(InputError, match="must change modalities alone"):
+        with pytest.raises(InputError, match="must change only the modalities"):
             next(iter(ds.replace(transform=lambda batch: batch.replace(modalities={}))))
         with pytest.raises(InputError, match="must begin with one of the modalities, such as 'rna:X', got 'X'"):
             ds.replace(transform=LogNormalize())

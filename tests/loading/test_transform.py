@@ -232,14 +232,14 @@ CASES = {
     "a dict": (lambda batch: dict(batch), "must return an annbatch.Batch, got dict"),
     "nothing": (lambda batch: None, "must return an annbatch.Batch, got NoneType"),
     "a SciPy matrix": (lambda batch: batch.replace(data=batch.data.to_scipy()), "write annbatch.CSR(m.data"),
-    "a list": (lambda batch: batch.replace(data=[1]), "data must be NumPy arrays of numbers, CuPy's on a device, or a"),
+    "a list": (lambda batch: batch.replace(data=[1]), "data must be a NumPy array of numbers, a CuPy array, or a"),
     "text": (lambda batch: batch.replace(data=np.array(["a"] * 16)), "got ndarray of <U1"),
     "fewer rows": (lambda batch: batch.replace(data=dense(batch.data)[1:]), "must have the 16 rows of the batch, got"),
     "a broken CSR": (lambda batch: batch.replace(data=batch.data.replace(data=batch.data.data[1:])), "as many indices"),
-    "a short indptr": (lambda batch: batch.replace(data=batch.data.replace(indptr=batch.index)), "an indptr of"),
+    "a short indptr": (lambda batch: batch.replace(data=batch.data.replace(indptr=batch.index)), "an indptr for its"),
     "a layer": (lambda batch: batch.replace(layers={"a": np.zeros((2, 2))}), "layers['a'] must have the 16 rows"),
     "obsm": (lambda batch: batch.replace(obsm=[1]), "obsm must be a mapping"),
-    "other rows": (lambda batch: replace(batch, index=batch.index[::-1]), "it changed index"),
+    "other rows": (lambda batch: replace(batch, index=batch.index[::-1]), "but changed index"),
 }  # fmt: skip
 
 
@@ -255,7 +255,7 @@ def test_what_is_no_batch_of_the_same_rows_is_refused(path, name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LogNormalize(None), "target_sum must be a number, got None: the median"),
+        (lambda: LogNormalize(None), "target_sum must be a number, got None: scanpy's default, the median"),
         (lambda: LogNormalize(0), "target_sum must be > 0 and finite, got 0"),
         (lambda: LogNormalize("1e4"), "target_sum must be a number, got '1e4'"),
         (lambda: LogNormalize(elements="X"), "elements must be a sequence of names"),
@@ -263,8 +263,8 @@ def test_what_is_no_batch_of_the_same_rows_is_refused(path, name):
         (lambda: Loader(batch_size=1, transform=3), "transform must be a function of a Batch, LogNormalize()"),
         (lambda: Loader(batch_size=1, transform=LogNormalize), "transform must be a function of a Batch"),
         (lambda: Loader(batch_size=1, transform=[len, Binarize()]), "Binarize before functions"),
-        (lambda: Loader(batch_size=1, transform=[LogNormalize(), Binarize()]), "must change X once"),
-        (lambda: Loader(batch_size=1, transform=Binarize(["layers/no"])), "layers/no, which layers= must name"),
+        (lambda: Loader(batch_size=1, transform=[LogNormalize(), Binarize()]), "must change X only once"),
+        (lambda: Loader(batch_size=1, transform=Binarize(["layers/no"])), "must be carried by batches, got 'layers/no'"),
         (lambda: Loader(batch_size=1, transform=LogNormalize(), dtype="int32"), "dtype must be float32 or float64"),
     ],
 )
