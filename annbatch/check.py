@@ -69,7 +69,7 @@ def distinct_names(name: str, value: Sequence[str]) -> tuple[str, ...]:
         raise TypeError(f"{name} must be a sequence of names, got the string {value!r}")
     found = tuple(str(one) for one in value)
     if len(set(found)) != len(found):
-        raise ValueError(f"{name} must differ, got {max(found, key=found.count)!r} more than once")
+        raise ValueError(f"{name} must be distinct, got {max(found, key=found.count)!r} more than once")
     return found
 
 

@@ -269,7 +269,7 @@ class Dataset:
             If both columns are named, or one is not there, or holds floats.
         """
         if by is not None and stratify is not None:
-            raise InputError(f"parts must be by {by!r} or stratified by {stratify!r}, not both")
+            raise InputError(f"only one of by and stratify may be given, got by={by!r} and stratify={stratify!r}")
 
         def classes(columns: str | Sequence[str] | None, name: str) -> Classes | None:
             if columns is None:
@@ -426,7 +426,7 @@ def _check_element(element: str, stores: Sequence[Store]) -> None:
         is_wider = element.startswith("obsm/") and matrix.shape[1] != first.shape[1]
         if type(matrix) is not type(first) or is_wider:
             raise InputError(
-                f"{element} must be of one kind and width in all stores: it is a {type(first).__name__} of "
+                f"{element} must be of one kind and width in all stores, got a {type(first).__name__} of "
                 f"{first.shape[1]} columns in {stores[0].name} and a {type(matrix).__name__} of {matrix.shape[1]} in "
                 f"{store.name}"
             )

@@ -199,7 +199,7 @@ class Fetcher:
                 is_made_here = not isinstance(part, OnDevicePart)
                 if form.bfloat16 and is_made_here:
                     raise InputError(
-                        f"bfloat16 needs a loader on a device, and sparse matrices: {name} is not made there"
+                        f"{name}: bfloat16 needs Loader(device='cuda') and a sparse matrix; this one is made on the CPU"
                     )
                 if is_made_here and wanted.dtype == np.float16 and isinstance(kernel, LogNormalize):
                     raise InputError(f"{name}: dtype must be float32 or float64 with LogNormalize, got float16")

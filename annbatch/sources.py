@@ -137,8 +137,8 @@ class Sources:
         for one in self.given:
             if one is None:
                 raise InputError(
-                    "layers, obsm and the cache cannot be replaced in a process that the loader was sent to: replace "
-                    "them before"
+                    "layers, obsm, modalities and the cache can only be replaced in the process that opened the "
+                    "stores: call replace before the loader is sent to another process"
                 )
             if isinstance(one, Collection):
                 found = found.with_collection(one, self.labels, opening)
@@ -164,7 +164,10 @@ class Sources:
         found: list[Any] = []
         for one in self.given:
             if one is None:
-                raise InputError("a collection cannot be written in a process that the loader was sent to")
+                raise InputError(
+                    "write_collection must be called in the process that opened the stores, and the loader was sent "
+                    "to another one"
+                )
             if isinstance(one, Collection):
                 found += [f"{one.path}/{store.name}" for store in one.stores]
             else:
@@ -197,13 +200,15 @@ class Sources:
         """Give the modalities to read, of those that there are, and refuse others than before."""
         wanted = there if opening.modalities is None else opening.modalities
         if not there and wanted:
-            raise InputError(f"modalities must be those of a collection that has some, got {list(wanted)}")
+            raise InputError(f"modalities must be None for data without modalities, got {list(wanted)}")
         if unknown := [name for name in wanted if name not in there]:
             raise InputError(f"modalities must be among those of the collection, {list(there)}, got {unknown}")
         if self.stores and tuple(self.modalities) != wanted:
             before = f"the modalities {list(self.modalities)}" if self.modalities else "no modalities"
             now = list(wanted) if wanted else "none"
-            raise InputError(f"data must have {before}, as before, got {now}; modalities= says which to read, in order")
+            raise InputError(
+                f"data must have {before} like the data added before, got {now}; choose and order them with modalities="
+            )
         if wanted:
             for part in ("layers", "obsm"):
                 keys = [key for one, _, key in (element.partition("/") for element in opening.elements) if one == part]

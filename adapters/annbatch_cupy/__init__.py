@@ -90,7 +90,7 @@ class CupyLoader(Adapter):
             if where != "cpu":
                 self._device = cupy.cuda.Device(int(where.removeprefix("cuda:")))
         except cupy.cuda.runtime.CUDARuntimeError as error:
-            raise InputError(f"CupyLoader needs a CUDA device that is usable here, got: {error}") from error
+            raise InputError(f"CupyLoader needs a usable CUDA device: {error}") from error
         super().__init__(ds, Emit(dtype=self.dtype, index_dtype=np.dtype(np.int32), layout=layout))
         for element, values in self._emitted.items():
             if values.is_sparse and layout == "csr" and values.dtype.name not in _DTYPES:

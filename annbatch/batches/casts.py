@@ -47,8 +47,8 @@ def check_casts(element: str, stores: Sequence[Store], dtype: np.dtype[Any] | st
         if not _can_cast(stored, dtype, casting):
             enough = "same_kind" if _can_cast(stored, dtype, "same_kind") else "unsafe"
             raise InputError(
-                f"{store.name} {element}: dtype {dtype} cannot hold all values of {stored}; allow it with "
-                f"casting={enough!r} of the Loader"
+                f"{store.name} {element}: dtype {dtype} cannot hold all values of {stored}; allow the cast with "
+                f"Loader(casting={enough!r})"
             )
 
 

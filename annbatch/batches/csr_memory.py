@@ -109,7 +109,9 @@ class CsrMemory:
         if most is None:
             most = max(elements)
         elif most < max(elements):
-            raise ValueError(f"rows must hold each column at most once, got {max(elements)} elements, not {most}")
+            raise ValueError(
+                f"rows must hold each column at most once, got {max(elements)} elements instead of at most {most}"
+            )
         return self._capacity(most), index_dtype or self.index_dtype(most)
 
     def allocate(

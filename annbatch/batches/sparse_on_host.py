@@ -101,7 +101,7 @@ class SparsePart:
         if isinstance(rows, int):
             reading, nnz = plan.readings[rows], matrices[rows].data.size
             raise CorruptStoreError(
-                f"{self._names[reading.store]}/indptr: must ascend from 0 to {nnz}, the length of data, and does not "
+                f"{self._names[reading.store]}/indptr: must ascend from 0 to {nnz}, the length of data, but does not "
                 f"between rows {reading.ranges.starts[0]} and {reading.ranges.stops[-1]}"
             )
         # Before memory is taken for them: a row has each column at most once.
@@ -113,7 +113,7 @@ class SparsePart:
                 row = int(np.argmax(is_long))
                 store = stores[int(np.searchsorted(rows.edges, row, "right")) - 1]
                 raise CorruptStoreError(
-                    f"{self._names[store]}/indptr: a row must have at most {self._widths[store]} elements, one has "
+                    f"{self._names[store]}/indptr: a row must have at most {self._widths[store]} elements, got "
                     f"{lengths[row]}"
                 )
         return rows

@@ -140,10 +140,10 @@ def open_device(name: str) -> Device:
         number = int(found[1]) if found[1] else cupy.cuda.Device().id
         n_devices = cupy.cuda.runtime.getDeviceCount()
         if number >= n_devices:
-            raise InputError(f"device must be one of the {n_devices} that there are, got {name!r}")
+            raise InputError(f"device must be one of the {n_devices} CUDA devices, got {name!r}")
         return cuda(number, os.getpid())
     except cupy.cuda.runtime.CUDARuntimeError as e:
-        raise InputError(f"device {name!r} needs a CUDA device that is usable here, got: {e}") from e
+        raise InputError(f"device {name!r} needs a usable CUDA device: {e}") from e
 
 
 @cache
@@ -163,8 +163,8 @@ def _memory_errors(what: str, n_bytes: int) -> Iterator[None]:
         if not isinstance(e, MemoryError) and "emory" not in str(e):
             raise
         raise DeviceMemoryError(
-            f"{what} has no {n_bytes} bytes left: lower preload_nchunks or chunk_size (windows), or batch_size "
-            f"(batches), or keep fewer batches; {e}"
+            f"{what} has fewer than {n_bytes} free bytes: lower preload_nchunks or chunk_size (smaller windows), lower "
+            f"batch_size (smaller batches), or keep fewer batches; {e}"
         ) from e
 
 

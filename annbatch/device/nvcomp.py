@@ -104,7 +104,7 @@ class Library:
         required.argtypes = [_Options, ctypes.POINTER(_Alignments)]
         _check(required(_Options(), ctypes.byref(alignments)), "tell its alignments")
         if max(alignments.input, alignments.output) > ALIGNMENT_BYTES:
-            raise OSError(f"nvCOMP must take an alignment of {ALIGNMENT_BYTES} bytes, it needs {alignments.input}")
+            raise OSError(f"nvCOMP must accept an alignment of {ALIGNMENT_BYTES} bytes, but needs {alignments.input}")
 
     def scratch_nbytes(self, n_frames: int, largest_nbytes: int, total_nbytes: int, stream: int) -> int:
         """Say how much memory it takes to decode so many frames of at most, and of altogether, so many bytes."""

@@ -61,7 +61,7 @@ class Runs:
                 bad = wanted[0] if wanted[0] < 0 else wanted[-1]
                 raise InputError(f"{name} must be row numbers in [0, {n_rows}), got {bad}")
             if (repeats := np.flatnonzero(wanted[1:] == wanted[:-1])).size:
-                raise InputError(f"{name} must differ, got row {wanted[repeats[0]]} more than once")
+                raise InputError(f"{name} must name each row once, got row {wanted[repeats[0]]} more than once")
             if ordered and not np.array_equal(named, wanted):
                 order = np.searchsorted(wanted, named)
         if not len(wanted):

@@ -60,7 +60,7 @@ class Divisible:
     def runs(self, numbers: Ints, name: str) -> Runs:
         """Give the rows that have these numbers."""
         if not len(numbers):
-            raise InputError(f"part {name!r} must hold at least one row, it holds none of {len(self.rows)}")
+            raise InputError(f"part {name!r} must hold at least one row, got none of {len(self.rows)}")
         return Runs.of(self.rows[numbers], self.n_stored, name, ordered=self.is_ordered)
 
 
@@ -86,11 +86,11 @@ def split(parts: Mapping[str, Part], whole: Divisible, seed: int) -> dict[str, R
         raise InputError("parts must name at least one part, got none")
     rest = [name for name, part in parts.items() if part is None]
     if len(rest) > 1:
-        raise InputError(f"parts must leave at most one part open, got {rest}")
+        raise InputError(f"parts must have at most one None, got {rest}")
     given = {name: part for name, part in parts.items() if part is not None}
     fractions = [isinstance(part, Real) for part in given.values()]
     if whole.strata is not None and not all(fractions):
-        raise InputError(f"parts must be fractions where they are stratified, got {list(given)}")
+        raise InputError(f"parts must all be fractions if stratify is given, got other values in {list(given)}")
     if whole.by is not None:
         found = {name: in_order(numbers) for name, numbers in _by_category(given, whole.by).items()}
     elif all(fractions):
@@ -98,7 +98,7 @@ def split(parts: Mapping[str, Part], whole: Divisible, seed: int) -> dict[str, R
         part_of = _deal(list(given.values()), len(rows), seed, whole.strata)  # type: ignore[arg-type]
         found = {name: in_order(np.flatnonzero(part_of == i)) for i, name in enumerate(given)}
     elif any(fractions):
-        raise InputError(f"parts must be all fractions or all rows, got both in {list(given)}")
+        raise InputError(f"parts must all be fractions or all be rows, got both in {list(given)}")
     else:
         found = {
             # A mask names rows, but no order.
@@ -110,7 +110,9 @@ def split(parts: Mapping[str, Part], whole: Divisible, seed: int) -> dict[str, R
         taken = owner[numbers]
         if (taken >= 0).any():
             row = int(rows[numbers[np.flatnonzero(taken >= 0)[0]]])
-            raise InputError(f"parts must not overlap, {list(found)[int(taken.max())]!r} and {name!r} share row {row}")
+            raise InputError(
+                f"parts must not overlap, but {list(found)[int(taken.max())]!r} and {name!r} share row {row}"
+            )
         owner[numbers] = i
     if rest:
         found[rest[0]] = in_order(np.flatnonzero(owner < 0))
@@ -242,6 +244,6 @@ def _by_rows(parts: Mapping[str, Any], rows: Ints, n_stored: int, *, ordered: bo
         numbers = np.searchsorted(rows, chosen)
         strange = chosen[rows[np.minimum(numbers, len(rows) - 1)] != chosen]
         if len(strange):
-            raise InputError(f"part {name!r} must hold rows of this loader, got {strange[0]}")
+            raise InputError(f"part {name!r} must hold rows of this loader, got row {strange[0]}")
         found[name] = numbers
     return found

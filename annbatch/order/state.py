@@ -82,9 +82,12 @@ def load(state: Any, fingerprint: Mapping[str, Any], partition: Partition) -> Po
         If it is no state, or one of other data or settings, or of another worker; names what differs.
     """
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise InputError(f"state must be what state_dict() of a loader gave, got {state!r:.100}")
+        raise InputError(f"state must be what state_dict() of a loader returned, got {state!r:.100}")
     if state.get("order_version") != VERSION:
-        raise InputError(f"state must be of version {VERSION} of the order, got {state.get('order_version')!r}")
+        raise InputError(
+            f"order_version of the state must be {VERSION}, got {state.get('order_version')!r}: this version of "
+            "annbatch orders rows differently"
+        )
     saved = state.get("fingerprint")
     if not isinstance(saved, Mapping):
         raise InputError(f"state must hold a fingerprint, got {saved!r:.100}")
@@ -94,18 +97,21 @@ def load(state: Any, fingerprint: Mapping[str, Any], partition: Partition) -> Po
         if saved.get(name) != fingerprint.get(name)
     ]
     if differences:
-        raise InputError(f"state must be of the same data and settings: {'; '.join(differences)}")
+        raise InputError(f"state must belong to the same data and settings: {'; '.join(differences)}")
     epoch: Any = state.get("epoch")
     parts: Any = state.get("parts")
     if not _is_count(epoch) or not epoch < MAX_WORD:
         raise InputError(f"epoch of the state must be in [0, 2**64), got {epoch!r}")
     if not isinstance(parts, (list, tuple)) or not all(_is_part(part) for part in parts):
-        raise InputError(f"parts of the state must be pairs of a number of consumers and of batches, got {parts!r}")
+        raise InputError(f"parts of the state must be pairs (number of consumers, number of batches), got {parts!r}")
     position = Position(epoch, tuple((part[0], part[1]) for part in parts))
     worker: Any = state.get("worker")
     if worker is not None:
         if not parts or not _is_worker(worker):
-            raise InputError(f"worker of the state must be its number, that of all, and of its batches, got {worker!r}")
+            raise InputError(
+                "worker of the state must be three numbers (the worker, all workers, the worker's batches), got "
+                f"{worker!r}"
+            )
         position.worker, position.n_had = (worker[0], worker[1]), worker[2]
     _check_worker(position, partition)
     return position
@@ -118,15 +124,15 @@ def _check_worker(position: Position, partition: Partition) -> None:
         worker, n_workers = position.worker
         if (worker, n_workers, count) != (partition.worker, partition.n_workers, partition.count):
             raise InputError(
-                f"state must be one of {partition}, got that of worker {worker} of {n_workers} of one of {count} ranks:"
-                " load what a DataLoader gave into a DataLoader with as many workers"
+                f"state must belong to {partition}, got the state of worker {worker} of {n_workers} of one of {count} "
+                "ranks: load the state of a DataLoader into a DataLoader with the same number of workers"
             )
     elif partition.n_workers and count != partition.count:
         # Versions before made each worker a consumer of its own.
         raise InputError(
-            f"state must be one of a worker of one of {partition.count} ranks, got one of {count} consumers: workers "
-            "cannot go on from states of an earlier version, or of another number of ranks; load the state of a whole "
-            "rank before the workers start"
+            f"state must belong to a worker of one of {partition.count} ranks, got the state of one of {count} "
+            "consumers: workers cannot continue from a state of an earlier version, or of another number of ranks; "
+            "load the state of a whole rank before the workers start"
         )
 
 

@@ -112,5 +112,5 @@ def test_what_cannot_be_had_is_refused(path: Path) -> None:
     with pytest.raises(InputError, match="names must be False for dicts of arrays"):
         LoaderDataset(JaxLoader(loader(path, names=True)))
     state = iter(LoaderDataset(JaxLoader(loader(path)))).get_state()
-    with pytest.raises(InputError, match="state must be of the same data and settings: seed is 0"):
+    with pytest.raises(InputError, match="state must belong to the same data and settings: seed is 0"):
         iter(LoaderDataset(JaxLoader(loader(path, seed=1)))).set_state(state)

@@ -308,7 +308,7 @@ def test_bfloat16(device, collection):
             rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
             assert batch.data.dtype == np.uint16
             np.testing.assert_array_equal(batch.data, rounded)
-    with pytest.raises(InputError, match="bfloat16 needs a loader on a device"):
+    with pytest.raises(InputError, match="bfloat16 needs Loader"):
         next(Loader(**SMALL).use_collection(collection.path).batches(Emit(layout="dense", bfloat16=True)))
     with pytest.raises(ValueError, match="bfloat16 needs layout"):
         Emit(bfloat16=True)

@@ -221,7 +221,7 @@ def test_no_memory_left(ours: Path, decode: Any) -> None:
     ds = Loader(**WINDOWS, device="cuda", decode=decode).use_collection(ours)
     pool.set_limit(size=pool.total_bytes() + 2**17)
     try:
-        with pytest.raises(DeviceMemoryError, match="bytes left: lower preload_nchunks or chunk_size"):
+        with pytest.raises(DeviceMemoryError, match="free bytes: lower preload_nchunks or chunk_size"):
             list(ds)
     finally:
         pool.set_limit(size=0)
@@ -233,7 +233,7 @@ def test_other_devices(ours: Path) -> None:
     import cupy
 
     n_devices = cupy.cuda.runtime.getDeviceCount()
-    with pytest.raises(ValueError, match=f"must be one of the {n_devices} that there are"):
+    with pytest.raises(ValueError, match=f"must be one of the {n_devices} CUDA devices"):
         Loader(**WINDOWS, device=f"cuda:{n_devices}")
     if n_devices < 2:
         pytest.skip("one device only")

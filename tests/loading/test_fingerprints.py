@@ -49,7 +49,7 @@ def loader(sampler: Any = None, adatas: list[ad.AnnData] | None = None, **option
 
 def refused(ds: Loader, state: dict[str, Any], *names: str) -> str:
     """Check that a state is refused for these keys of the fingerprint and for no other; give the message."""
-    with pytest.raises(InputError, match="^state must be of the same data and settings: ") as error:
+    with pytest.raises(InputError, match="^state must belong to the same data and settings: ") as error:
         ds.load_state_dict(json.loads(json.dumps(state)))
     message = str(error.value)
     known = [*ds.state_dict()["fingerprint"], *state["fingerprint"]]

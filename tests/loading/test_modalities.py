@@ -209,11 +209,11 @@ def test_data_with_and_without_modalities_do_not_mix(built, tmp_path):
     plain = create_anndata_collection(samples(1)[0]["rna"], tmp_path / "plain", progress=False)
     with pytest.raises(InputError, match="must have a mask in all collections or in none"):
         Loader(**SMALL).use_collection(built["inner"], labels=[]).use_collection(built["outer"], labels=[])
-    with pytest.raises(InputError, match=r"must have the modalities \['rna', 'adt'\], as before, got none"):
+    with pytest.raises(InputError, match=r"the modalities \['rna', 'adt'\] like the data added before, got none"):
         Loader(**SMALL).use_collection(built["inner"], labels=[]).use_collection(plain, labels=[])
-    with pytest.raises(InputError, match=r"must have no modalities, as before, got \['rna', 'adt'\]"):
+    with pytest.raises(InputError, match=r"must have no modalities like the data added before, got \['rna', 'adt'\]"):
         Loader(**SMALL).use_collection(plain, labels=[]).use_collection(built["inner"], labels=[])
-    with pytest.raises(InputError, match="modalities must be those of a collection that has some"):
+    with pytest.raises(InputError, match="modalities must be None for data without modalities"):
         Loader(**SMALL, modalities=["rna"]).use_collection(plain)
 
 

@@ -140,9 +140,9 @@ def test_a_state_says_which_fold_it_is_of(stores):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda ds: ds.split({"a": 0.5}, by="donor", stratify="stage"), "not both"),
-        (lambda ds: ds.folds(3, by="donor", stratify="stage"), "not both"),
-        (lambda ds: ds.split({"a": [1, 2]}, stratify="stage"), "parts must be fractions where they are stratified"),
+        (lambda ds: ds.split({"a": 0.5}, by="donor", stratify="stage"), "only one of by and stratify"),
+        (lambda ds: ds.folds(3, by="donor", stratify="stage"), "only one of by and stratify"),
+        (lambda ds: ds.split({"a": [1, 2]}, stratify="stage"), "parts must all be fractions if stratify is given"),
         (lambda ds: ds.split({"a": 0.5}, stratify="score"), "must hold categories, text, integers or booleans"),
         (lambda ds: ds.split({"a": 0.5}, stratify="nope"), "must be obs columns, got 'nope'"),
         (lambda ds: ds.split({"a": 0.5}, stratify=[]), "stratify must be the name of an obs column"),

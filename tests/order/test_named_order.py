@@ -110,5 +110,5 @@ def test_parts_keep_the_order(rows, seed):
 
 
 def test_rows_that_repeat_are_named():
-    with pytest.raises(InputError, match="rows must differ, got row 7 more than once"):
+    with pytest.raises(InputError, match="rows must name each row once, got row 7 more than once"):
         len(loader([50 % N, 7, 3, 7], shuffle=False))

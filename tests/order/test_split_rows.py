@@ -79,7 +79,7 @@ def test_parts_are_sets_unless_their_order_counts():
 
 def test_rows_behind_the_last_one_are_refused():
     for row in (38, 39):
-        with pytest.raises(InputError, match=f"must hold rows of this loader, got {row}"):
+        with pytest.raises(InputError, match=f"must hold rows of this loader, got row {row}"):
             split({"a": [3, row]}, ROWS[:-1], N, 0, None)
 
 
@@ -149,17 +149,17 @@ def test_fractions_are_dealt_in_runs(fractions: dict[str, float | None], n: int)
         ({"a": 0.0}, None, r"must be in \(0, 1\), got 0.0"),
         ({"a": -0.1}, None, r"must be in \(0, 1\), got -0.1"),
         ({"a": 0.5, "b": 0.5, "c": 1e-6}, None, "sum to at most 1"),
-        ({"a": 0.5, "b": [3]}, None, "all fractions or all rows"),
+        ({"a": 0.5, "b": [3]}, None, "must all be fractions or all be rows"),
         ({"a": [3, 5], "b": [7, 5]}, None, "'a' and 'b' share row 5"),
         ({"a": [3], "b": [5], "c": [5]}, None, "'b' and 'c' share row 5"),
         ({"a": [5, 9], "b": [3, 5, 9]}, None, "'a' and 'b' share row 5"),
-        ({"a": [3, 4]}, None, "part 'a' must hold rows of this loader, got 4"),
-        ({"a": [1]}, None, "part 'a' must hold rows of this loader, got 1"),
+        ({"a": [3, 4]}, None, "part 'a' must hold rows of this loader, got row 4"),
+        ({"a": [1]}, None, "part 'a' must hold rows of this loader, got row 1"),
         ({"a": ["a", "b"], "b": ["c", "b"]}, BY, "'a' and 'b' share row"),
         ({"a": ["x"]}, BY, "must have the category 'x'"),
         ({"a": "a"}, BY, "must be a list of categories of 'kind', got 'a'"),
         ({"a": 3}, BY, "must be a list of categories of 'kind', got 3"),
-        ({"a": []}, BY, "part 'a' must hold at least one row, it holds none of 19"),
+        ({"a": []}, BY, "part 'a' must hold at least one row, got none of 19"),
         ({"a": CATEGORIES, "b": [], "rest": None}, BY, "part 'b' must hold at least one row"),
         ({"a": 0.001, "b": None}, None, "part 'a' must hold at least one row"),
     ],

@@ -111,7 +111,7 @@ def test_given_rows_and_parts_of_parts(stores):
     assert index_of(inner["a"]) | index_of(inner["b"]) == set(range(20, 90))
     for batch in inner["a"]:
         np.testing.assert_array_equal(batch.data.to_scipy().toarray(), x[batch.index].toarray())
-    with pytest.raises(InputError, match="must hold rows of this loader, got 3"):
+    with pytest.raises(InputError, match="must hold rows of this loader, got row 3"):
         parts["train"].split({"x": [21, 3]})
 
 
@@ -159,7 +159,7 @@ def test_the_state_of_a_part_is_for_that_part(stores):
         ({"a": None, "b": None}, None, "at most one part open"),
         ({"a": 0.7, "b": 0.5}, None, "sum to at most 1, got 1.2"),
         ({"a": 0.0}, None, r"in \(0, 1\), got 0.0"),
-        ({"a": 0.5, "b": [1, 2]}, None, "all fractions or all rows"),
+        ({"a": 0.5, "b": [1, 2]}, None, "must all be fractions or all be rows"),
         ({"a": [1, 2], "b": [2, 3]}, None, "'a' and 'b' share row 2"),
         ({"a": 0.001, "b": 0.5}, None, "'a' must hold at least one row"),
         ({"a": ["donor1"], "b": ["donor1"]}, "donor", "must not overlap"),

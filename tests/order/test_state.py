@@ -49,7 +49,7 @@ def test_every_key_of_the_fingerprint_counts(key: str):
     changed: list[Any] = [5, 1, {"kind": "0e"}, "x"]
     for value in changed:
         if value != FINGERPRINT[key]:
-            with pytest.raises(InputError, match=rf"^state must be of the same data and settings: {key} is ") as error:
+            with pytest.raises(InputError, match=rf"^state must belong to the same data and settings: {key} is ") as error:
                 load(save(Position(), FINGERPRINT | {key: value}), here, WHOLE)
             assert str(error.value).count(" here") == 1
             with pytest.raises(InputError, match=f"settings: {key} is "):
@@ -74,8 +74,8 @@ def test_every_key_of_a_state_must_be_there(state: dict[str, Any], key: str):
     [
         ({"format": None}, "must be what state_dict"),
         ({"format": "another"}, "must be what state_dict"),
-        ({"order_version": VERSION + 1}, "must be of version"),
-        ({"order_version": VERSION - 1}, "must be of version"),
+        ({"order_version": VERSION + 1}, "order_version of the state must be"),
+        ({"order_version": VERSION - 1}, "order_version of the state must be"),
         ({"fingerprint": [1]}, "must hold a fingerprint"),
         ({"epoch": -1}, r"epoch of the state must be in \[0, 2\*\*64\), got -1"),
         ({"epoch": MAX_WORD}, "epoch of the state must be in"),
@@ -117,7 +117,7 @@ def test_a_rank_goes_on_with_the_state_of_any_ranks(worker: Any):
         assert load(state, FINGERPRINT, partition).parts == ((2, 4), (1, 7))
     # Workers share out what a rank has left: the last batches must be those of as many ranks.
     assert load(state, FINGERPRINT, Partition(0, 1, 1, 2)).parts == ((2, 4), (1, 7))
-    with pytest.raises(InputError, match="one of a worker of one of 2 ranks, got one of 1 consumers"):
+    with pytest.raises(InputError, match="belong to a worker of one of 2 ranks, got the state of one of 1"):
         load(state, FINGERPRINT, Partition(0, 2, 1, 2))
     # Before the first batch it is all the same.
     assert load(save(Position(4), FINGERPRINT), FINGERPRINT, Partition(0, 2, 1, 2)).epoch == 4

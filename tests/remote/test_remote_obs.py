@@ -71,5 +71,5 @@ def test_a_remote_loader_is_replaced(path, tmp_path):
         pickle.loads(pickle.dumps(ds)).replace(shuffle=False),
     ):
         assert [name for batch in made for name in batch.names] == names.tolist()
-    with pytest.raises(InputError, match="cannot be replaced in a process that the loader was sent to"):
+    with pytest.raises(InputError, match="can only be replaced in the process that opened the stores"):
         pickle.loads(pickle.dumps(ds)).replace(layers=["twice"])

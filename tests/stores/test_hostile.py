@@ -56,7 +56,7 @@ def test_a_row_longer_than_the_matrix_is_wide(tmp_path):
     indptr = zarr.open_array(path / "X/indptr", mode="r+")
     indptr[5:] = indptr[-1]
     ds = Loader(batch_size=4).add_anndatas([ad.AnnData(X=ad.io.sparse_dataset(zarr.open_group(path, mode="r")["X"]))])
-    with pytest.raises(CorruptStoreError, match="a row must have at most 30 elements, one has"):
+    with pytest.raises(CorruptStoreError, match="a row must have at most 30 elements, got"):
         list(ds)
 
 
