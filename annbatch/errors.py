@@ -41,7 +41,7 @@ class AnnbatchError(Exception):
 
 
 class InputError(AnnbatchError, ValueError):
-    """An argument or an input file breaks a rule; nothing has been read or written yet."""
+    """An argument or an input file breaks a rule. Nothing has been read or written yet."""
 
 
 class MissingInputError(InputError, FileNotFoundError):
@@ -49,10 +49,10 @@ class MissingInputError(InputError, FileNotFoundError):
 
 
 class InputErrors(InputError):
-    """Several faults of the inputs, found together."""
+    """Several faults of the inputs. ``errors`` holds them all, as `InputError`."""
 
     LINES = 20
-    """How many the message lists; it counts the others."""
+    """Number of faults that the message lists; it counts the others."""
 
     def __init__(self, errors: Sequence[InputError]) -> None:
         self.errors = tuple(errors)
@@ -67,7 +67,7 @@ class InputErrors(InputError):
 
 
 class StoreError(AnnbatchError, ValueError):
-    """A store cannot be read as the AnnData store that it should be."""
+    """A store cannot be read, or is not the kind of store that it should be."""
 
 
 class CorruptStoreError(StoreError):
@@ -75,7 +75,7 @@ class CorruptStoreError(StoreError):
 
 
 class DeviceMemoryError(AnnbatchError, MemoryError):
-    """A CUDA device, or page-locked host memory, has no room left; names the settings to lower."""
+    """A CUDA device, or page-locked host memory, is full. The message names the settings to lower."""
 
 
 class OutputError(AnnbatchError, OSError):
@@ -83,23 +83,23 @@ class OutputError(AnnbatchError, OSError):
 
 
 class OutputExistsError(OutputError, FileExistsError):
-    """The output path is taken, and overwriting was not asked for."""
+    """The output path exists, and may not be overwritten."""
 
 
 def redacted(text: str) -> str:
-    """Give a text without the parts of its URLs that may be secret: user, password and query."""
+    """Return a text without the parts of URLs that may be secret: user, password and query."""
     text = re.sub(r"(\w://)[^/@\s\"']*@", r"\1…@", text)
     return re.sub(r"\?[^\s\"',)]+", "?…", text)
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line what an error of obstore says first."""
+    """Return the first line of an error of obstore, without secrets."""
     return redacted(str(error).split("\n\n")[0].strip()) or type(error).__name__
 
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Turn whatever libraries raise of what a store holds into a StoreError that names it, and holds no secret.
+    """Turn any error that libraries raise while they read a store into a StoreError that names it, without secrets.
 
     zarr and anndata raise whatever their code trips over where metadata make no sense: no list of types is complete.
     """

@@ -63,58 +63,61 @@ class Collection(Summary):
 
     Examples
     --------
-    >>> collection = Collection.open("store")  # doctest: +SKIP
-    >>> collection.n_obs, collection.store_paths[0].name  # doctest: +SKIP
-    (700, 'chunk_0.zarr')
+    >>> from annbatch import Collection
+    >>> collection = Collection.open("collection")
+    >>> collection.n_obs, collection.n_vars, collection.store_paths[0].name
+    (120, 6, 'chunk_0.zarr')
     """
 
     path: Path | RemoteFolder
-    """The directory, or the place in a store."""
+    """The directory, or the place in an object store or a zarr store."""
     format: str
-    """Which program's layout it is: `FORMAT` or `PRESHUFFLED`."""
+    """Layout of the collection: ``"annbatch-dlpack-collection"``, or ``"annbatch-preshuffled"`` if scverse annbatch
+    wrote it."""
     n_obs: int
-    """Rows of all stores together."""
+    """Number of rows of all stores together."""
     n_vars: int
-    """Columns of every store."""
+    """Number of columns of every store."""
     var_digest: str
-    """SHA-256 of the var names, see `digest_names`."""
+    """SHA-256 of the var names, in hex: each as UTF-8, followed by one zero byte."""
     stores: tuple[StoreEntry, ...]
-    """In numeric order."""
+    """The stores, in numeric order."""
     types: Mapping[str, ElementTypes]
-    """``"X"`` and ``"layers/{name}"`` to their types; empty where no manifest says so."""
+    """Types of ``"X"`` and ``"layers/{name}"``; empty if there is no manifest."""
     obs_columns: tuple[str, ...]
     """Names of the obs columns."""
     shuffled: bool
     """Whether the rows were shuffled when they were written."""
     seed: int | None
-    """Seed of that shuffle; None if there was none or nobody knows."""
+    """Seed of that shuffle; None if the rows were not shuffled or the seed is unknown."""
     software: str
-    """Name and version of the program that wrote it."""
+    """Name and version of the program that wrote the collection."""
     grouped_by: str | tuple[str, ...] | None = None
-    """Obs column whose categories stand together, in their order, over the whole collection; rows without one last. Of
-    several columns, tuples of categories do, in the order of the first column, then of the second, and so on."""
+    """obs column by which rows are grouped: its categories follow one another in their order through the whole
+    collection, and rows without a category come last. Several columns give tuples, sorted by the first column, then by
+    the second, and so on. None if rows are not grouped."""
     inputs: tuple[InputEntry, ...] = ()
-    """What it was made of, in order; empty where nobody knows."""
+    """The inputs of the collection, in order; empty if they are unknown."""
     modalities: Mapping[str, ModalityEntry] = field_of(default_factory=dict)
-    """The modalities by name, whose rows are the same cells; empty where the stores are AnnData stores. ``n_vars`` is
-    then their sum, and ``types`` has keys such as ``"rna:X"``."""
+    """Modalities by name, all with the same cells as rows; empty if the stores are AnnData stores. With modalities,
+    ``n_vars`` is the sum of theirs, and ``types`` has keys such as ``"rna:X"``."""
 
     @classmethod
     def open(cls, path: Any) -> Collection:
-        """Open the collection at ``path``, ours or one that scverse annbatch wrote.
+        """Open a collection that annbatch or scverse annbatch wrote.
 
         Parameters
         ----------
         path
-            A directory; the URL of one in an object store (``s3://``, ``gs://``, ``az://``, ``https://``); an obstore
-            store, or a zarr store, whose root it is. A collection is given back as it is.
+            A directory; its URL in an object store (``s3://``, ``gs://``, ``az://``, ``https://``); or an obstore
+            store, or a zarr store, whose root it is. A `Collection` is returned as it is.
 
         Raises
         ------
         StoreError
             If there is no complete collection at ``path``, or it cannot be read.
         ImportError
-            If it takes obstore to read it, which is not installed.
+            If obstore is needed to read it, and is not installed.
         """
         if isinstance(path, cls):
             return path
@@ -140,7 +143,7 @@ class Collection(Summary):
         )
 
     def through(self, open_cache: Callable[[], DiskCache | None]) -> Collection:
-        """Give the same collection, read through a cache if it lies in an object store."""
+        """Return the same collection, read through a cache if it is in an object store."""
         return self if isinstance(self.path, Path) else replace(self, path=self.path.through(open_cache))
 
     def _facts(self) -> dict[str, str]:
@@ -156,7 +159,7 @@ class Collection(Summary):
         } | ({"modalities": summary.names(self.modalities)} if self.modalities else {})
 
     def modality(self, name: str) -> Collection:
-        """Give one modality as a collection of AnnData stores, the folders ``mod/{name}`` of the stores.
+        """Return one modality as a collection of AnnData stores, the folders ``mod/{name}`` of the stores.
 
         Raises
         ------
@@ -187,12 +190,12 @@ class Collection(Summary):
 
     @property
     def directory(self) -> Path:
-        """The directory.
+        """The local directory of the collection.
 
         Raises
         ------
         StoreError
-            If the collection lies in no local directory.
+            If the collection is not in a local directory.
         """
         if not isinstance(self.path, Path):
             raise StoreError(f"{self.path}: must be in a local directory for this")
@@ -200,40 +203,54 @@ class Collection(Summary):
 
     @property
     def store_paths(self) -> tuple[Path, ...]:
-        """The stores' directories in numeric order; raises StoreError if the collection lies in no local directory."""
+        """Directories of the stores, in numeric order.
+
+        Raises
+        ------
+        StoreError
+            If the collection is not in a local directory.
+        """
         return tuple(self.directory / store.name for store in self.stores)
 
     def group(self, store: StoreEntry) -> zarr.Group:
-        """Open one of the stores; raises StoreError if it cannot be read."""
+        """Open one of the stores.
+
+        Raises
+        ------
+        StoreError
+            If it cannot be read.
+        """
         return self._folder.group(store.name)
 
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read obs without the counts.
 
-        Columns are read a slice of rows at a time; what is not asked for is not read.
+        Columns are read a slice of rows at a time; only the columns asked for are read.
 
         Parameters
         ----------
         columns
-            Names of obs columns; None means all that the stores share, with a warning that names the others. ``[]``
-            gives the names of the cells alone.
+            Names of obs columns. None means all that the stores share, with a warning that names the others; ``[]``
+            means only the names of the cells.
 
         Returns
         -------
         DataFrame
-            (n_obs, n_columns), indexed by the names of the cells, in the order of the stores: row i is row i of
-            ``batch["index"]`` of a loader that reads this collection. Categories are those of all stores.
+            (n_obs, n_columns), indexed by the names of the cells, in the order of the stores: row i has the global row
+            number i in ``batch["index"]`` of a loader of this collection. Categories are those of all stores.
 
         Raises
         ------
         InputError
-            If a column is not there, or of different kinds in different stores, or a store has no names.
+            If a column is missing, or of different kinds in different stores, or a store has no names.
         StoreError
             If a store cannot be read.
 
         Examples
         --------
-        >>> Collection.open("store").obs(["cell_type"])["cell_type"].value_counts()  # doctest: +SKIP
+        >>> from annbatch import Collection
+        >>> Collection.open("collection").obs(["cell_type", "donor"]).shape
+        (120, 2)
         """
         chosen = None if columns is None else distinct_names("columns", columns)
         names = list(self.modalities)
@@ -250,13 +267,13 @@ class Collection(Summary):
         return read_obs(tables, [store.n_obs for store in self.stores], chosen)
 
     def recorded(self, store: StoreEntry) -> dict[str, int]:
-        """Give the checksums of a store's files, by their keys in the zarr store that `group` opens it in."""
+        """Return the CRC-32C checksums of a store's files, by their keys in the zarr store that `group` opens."""
         # A local one begins at the AnnData store, another at the collection.
         prefix = "" if isinstance(self.path, Path) else f"{store.name}/"
         return {f"{prefix}{key}": file.crc32c for key, file in store.files.items()}
 
     def digest(self) -> str:
-        """Give a hash of what the stores hold, in hex: the same wherever the collection lies."""
+        """Return a hash of the contents of the stores, in hex; it does not depend on where the collection is."""
         state = hashlib.blake2b(f"{self.n_vars} {self.var_digest}".encode(), digest_size=16)
         for store in self.stores:
             state.update(f"\n{store.name} {store.n_obs} {store.nnz}".encode())
@@ -265,7 +282,7 @@ class Collection(Summary):
         return state.hexdigest()
 
     def to_json(self) -> str:
-        """Give the manifest's text; the directory's own path is not part of it."""
+        """Return the text of the manifest, which does not hold the collection's own path."""
         modalities = {name: modality.to_json() for name, modality in self.modalities.items()}
         return json.dumps(
             {
@@ -288,7 +305,14 @@ class Collection(Summary):
 
     @classmethod
     def from_json(cls, text: str, path: str | os.PathLike[str] | RemoteFolder) -> Collection:
-        """Read a manifest's text; ``path`` is the place that it lies in.
+        """Read the text of a manifest.
+
+        Parameters
+        ----------
+        text
+            The manifest, JSON.
+        path
+            Where the collection is.
 
         Raises
         ------
@@ -356,16 +380,16 @@ class Collection(Summary):
         )
 
     def save(self, directory: Path) -> None:
-        """Write the manifest into ``directory`` so that it is either there in full or not at all."""
+        """Write the manifest into a directory, in full or not at all."""
         write_whole(directory / MANIFEST, self.to_json())
 
     def check_sizes(self) -> None:
-        """Compare every recorded file with its size; reads none.
+        """Compare the size of every recorded file, without reading any.
 
         Raises
         ------
         CorruptStoreError
-            If a file is missing, or has another size than it was written with; names the file.
+            If a file is missing, or does not have its recorded size; names the file.
         """
         recorded = self._files()
         try:
@@ -380,7 +404,7 @@ class Collection(Summary):
                 raise CorruptStoreError(f"{self.path}/{key}: must have {wanted.nbytes} bytes, as written, got {nbytes}")
 
     def verify(self) -> None:
-        """Compare every recorded file with its size and checksum; reads all bytes once.
+        """Compare the size and the checksum of every recorded file, reading all bytes once.
 
         Raises
         ------
@@ -388,7 +412,7 @@ class Collection(Summary):
             If a file is missing, or differs from what was written, or the ``zarr.json`` beside the manifest is not that
             of a group with these stores; names the file.
         StoreError
-            If the object store that the collection lies in cannot be read.
+            If the object store of the collection cannot be read.
         """
         verify_root_group(self)
         verify_files(self)

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of a store, as it was when it was written."""
+    """A file of a store, as it was written."""
 
     nbytes: int
     """Size in bytes."""
@@ -47,13 +47,13 @@ class StoreEntry:
     """One store of a collection."""
 
     name: str
-    """Directory name, ``chunk_{i}.zarr`` (or ``dataset_{i}`` where scverse annbatch wrote it)."""
+    """Directory name, ``chunk_{i}.zarr``, or ``dataset_{i}`` if scverse annbatch wrote it."""
     n_obs: int
     """Number of rows."""
     nnz: int | None
-    """Number of stored elements of X; None where X is dense."""
+    """Number of stored elements of X; None if X is dense."""
     files: Mapping[str, FileEntry]
-    """Path relative to the store, with ``/``, to what that file holds; empty where nothing is recorded."""
+    """Files by their path relative to the store, with ``/``; empty if nothing is recorded."""
 
     def to_json(self) -> dict[str, Any]:
         """Give its JSON value."""
@@ -87,10 +87,10 @@ class ElementTypes:
 
 @dataclass(frozen=True, slots=True)
 class InputEntry:
-    """What became of one input."""
+    """One input of a collection, and what the collection has of it."""
 
     name: str
-    """Path as it was given, or what an object was called."""
+    """Path as it was given, or the name of an object."""
     n_obs: int
     """Its cells in the collection: all of them, unless ``cells_lost`` says otherwise. An input without any was
     skipped."""
@@ -101,11 +101,11 @@ class InputEntry:
     elements_lost: int
     """Stored elements of X in those genes."""
     counts_lost: int | None
-    """Their sum; None where they are no counts."""
+    """Sum of these elements; None if they are not counts."""
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Elements whose names a store cannot hold, ``"obs/…"`` and the like: the input's name to that in the stores."""
+    """Elements whose names a store cannot hold, such as ``"obs/…"``: from the input's name to that in the stores."""
     left_out: tuple[str, ...] = ()
-    """Elements that are not in the collection though nobody chose others: ``"var/…"``, ``"layers/…"`` and the like."""
+    """Elements, such as ``"var/…"`` or ``"layers/…"``, that were left out without having been deselected."""
     x: str | None = None
     """Element that became X, such as ``"raw/X"``; None if it was the same in all inputs by choice."""
     cells_lost: Mapping[str, int] = dataclasses.field(default_factory=dict)
