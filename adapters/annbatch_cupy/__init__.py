@@ -36,44 +36,52 @@ _DTYPES = ("float32", "float64", "bool")
 class CupyLoader(Adapter):
     """Mini-batches of an `annbatch.Loader` as CuPy arrays and `cupyx.scipy.sparse.csr_matrix`.
 
-    Iterating gives the same mappings as the core, with arrays of a CUDA device in them:
+    Iterating yields batches with the keys of the core loader's, in arrays on a CUDA device:
 
-    - ``batch["data"]``: a `cupyx.scipy.sparse.csr_matrix` with int32 ``indices`` and ``indptr``, or a dense array, of
-      shape (n_rows, n_vars);
-    - ``batch["labels"]``: the label columns as a DataFrame on the host, built only when asked for;
-    - ``batch["index"]``: (n_rows,) int64 global row numbers, unless the core loader leaves them out;
-    - ``batch.codes[column]``: (n_rows,) int32 codes into ``categories[column]``, missing -1; for a column of numbers or
-      booleans its values, in the types of `annbatch.Batch`;
-    - ``batch["obsm"][name]``: a dense array, or, where it is stored sparse, a matrix like ``data``; float32 (float64 if
-      ``dtype`` is), or integers where it is dense;
-    - of a collection with modalities, ``batch["rna"]["data"]`` and the like, instead of ``data``, ``layers`` and
-      ``obsm``.
+    - ``batch["data"]``: a `cupyx.scipy.sparse.csr_matrix` with int32 ``indices`` and ``indptr``, or a dense array,
+      (n_rows, n_vars).
+    - ``batch["labels"]``: the label columns as a DataFrame on the host, made only when asked for.
+    - ``batch["index"]``: global row numbers, (n_rows,) int64, unless the core loader has ``return_index=False``.
+    - ``batch.codes[column]``: codes into ``categories[column]``, (n_rows,) int32, missing -1. For a column of numbers
+      or booleans, its values, in the types of `annbatch.Batch`.
+    - ``batch["obsm"][name]``: a dense array, or a matrix like ``data`` if it is stored sparse; float32 (float64 if
+      ``dtype`` is), or integers if it is dense.
+    - For a collection with modalities, ``batch["rna"]["data"]`` and the like replace ``data``, ``layers`` and ``obsm``.
 
-    Of ``Loader(device="cuda")``, ``data`` is the core's own memory, on its device. Otherwise everything is copied to
-    the device that is current.
+    With ``Loader(device="cuda")``, ``data`` is the core's own memory, on its device. Otherwise everything is copied to
+    the current device.
 
-    All work is queued on the stream that is current when the batch is asked for, and nothing waits for it or for
-    what is queued there already. On that stream a batch may be used and dropped at any time. Another stream has to wait
-    for it, and the batch has to be kept until that other stream is done: CuPy gives dropped memory to what is queued
-    next on the stream that it was allocated on. Device memory comes from CuPy's current allocator (its pool, or that of
-    RMM after ``cupy.cuda.set_allocator(rmm.allocators.cupy.rmm_cupy_allocator)``), which is never flushed.
+    All work is queued on the stream that is current when a batch is asked for. Nothing waits for it, or for what is
+    already queued there. On that stream, you may use and drop a batch at any time. To use it on another stream, let
+    that stream wait for the first one, and keep the batch until the other stream is done: CuPy gives dropped memory to
+    what is queued next on the stream where it was allocated. Device memory comes from CuPy's current allocator (its
+    pool, or that of RMM after ``cupy.cuda.set_allocator(rmm.allocators.cupy.rmm_cupy_allocator)``), which is never
+    flushed.
 
     Parameters
     ----------
     ds
-        The core loader, its data already added. It stays reachable as ``.loader``.
+        The core loader, to which data have been added. It stays reachable as ``.loader``.
     layout
         ``"csr"`` or ``"dense"``.
     dtype
-        Type of the values: float32, float64 or bool, all the real types that cupyx's sparse matrices take. The core
-        loader's ``casting`` has to allow it, unless it is float32: then wider floats are rounded, and integers that
-        float32 does not hold are an error.
+        Type of the values: float32, float64 or bool, the real types that cupyx's sparse matrices support. The core
+        loader's ``casting`` must allow it, unless it is float32: wider floats are then rounded, and integers that
+        float32 cannot represent raise an error.
 
     Raises
     ------
     annbatch.errors.InputError
-        If ``layout`` or ``dtype`` is another one, obsm has a sparse matrix of integers, or there is no usable CUDA
-        device; nothing has been read yet. While iterating, if the type of ``data`` or ``codes`` does not hold a value.
+        If ``layout`` or ``dtype`` is not supported, obsm has a sparse matrix of integers, or there is no usable CUDA
+        device; nothing has been read yet. While iterating, if a value of ``data`` or ``codes`` does not fit its type.
+
+    Examples
+    --------
+    >>> import annbatch  # doctest: +SKIP
+    >>> from annbatch_cupy import CupyLoader  # doctest: +SKIP
+    >>> ds = annbatch.Loader(batch_size=32, device="cuda").use_collection("collection")  # doctest: +SKIP
+    >>> for batch in CupyLoader(ds):  # doctest: +SKIP
+    ...     totals = batch["data"].sum(axis=1)
     """
 
     def __init__(self, ds: Loader, *, layout: Literal["csr", "dense"] = "csr", dtype: Any = np.float32) -> None:
@@ -95,8 +103,8 @@ class CupyLoader(Adapter):
         for element, values in self._emitted.items():
             if values.is_sparse and layout == "csr" and values.dtype.name not in _DTYPES:
                 raise InputError(
-                    f"{element}: cupyx has no sparse matrices of {values.dtype}; store it as float32, or ask for "
-                    f"layout 'dense'"
+                    f"{element}: sparse matrices of cupyx must be of {', '.join(_DTYPES)}, got {values.dtype}: store "
+                    f"it as float32, or pass layout='dense'"
                 )
 
     def _hand_over(self, batch: Batch) -> Batch:
@@ -118,7 +126,7 @@ def _matrix(data: CSR | Array) -> Any:
     if not isinstance(data, CSR):
         return cupy.asarray(data)
     if data.data.dtype.name not in _DTYPES:
-        raise InputError(f"a transform must give a CSR of {', '.join(_DTYPES)} to cupyx, got {data.data.dtype}")
+        raise InputError(f"transform must return a CSR of {', '.join(_DTYPES)} for cupyx, got {data.data.dtype}")
     # Not from its parts at once: that constructor reads indptr back, and so waits for all that is queued on the stream.
     matrix = csr_matrix(data.shape, dtype=data.data.dtype)
     matrix.data, matrix.indices, matrix.indptr = map(cupy.asarray, (data.data, data.indices, data.indptr))

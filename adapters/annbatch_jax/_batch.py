@@ -19,22 +19,24 @@ from annbatch.adapter import Batch, Modality
 from annbatch.errors import InputError
 
 _LEAVES = ("data", "layers", "obsm", "codes", "mask", "modalities")
-_STAYS = "stays with the batch that the loader gave: JAX transformations take and give its arrays alone"
+_STAYS = "is only in the batch that the loader yielded: JAX transformations pass on its arrays alone"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class JaxBatch(Batch):
-    """A batch in JAX arrays, with one more key: ``mask``.
+    """A batch of JAX arrays, with the keys and attributes of `annbatch.Batch` and one more: ``mask``.
 
-    It is a pytree, so that ``jax.jit(step)(batch)``, ``jax.grad`` and ``jax.tree.map`` take it as it is. What a
-    transformation sees, or gives back, has ``data``, ``layers``, ``obsm``, ``codes`` and ``mask``, and modalities.
-    ``index``, ``names`` and ``labels`` stay on the host: there ``index``, ``names`` and ``n_padding`` are None, and
-    asking for ``labels`` is an error. Batches of equal shapes are one compilation, also the last one of an epoch: what
-    fills it up only shows in ``mask``.
+    It is a pytree: ``jax.jit(step)(batch)``, ``jax.grad`` and ``jax.tree.map`` accept it. Inside a transformation, and
+    in what it returns, a batch has ``data``, ``layers``, ``obsm``, ``codes``, ``mask`` and modalities. ``index``,
+    ``names`` and ``labels`` stay on the host: in a transformation, ``index``, ``names`` and ``n_padding`` are None, and
+    asking for ``labels`` is an error.
+
+    Batches of equal shapes share one compilation. That includes the last batch of an epoch, whose padding rows only
+    show in ``mask``.
     """
 
     mask: jax.Array
-    """Which rows are of the data, (n_rows,) bool; False for those that only fill the batch up."""
+    """Which rows are data, (n_rows,) bool; False for padding rows."""
 
     def __iter__(self) -> Iterator[str]:
         yield from (key for key in super().__iter__() if key != "labels" or self.make_labels is not _no_labels)
@@ -83,6 +85,6 @@ def held(array: Any, name: str) -> Any:
     altered = (narrowed != array) & (array == array)
     if altered.any():
         raise InputError(
-            f"{name}: must hold values that {dtype} holds unless jax_enable_x64 is set, got {array[altered][0]}"
+            f"{name}: values must fit {dtype} unless jax_enable_x64 is set, got {array[altered][0]}"
         )
     return narrowed

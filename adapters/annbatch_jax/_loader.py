@@ -49,71 +49,78 @@ _BUCKETS = Capacity()
 
 
 class JaxLoader(Adapter):
-    """Mini-batches of an `annbatch.Loader` as JAX arrays whose shapes a jitted step can live with.
+    """Mini-batches of an `annbatch.Loader` as JAX arrays of few different shapes, for jitted steps.
 
-    Every batch has exactly ``batch_size`` rows: the last one of an epoch is filled up with empty rows. Iterating gives
+    Every batch has exactly ``batch_size`` rows; the last one of an epoch is padded with empty rows. Iterating yields
 
-    - ``batch["data"]``: a `PaddedCSR`, or a dense (batch_size, n_vars) array;
-    - ``batch["mask"]``: (batch_size,) bool, False for rows that only fill up;
-    - ``batch["labels"]``: the label columns as a DataFrame, built only when asked for;
-    - ``batch["index"]``: (batch_size,) int64 global row numbers, -1 for rows that only fill up, unless the core loader
-      leaves them out. They stay a NumPy array: JAX would narrow them to int32 wherever 64-bit types are off;
-    - ``batch.codes[column]``: (batch_size,) int32 codes into ``categories[column]``, missing -1; for a column of
-      numbers or booleans its values: int32, float32 (missing NaN) or bool. Where 64-bit types are on, integers are
-      int64, and float64 where some may be missing; where they are off, a value that 32 bits do not hold is an error.
-      Rows that only fill up are missing, or False;
-    - ``batch["obsm"][name]``: a dense array, or, where it is stored sparse, a matrix like ``data``; float32 (float64
-      if ``dtype`` is), or integers, as in ``codes``;
-    - of a collection with modalities, ``batch["rna"]["data"]`` and the like, instead of ``data``, ``layers`` and
-      ``obsm``.
+    - ``batch["data"]``: a `PaddedCSR`, or a dense (batch_size, n_vars) array.
+    - ``batch["mask"]``: which rows are data, (batch_size,) bool; False for padding rows.
+    - ``batch["labels"]``: the label columns as a DataFrame, made only when asked for.
+    - ``batch["index"]``: global row numbers, (batch_size,) int64, -1 for padding rows, unless the core loader has
+      ``return_index=False``. They remain a NumPy array, since JAX narrows int64 to int32 unless 64-bit types are on.
+    - ``batch.codes[column]``: codes into ``categories[column]``, (batch_size,) int32, missing -1. For a column of
+      numbers or booleans, its values: int32, float32 (missing NaN) or bool. If 64-bit types are on, integers are int64,
+      and float64 if some may be missing. If they are off, a value that does not fit 32 bits raises an error. Padding
+      rows are missing, or False.
+    - ``batch["obsm"][name]``: a dense array, or a matrix like ``data`` if it is stored sparse; float32 (float64 if
+      ``dtype`` is), or integers, as in ``codes``.
+    - For a collection with modalities, ``batch["rna"]["data"]`` and the like replace ``data``, ``layers`` and ``obsm``.
 
-    A batch is a pytree: ``jax.jit(step)(batch)`` works, as `JaxBatch` says.
+    A batch is a pytree, which ``jax.jit(step)(batch)`` accepts; see `JaxBatch`.
 
-    On the CPU, and of ``Loader(device="cuda")``, ``data`` is the core's own memory. A batch may be kept: its memory is
-    not used again before the last array on it is gone, and the computations that read it are over.
+    **Memory.** On the CPU, and with ``Loader(device="cuda")``, ``data`` is the core's own memory. You may keep a batch:
+    its memory is not reused before the last array on it is gone and the computations that read it are done.
 
-    Batches of ``Loader(device="cuda")`` are committed to that device. They are made on a stream of their own, ahead of
-    being asked for; the host waits for one that is not ready when it is. Their memory is CuPy's: JAX has to leave it
-    some (``XLA_PYTHON_CLIENT_MEM_FRACTION``).
+    **Devices.** Batches of ``Loader(device="cuda")`` are committed to that device. They are made ahead, on a stream of
+    their own; the host waits only if a batch is not ready when it is asked for. Their memory is CuPy's: let JAX leave
+    some for it (``XLA_PYTHON_CLIENT_MEM_FRACTION``).
 
-    Under ``jax.distributed`` each process gets its own windows, and equally many batches, unless the core loader was
-    given a ``partition``.
-
-    With a ``sharding`` that spans processes, ``data``, ``mask`` and ``codes`` are global arrays of ``batch_size`` rows
-    from each process; ``index`` and ``labels`` are those of the rows of this process alone.
+    **Processes.** Under ``jax.distributed``, each process gets its own windows, and all get the same number of batches,
+    unless the core loader has a ``partition``. With a ``sharding`` that spans processes, ``data``, ``mask`` and
+    ``codes`` are global arrays with ``batch_size`` rows from each process; ``index`` and ``labels`` have only the rows
+    of this process.
 
     Parameters
     ----------
     ds
-        The core loader, its data already added. It stays reachable as ``.loader``.
+        The core loader, to which data have been added. It stays reachable as ``.loader``.
     layout
         ``"padded_csr"`` or ``"dense"``.
     dtype
-        Type of the values. The core loader's ``casting`` has to allow it, unless it is float32: then wider floats are
-        rounded, and integers that float32 does not hold are an error. A 16-bit float costs one more pass, since JAX
-        narrows float32 to it, unless it is a dense float16 that the core makes on a device.
+        Type of the values. The core loader's ``casting`` must allow it, unless it is float32: wider floats are then
+        rounded, and integers that float32 cannot represent raise an error. 16-bit floats cost an additional pass, in
+        which JAX converts float32, except for dense float16 that the core makes on a device.
     nse
-        Rule that gives the number of elements to make room for, from the number needed: each value that it takes is
-        one compilation of a step. `annbatch.Capacity` says which growth, or which fixed capacity.
+        Capacity rule for `PaddedCSR`, from the elements of a batch to those that are allocated. Each capacity is one
+        compilation of a step. `annbatch.Capacity` gives buckets, or a fixed capacity.
     canonical
-        Whether in all stores the columns are known to ascend within each row, none of them twice, as they do in what
-        `annbatch.create_anndata_collection` writes; nothing is said of obsm. `densify` is then faster on a GPU, and
-        undefined if it is not so.
+        Whether the columns are known to ascend within each row, without duplicates, in X and layers of all stores;
+        obsm does not matter. This holds for stores that `annbatch.create_anndata_collection` wrote. `densify` is then
+        faster on a GPU; if it does not hold, results are undefined.
     sharding
-        How the rows lie on devices, such as ``NamedSharding(mesh, PartitionSpec("data"))``; None means JAX's default
-        device, to which arrays are not committed. `PaddedCSR` says what becomes of ``data``. Processes plan each
-        other's batches as well, so as to make room for equally many elements without talking about it; a fixed capacity
-        spares them that. A loader on a CUDA device takes none.
+        How rows are placed on devices, such as ``NamedSharding(mesh, PartitionSpec("data"))``. None means JAX's default
+        device, to which arrays are not committed. `PaddedCSR` describes the form of ``data``. Processes also plan each
+        other's batches, so that all have the same capacity without communication; a fixed capacity avoids this work.
+        Must be None for loaders on a CUDA device.
     prefetch_to_device
-        How many batches beyond the one asked for are put on the device, or made there, ahead, where they have been read
-        already.
+        Batches, beyond the one asked for, to put or make on the device ahead, if they have been read already.
 
     Raises
     ------
     annbatch.errors.InputError
-        If ``layout``, ``dtype`` or ``sharding`` is not one that can be served here; nothing has been read yet. While
-        iterating, if a type does not hold a value, see above, or if processes that share a sharding differ in their
-        data, settings, epoch or position in it.
+        If ``layout``, ``dtype`` or ``sharding`` is not supported; nothing has been read yet. While iterating, if a
+        value does not fit its type, or if processes that share a sharding differ in their data, settings, epoch or
+        position in it.
+
+    Examples
+    --------
+    >>> import annbatch
+    >>> from annbatch_jax import JaxLoader
+    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+    >>> for batch in JaxLoader(ds, layout="dense"):
+    ...     x, y, mask = batch["data"], batch.codes["cell_type"], batch["mask"]
+    >>> x.shape, int(mask.sum())
+    ((32, 6), 24)
     """
 
     def __init__(
@@ -147,7 +154,7 @@ class JaxLoader(Adapter):
         self._canonical = canonical
         self._n_ahead = integer("prefetch_to_device", prefetch_to_device, 0)
         if born_on != "cpu" and sharding is not None:
-            raise InputError(f"sharding must be None with a loader on a device, it makes its batches on {born_on!r}")
+            raise InputError(f"sharding must be None for Loader(device={born_on!r})")
         self._placement = None if sharding is None else Placement.of(sharding, ds.batch_size)
         self._lender = None if born_on == "cpu" else lender(int(born_on.removeprefix("cuda:")))
         self._agreement: Agreement | None = None
@@ -158,7 +165,7 @@ class JaxLoader(Adapter):
         own = self.loader.partition
         if placement.is_shared:
             if own not in (None, placement.partition):
-                raise InputError(f"partition must be {placement.partition} as the sharding says, got {own}")
+                raise InputError(f"partition of the Loader must be that of the sharding, {placement.partition}, got {own}")
             self._agreement = Agreement(placement.processes)
         if self._emit.layout == "csr":
             nse = self._emit.nse
@@ -180,7 +187,7 @@ class JaxLoader(Adapter):
 
     @property
     def partition(self) -> Partition | None:
-        """Which consumer this process is: as the core loader was told, else its number among JAX's processes."""
+        """The consumer that this process is: the core loader's ``partition``, otherwise its JAX process index."""
         if self._placement is not None and self._placement.is_shared:
             return self._placement.partition
         if self.loader.partition is not None or jax.process_count() == 1:

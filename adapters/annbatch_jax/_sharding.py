@@ -43,7 +43,7 @@ class Placement:
             raise InputError(f"sharding must be a jax.sharding.NamedSharding, got {type(sharding).__name__}")
         rows, *others = (*sharding.spec, None)
         if any(axis is not None for axis in others):
-            raise InputError(f"sharding must cut the rows alone, as PartitionSpec('data') does, got {sharding.spec}")
+            raise InputError(f"sharding must cut only rows, as PartitionSpec('data') does, got {sharding.spec}")
         by_rows = NamedSharding(sharding.mesh, PartitionSpec(rows))  # type: ignore[no-untyped-call]
         axes = () if rows is None else rows if isinstance(rows, tuple) else (rows,)
         n_shards = int(np.prod([sharding.mesh.shape[axis] for axis in axes], dtype=np.int64))
@@ -53,7 +53,7 @@ class Placement:
             held.setdefault(device.process_index, set()).update(range(*where.indices(n_shards)))
         if sum(map(len, held.values())) > n_shards or len(set(map(len, held.values()))) > 1:
             shown = {process: sorted(shards) for process, shards in sorted(held.items())}
-            raise InputError(f"sharding must give each process equally many rows of its own, got the shards {shown}")
+            raise InputError(f"sharding must give each process the same number of rows of its own, got the shards {shown}")
         if jax.process_index() not in held:
             raise InputError(f"sharding must have devices of this process, {jax.process_index()}, got {sorted(held)}")
         n_local = n_shards // len(held)

@@ -20,29 +20,30 @@ from annbatch.adapter import Summary
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, repr=False)
 class PaddedCSR(Summary):
-    """A sparse matrix in compressed rows with room for ``nse`` elements; a pytree whose leaves are its three arrays.
+    """A sparse matrix in compressed sparse row format with room for ``nse`` elements.
 
-    Elements from ``indptr[-1]`` on are padding and zero, and no function here lets them reach a result or a gradient.
+    It is a pytree whose leaves are its three arrays. Elements from ``indptr[-1]`` on are padding and zero; `densify`
+    and `matmul` keep them out of results and gradients.
 
-    Where a loader has a ``sharding``, the arrays have a first axis more, one part for each shard of the rows: (parts,
+    If the loader has a ``sharding``, the arrays have a first axis, with one part for each shard of the rows: (parts,
     nse), (parts, nse) and (parts, n_rows / parts + 1).
     """
 
     data: jax.Array
-    """(nse,) values."""
+    """Values, (nse,)."""
     indices: jax.Array
-    """(nse,) int32 column numbers."""
+    """Column numbers, (nse,) int32."""
     indptr: jax.Array
-    """(n_rows + 1,) int32: where each row starts in ``data`` and ``indices``."""
+    """Where each row begins in ``data`` and ``indices``, (n_rows + 1,) int32."""
     shape: tuple[int, int] = field(metadata={"static": True})
-    """(n_rows, n_vars), of all parts together."""
+    """Shape of the matrix, (n_rows, n_vars), of all parts together."""
     canonical: bool = field(default=False, metadata={"static": True})
-    """Whether the columns are known to ascend within each row, none of them twice."""
+    """Whether the columns are known to ascend within each row, without duplicates."""
 
     def to_bcsr(self) -> BCSR:
-        """Give a `jax.experimental.sparse.BCSR` on the same arrays, for what that module can do.
+        """Return the matrix as a `jax.experimental.sparse.BCSR` on the same arrays.
 
-        In parts it has a batch axis: its shape is (parts, n_rows / parts, n_vars).
+        A matrix in parts gets a batch axis: its shape is (parts, n_rows / parts, n_vars).
         """
         n_rows, n_vars = self.shape
         parts = self.indptr.shape[:-1]
@@ -52,19 +53,29 @@ class PaddedCSR(Summary):
 
 
 def densify(csr: PaddedCSR) -> jax.Array:
-    """Give the (n_rows, n_vars) dense matrix; for use inside ``jax.jit``, differentiable with respect to ``csr.data``.
+    """Make a dense matrix; for use inside ``jax.jit``, and differentiable with respect to ``csr.data``.
 
-    Elements of one row with the same column are summed, as SciPy does. Parts that lie on several devices are made dense
-    where they lie, without communication.
+    Elements of one row with the same column are summed, as in SciPy. Parts on several devices are made dense where they
+    are, without communication.
 
     Parameters
     ----------
     csr
-        The matrix. Only if it says that it is ``canonical`` is the compiler told so, which is faster on a GPU.
+        The matrix. If it is ``canonical``, the compiler is told so, which is faster on a GPU.
 
     Returns
     -------
-    Array of the values' dtype.
+    jax.Array
+        (n_rows, n_vars), of the dtype of the values.
+
+    Examples
+    --------
+    >>> import annbatch, jax
+    >>> from annbatch_jax import JaxLoader, densify
+    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection")
+    >>> dense = jax.jit(densify)(next(iter(JaxLoader(ds)))["data"])
+    >>> dense.shape
+    (32, 6)
     """
     if csr.indptr.ndim == 1:
         return _densify(csr)
@@ -89,19 +100,20 @@ def _densify(csr: PaddedCSR) -> jax.Array:
 
 
 def matmul(csr: PaddedCSR, w: jax.Array) -> jax.Array:
-    """Give ``csr @ w``; for use inside ``jax.jit``, differentiable with respect to ``w`` and ``csr.data``.
+    """Compute ``csr @ w``; for use inside ``jax.jit``, and differentiable with respect to ``w`` and ``csr.data``.
 
-    The matrix is made dense on the way.
+    It makes the matrix dense first.
 
     Parameters
     ----------
     csr
-        (n_rows, n_vars) matrix. Rows that only fill a batch up give rows of zeros.
+        Sparse matrix, (n_rows, n_vars). Padding rows give rows of zeros.
     w
-        (n_vars, ...) dense array.
+        Dense array, (n_vars, ...).
 
     Returns
     -------
-    (n_rows, ...) array.
+    jax.Array
+        The product, (n_rows, ...).
     """
     return densify(csr) @ w

@@ -26,40 +26,44 @@ __all__ = ["LoaderDataset"]
 
 
 class LoaderDataset(grain.IterDataset[dict[str, Any]]):  # type: ignore[misc]
-    """Batches as plain dicts of NumPy arrays, the source of a Grain pipeline.
+    """The source of a Grain pipeline: batches as plain dicts of NumPy arrays.
 
-    ``data`` is a dense array or a `PaddedCSR`, ``mask`` says which rows only fill up, and ``index``, ``layers`` and
-    ``obsm`` are those of `JaxLoader`. The codes of each label column stand under the column's name. Of a collection
-    with modalities each modality is a dict. All batches have ``batch_size`` rows.
+    ``data`` is a dense array or a `PaddedCSR`; ``mask``, ``index``, ``layers`` and ``obsm`` are those of `JaxLoader`.
+    The codes of each label column are under the column's name. With modalities, each modality is a dict. All batches
+    have ``batch_size`` rows.
 
-    Each iterator begins with epoch 0. ``iterator.get_state()`` and ``set_state`` go on at the very next batch, whatever
-    was read ahead; a state is small and consists of what JSON holds. It fits the same data, settings and number of
-    workers, as `annbatch.Loader.load_state_dict` says.
+    Each iterator begins with epoch 0. ``iterator.get_state()`` and ``set_state`` resume with the very next batch,
+    whatever was read ahead. A state is small and can be written as JSON. It fits the same data, settings and number of
+    workers; see `annbatch.Loader.load_state_dict`.
 
-    Under ``jax.distributed`` each process gets its own windows, and equally many batches, unless the core loader was
-    given a ``partition``. Worker processes of ``mp_prefetch`` share out the windows of their process.
+    Under ``jax.distributed``, each process gets its own windows, and all get the same number of batches, unless the
+    core loader has a ``partition``. Worker processes of ``mp_prefetch`` share out the windows of their process.
 
     Parameters
     ----------
     batches
-        Says what batches look like: ``JaxLoader(ds, layout="dense")``.
+        The form of the batches: ``JaxLoader(ds, layout="dense")``.
     n_epochs
-        How many epochs there are, one after the other, each in another order; None means without end. Grain's
-        ``repeat`` gives the same order each time.
+        Number of epochs, each in another order; None means without end. (Grain's ``repeat`` would repeat the same
+        order.)
 
     Raises
     ------
     annbatch.errors.InputError
-        If the loader makes its batches on a device, or for a sharding: give the arrays to the devices behind Grain. If
-        a dict cannot hold what the loader gives.
+        If the loader makes its batches on a device or for a sharding (put the arrays on devices after Grain), or if a
+        dict cannot hold its batches.
     TypeError, ValueError
-        If ``batches`` is no `JaxLoader`, or ``n_epochs`` is below 1.
+        If ``batches`` is not a `JaxLoader`, or ``n_epochs`` is below 1.
 
     Examples
     --------
-    >>> dataset = LoaderDataset(JaxLoader(ds, layout="dense"), n_epochs=10)  # doctest: +SKIP
-    >>> for batch in dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=2)):  # doctest: +SKIP
-    ...     params = step(params, batch["data"], batch["cell_type"], batch["mask"])
+    >>> import annbatch
+    >>> from annbatch_jax import JaxLoader
+    >>> from annbatch_jax.grain import LoaderDataset
+    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+    >>> dataset = LoaderDataset(JaxLoader(ds, layout="dense"), n_epochs=2)
+    >>> sum(int(batch["mask"].sum()) for batch in dataset)
+    240
     """
 
     def __init__(self, batches: JaxLoader, *, n_epochs: int | None = 1) -> None:
@@ -67,7 +71,7 @@ class LoaderDataset(grain.IterDataset[dict[str, Any]]):  # type: ignore[misc]
         if not isinstance(batches, JaxLoader):
             raise TypeError(f"batches must be a JaxLoader, got {type(batches).__name__}")
         if batches._placement is not None:
-            raise InputError("sharding must be None: a dataset gives arrays of the host, for jax.device_put behind it")
+            raise InputError("sharding must be None: a dataset yields NumPy arrays; use jax.device_put after Grain")
         check_flat(batches.loader, device="cpu")
         self._batches = batches
         self._n_epochs = None if n_epochs is None else integer("n_epochs", n_epochs, 1)
@@ -75,12 +79,19 @@ class LoaderDataset(grain.IterDataset[dict[str, Any]]):  # type: ignore[misc]
         self._partition = batches.partition or WHOLE
 
     def set_slice(self, sl: slice, sequential_slice: bool = False) -> None:
-        """Become the part of a worker process: what Grain calls there, with ``slice(worker, None, n_workers)``.
+        """Restrict the dataset to the part of a worker process; Grain calls this there.
+
+        Parameters
+        ----------
+        sl
+            ``slice(worker, None, n_workers)``.
+        sequential_slice
+            Must be False.
 
         Raises
         ------
         ValueError
-            If the slice is a range of batches, ``sequential_slice=True``.
+            If ``sequential_slice`` is True, which asks for a range of batches.
         """
         if sequential_slice:
             raise ValueError("sequential_slice must be False: workers share out windows in turn")

@@ -30,29 +30,39 @@ _EMIT = Emit(layout="dense")
 
 
 class LoaderDatasource(Datasource):  # type: ignore[misc]
-    """One epoch of an `annbatch.Loader` as a source of Ray Data: ``ray.data.read_datasource(LoaderDatasource(ds))``.
+    """One epoch of an `annbatch.Loader` as a source of Ray Data.
 
-    Its rows are cells. The columns are ``data``, dense rows in the type of the core loader; ``index``; the codes of
-    each label column, under its name; ``layers/{name}`` and ``obsm/{name}``; and of a collection with modalities
-    ``rna/data`` and the like.
+    Read it with ``ray.data.read_datasource(LoaderDatasource(ds))``. Its rows are cells. The columns are ``data``, dense
+    rows in the type of the core loader; ``index``; the codes of each label column, under the column's name;
+    ``layers/{name}`` and ``obsm/{name}``; and, with modalities, ``rna/data`` and the like.
 
     All rows of the epoch come once, whatever the number of tasks and nodes. Each node needs the stores under the same
-    path or URL. A task reads its windows one after the other, on one thread unless the loader was given ``threads``:
-    more tasks read faster. There are at most as many tasks as windows: make windows smaller (``preload_nchunks``) for
-    more of them. Tasks may finish in any order, so that rows are told apart by ``index``; Ray keeps the order of the
-    loader with ``ray.data.DataContext.get_current().execution_options.preserve_order = True``.
+    path or URL.
+
+    A task reads its windows one after the other, on one thread unless the loader has ``threads``, so that more tasks
+    read faster. There are at most as many tasks as windows: lower ``preload_nchunks`` for more tasks.
+
+    Tasks may finish in any order; ``index`` identifies rows. To keep the order of the loader, set
+    ``ray.data.DataContext.get_current().execution_options.preserve_order = True``.
 
     Parameters
     ----------
     ds
-        The core loader, its data already added. Its epoch is that which the next ``iter`` would give, from the
-        beginning: ``ds.set_epoch(epoch)`` chooses it.
+        The core loader, to which data have been added. The epoch is the one that the next ``iter`` would start, from
+        its beginning; ``ds.set_epoch(epoch)`` chooses it.
 
     Raises
     ------
     annbatch.errors.InputError
-        If the loader makes its batches on a device, gives names of cells, or has a label column with the name of
+        If the loader makes its batches on a device, carries the names of cells, or has a label column named like
         another column.
+
+    Examples
+    --------
+    >>> import annbatch, ray  # doctest: +SKIP
+    >>> from annbatch_ray import LoaderDatasource  # doctest: +SKIP
+    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])  # doctest: +SKIP
+    >>> rows = ray.data.read_datasource(LoaderDatasource(ds))  # doctest: +SKIP
     """
 
     def __init__(self, ds: Loader) -> None:
@@ -62,7 +72,7 @@ class LoaderDatasource(Datasource):  # type: ignore[misc]
         self._epoch = ds.next_epoch
 
     def get_name(self) -> str:
-        """Give the name under which Ray lists the read tasks."""
+        """Return the name under which Ray lists the read tasks."""
         return "annbatch"
 
     def estimate_inmemory_data_size(self) -> int:
@@ -77,7 +87,7 @@ class LoaderDatasource(Datasource):  # type: ignore[misc]
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
-        """Give at most ``parallelism`` tasks, each of a range of windows: what Ray calls."""
+        """Return at most ``parallelism`` tasks, each of a range of windows; Ray calls this."""
         ds = self._loader
         n_batches = len(ds)
         in_window = -(-ds.chunk_size * ds.preload_nchunks // ds.batch_size)

@@ -70,9 +70,9 @@ _WIDENED = {torch.uint16: torch.int32, torch.uint32: torch.int64}
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TorchBatch(Fields):
-    """A batch in torch tensors, with the keys and attributes of `annbatch.Batch`.
+    """A batch of torch tensors, with the keys and attributes of `annbatch.Batch`.
 
-    It reads like a mapping and is none by type: torch's ``DataLoader`` takes mappings apart.
+    It behaves like a mapping, but is not a `collections.abc.Mapping`, which torch's ``DataLoader`` would take apart.
     """
 
     keys = Mapping.keys
@@ -82,11 +82,11 @@ class TorchBatch(Fields):
     __contains__ = Mapping.__contains__
 
     def to(self, device: str | torch.device, *, non_blocking: bool = False) -> TorchBatch:
-        """Give the batch with all its tensors on a device."""
+        """Return the batch with all its tensors on a device."""
         return self._mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> TorchBatch:
-        """Give the batch with all its tensors in pinned memory: what ``DataLoader(pin_memory=True)`` calls."""
+        """Return the batch with all its tensors in pinned memory; ``DataLoader(pin_memory=True)`` calls this."""
         return self._mapped(_pinned)
 
     def _mapped(self, convert: Callable[[torch.Tensor], torch.Tensor]) -> TorchBatch:
@@ -104,62 +104,71 @@ class TorchBatch(Fields):
 class TorchLoader(Adapter, IterableDataset[Any]):
     """Mini-batches of an `annbatch.Loader` as torch tensors; also a dataset for torch's ``DataLoader``.
 
-    Iterating gives the same mappings as the core, with torch tensors in them:
+    Iterating yields batches with the keys of the core loader's, in torch tensors:
 
-    - ``batch["data"]``: a sparse CSR tensor with int32 ``crow_indices`` and ``col_indices`` (int64 from 2**31
-      elements), or a dense tensor, of shape (n_rows, n_vars);
-    - ``batch["labels"]``: the label columns as a DataFrame, built only when asked for;
-    - ``batch["index"]``: (n_rows,) int64 global row numbers, unless the core loader leaves them out;
-    - ``batch.codes[column]``: (n_rows,) int64 codes into ``categories[column]``, missing -1, as loss functions take
-      them; for a column of numbers or booleans its values, in the types of `annbatch.Batch`: int64, float32, bool, or
-      float64 where integers may be missing;
-    - ``batch["obsm"][name]``: a dense tensor, or, where it is stored sparse, a matrix like ``data``; float32 (float64
-      if ``dtype`` is), or integers;
-    - of a collection with modalities, ``batch["rna"]["data"]`` and the like, instead of ``data``, ``layers`` and
-      ``obsm``.
+    - ``batch["data"]``: a sparse CSR tensor or a dense tensor, (n_rows, n_vars). ``crow_indices`` and ``col_indices``
+      are int32, or int64 from 2**31 elements on.
+    - ``batch["labels"]``: the label columns as a DataFrame, made only when asked for.
+    - ``batch["index"]``: global row numbers, (n_rows,) int64, unless the core loader has ``return_index=False``.
+    - ``batch.codes[column]``: codes into ``categories[column]``, (n_rows,) int64, missing -1, as loss functions take
+      them. For a column of numbers or booleans, its values, in the types of `annbatch.Batch`: int64, float32, bool, or
+      float64 for integers of which some may be missing.
+    - ``batch["obsm"][name]``: a dense tensor, or a matrix like ``data`` if it is stored sparse; float32 (float64 if
+      ``dtype`` is) or integers.
+    - For a collection with modalities, ``batch["rna"]["data"]`` and the like replace ``data``, ``layers`` and ``obsm``.
 
-    On the CPU ``data`` and ``index`` are the core's own memory, and so is ``data`` of ``Loader(device="cuda")``. A
-    batch may be kept: its memory, host or device, is not used again before the last tensor on it is gone.
+    **Memory.** On the CPU, ``data`` and ``index`` are the core's own memory, and so is ``data`` of
+    ``Loader(device="cuda")``. You may keep a batch: its memory, host or device, is not reused before the last tensor on
+    it is gone.
 
-    On a CUDA device use a batch on the stream under which it was asked for. Another stream has to wait for that one,
-    and the batch has to be kept until the other one is done. If the core made it, ``Tensor.record_stream`` does not
-    help: the memory is CuPy's, not torch's.
+    **Streams.** On a CUDA device, use a batch on the stream that was current when it was asked for. To use it on
+    another stream, let that stream wait for the first one, and keep the batch until the other stream is done. If the
+    core made the batch, ``Tensor.record_stream`` does not help, since the memory is CuPy's, not torch's.
 
-    Under ``torch.distributed`` each rank gets its own windows, and equally many batches, unless the core loader was
-    given a ``partition``. The workers of a ``DataLoader(…, batch_size=None, num_workers=n)`` share out the windows of
-    their rank: it gets the same batches as without workers, in another order. The next epoch is another one, whether
-    workers persist or not. `set_epoch` says which. (Workers tell epochs apart by the seeds that torch draws for them:
-    after ``torch.manual_seed`` with the same number before each epoch, call `set_epoch`.) A loader reads on threads of
-    its own, so that it needs no workers to be fast.
+    **Processes.** Under ``torch.distributed``, each rank gets its own windows, and all get the same number of batches,
+    unless the core loader has a ``partition``. The workers of a ``DataLoader(…, batch_size=None, num_workers=n)`` share
+    out the windows of their rank, which gets the same batches as without workers, in another order. Each iteration is
+    the next epoch, whether or not workers persist; `set_epoch` chooses one. Workers recognise a new epoch by the seeds
+    that torch draws for them: if you call ``torch.manual_seed`` with the same number before each epoch, call
+    `set_epoch`, too. A loader reads on threads of its own and does not need workers to be fast.
 
     Parameters
     ----------
     ds
-        The core loader, its data already added. It stays reachable as ``.loader``.
+        The core loader, to which data have been added. It stays reachable as ``.loader``.
     device
-        Where the tensors shall be: the CPU, or a CUDA device. None means where the core loader makes its batches.
-        Of ``Loader(device="cuda")`` they are the memory that the core has made on the device. Otherwise copies come out
-        of page-locked memory. Both are queued on the stream that is current in torch when a batch is asked for, and
-        nothing waits for them. Worker processes of a ``DataLoader`` give CPU tensors only: there, use
+        Device of the tensors: the CPU or a CUDA device. None means the device of the core loader. With
+        ``Loader(device="cuda")``, tensors are the memory that the core has made on the device. Otherwise, they are
+        copied from page-locked memory. Both are queued on the stream that is current in torch when a batch is asked
+        for, and nothing waits for them. Worker processes of a ``DataLoader`` give CPU tensors only: call
         ``batch.to(device)`` in the training process.
     layout
         ``"csr"`` or ``"dense"``.
     dtype
-        Type of the values. The core loader's ``casting`` has to allow it, unless it is float32: then wider floats are
-        rounded, and integers that float32 does not hold are an error. A 16-bit float costs one more pass, since torch
-        narrows float32 to it, unless the core makes dense batches on a device.
+        Type of the values. The core loader's ``casting`` must allow it, unless it is float32: wider floats are then
+        rounded, and integers that float32 cannot represent raise an error. 16-bit floats cost an additional pass, in
+        which torch converts float32, unless the core makes dense batches on a device.
     form
-        ``"batch"`` gives each batch as a `TorchBatch`. ``"dict"`` gives a plain dict of tensors, which other libraries
-        can move and concatenate: ``data``, ``index``, ``layers`` and ``obsm`` as above, and the codes of each label
-        column under the column's name, ``batch["cell_type"]``. Of a collection with modalities each modality is a
-        dict. There is no ``labels``: the codes say the same, with `categories`.
+        ``"batch"`` yields a `TorchBatch`. ``"dict"`` yields a plain dict of tensors, which other libraries can move and
+        concatenate: ``data``, ``index``, ``layers`` and ``obsm`` as above, and the codes of each label column under the
+        column's name, ``batch["cell_type"]``. There is no ``labels``; the codes and `categories` hold the same. With
+        modalities, each modality is a dict.
 
     Raises
     ------
     annbatch.errors.InputError
-        If ``layout``, ``dtype``, ``device`` or ``form`` is not one that can be served here, or a dict cannot hold what
-        the core loader gives; nothing has been read yet. While iterating, if the type of ``data`` or ``codes`` does not
-        hold a value, see above.
+        If ``layout``, ``dtype``, ``device`` or ``form`` is not supported, or a dict cannot hold the batches of the core
+        loader; nothing has been read yet. While iterating, if a value of ``data`` or ``codes`` does not fit its type.
+
+    Examples
+    --------
+    >>> import annbatch
+    >>> from annbatch_torch import TorchLoader
+    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+    >>> for batch in TorchLoader(ds, layout="dense"):
+    ...     x, y = batch["data"], batch.codes["cell_type"]
+    >>> x.dtype, y.dtype
+    (torch.float32, torch.int64)
     """
 
     def __init__(
@@ -181,7 +190,7 @@ class TorchLoader(Adapter, IterableDataset[Any]):
         self.device = _usable_device(born_on if device is None else device)
         self._is_born_there = born_on != "cpu"
         if self._is_born_there and self.device != _usable_device(born_on):
-            raise InputError(f"device must be {born_on!r}, where the loader makes its batches, got {str(device)!r}")
+            raise InputError(f"device must be {born_on!r}, that of the Loader, got {str(device)!r}")
         is_copied = self.device.type == "cuda" and not self._is_born_there
         emit = Emit(
             dtype=np.dtype(_EMITTED[dtype]),
@@ -225,29 +234,29 @@ class TorchLoader(Adapter, IterableDataset[Any]):
 
     @property
     def partition(self) -> Partition | None:
-        """Which consumer this process is: as the core loader was told, else its rank; and which of its workers."""
+        """The consumer that this process is: the core loader's ``partition``, otherwise its rank; and its worker."""
         partition = self.loader.partition or self._rank or _rank()
         if (worker := get_worker_info()) is not None:
             partition = replace(partition or WHOLE, worker=worker.id, n_workers=worker.num_workers)
         return partition
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next ``iter`` gives, here and in workers of a ``DataLoader``."""
+        """Choose the epoch that the next ``iter`` starts, here and in the workers of a ``DataLoader``."""
         super().set_epoch(epoch)
         if get_worker_info() is None:
             self._shared_epoch.set(epoch)
 
     def stats(self) -> Stats:
-        """Say what the running epoch did so far, or the last one, as `Loader.stats` does.
+        """Return the speed of the running or last epoch, as `Loader.stats` does.
 
-        With worker processes of a ``DataLoader``, it adds up what they counted. How long the caller waited is not among
-        it: a worker does not see that.
+        With worker processes of a ``DataLoader``, it is the sum of their counts, without the time that the caller
+        waited, which workers do not know.
         """
         shared = self._shared_stats.read() if get_worker_info() is None else None
         return shared or super().stats()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next ``iter`` go on where a state was taken, as `Loader.load_state_dict` does."""
+        """Make the next ``iter`` continue where a state was taken, as `Loader.load_state_dict` does."""
         super().load_state_dict(state)
         if get_worker_info() is None:
             self._shared_epoch.set(self.loader.next_epoch, resumes=True)
@@ -314,7 +323,7 @@ class TorchLoader(Adapter, IterableDataset[Any]):
         if tensor.dtype == torch.uint64:
             tensor = tensor.view(torch.int64)
             if (tensor < 0).any():
-                raise InputError(f"{name}: must hold values below 2**63 to be a tensor of int64")
+                raise InputError(f"{name}: values must be below 2**63 to become an int64 tensor, got larger ones")
         return tensor.to(_WIDENED.get(tensor.dtype, tensor.dtype))
 
     def _sparse(self, data: CSR, values: torch.Tensor) -> torch.Tensor:
@@ -342,7 +351,7 @@ class TorchLoader(Adapter, IterableDataset[Any]):
 def _refuse_collation(batches: Any, *, collate_fn_map: Any = None) -> NoReturn:
     """Say what to write where a ``DataLoader`` would make a batch of batches."""
     raise TypeError(
-        "TorchLoader gives whole batches, and a DataLoader must not make batches of them: write "
+        "TorchLoader yields whole batches, which a DataLoader must not batch again: write "
         "DataLoader(TorchLoader(ds), batch_size=None)"
     )
 

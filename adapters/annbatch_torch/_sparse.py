@@ -10,48 +10,54 @@ import torch
 
 
 def csr_parts(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Give the parts of a sparse CSR tensor, on the same memory.
+    """Return the three tensors of a sparse CSR tensor, on the same memory.
 
     Parameters
     ----------
     matrix
-        (n_rows, n_vars) sparse CSR tensor, such as ``batch["data"]``.
+        Sparse CSR tensor, (n_rows, n_vars), such as ``batch["data"]``.
 
     Returns
     -------
-    crow_indices, col_indices, values
-        (n_rows + 1,), (nnz,) and (nnz,): where each row starts, column numbers and values, the latter detached.
+    crow_indices : torch.Tensor
+        Where each row begins, (n_rows + 1,).
+    col_indices : torch.Tensor
+        Column numbers, (nnz,).
+    values : torch.Tensor
+        Values, (nnz,), detached.
     """
     # Attached, the values are a view of the sparse tensor, over which torch.compile stumbles.
     return matrix.crow_indices(), matrix.col_indices(), matrix.values().detach()
 
 
 def densify(crow_indices: torch.Tensor, col_indices: torch.Tensor, values: torch.Tensor, n_vars: int) -> torch.Tensor:
-    """Give the dense matrix; compiles with ``fullgraph=True``, and is differentiable with respect to ``values``.
+    """Make a dense matrix from the parts of a sparse one.
 
-    Elements of one row with the same column are summed, as SciPy does. On a GPU nothing waits for the device.
+    It compiles with ``torch.compile(fullgraph=True)``, and is differentiable with respect to ``values``. Elements of
+    one row with the same column are summed, as in SciPy. On a GPU, the host does not wait for the device.
 
     Parameters
     ----------
     crow_indices
-        (n_rows + 1,) where each row starts.
+        Where each row begins, (n_rows + 1,).
     col_indices
-        (nnz,) column numbers.
+        Column numbers, (nnz,).
     values
-        (nnz,) values.
+        Values, (nnz,).
     n_vars
         Number of columns.
 
     Returns
     -------
-    (n_rows, n_vars) tensor of the values' dtype, in memory of its own.
+    torch.Tensor
+        (n_rows, n_vars), of the dtype of ``values``, in memory of its own.
 
     Examples
     --------
     >>> @torch.compile(fullgraph=True)  # doctest: +SKIP
     ... def scores(crow_indices, col_indices, values, weight):
     ...     return densify(crow_indices, col_indices, values, weight.shape[0]) @ weight
-    >>> for batch in ds:  # doctest: +SKIP
+    >>> for batch in batches:  # doctest: +SKIP
     ...     scores(*csr_parts(batch["data"]), weight)
     """
     n_rows = crow_indices.shape[0] - 1

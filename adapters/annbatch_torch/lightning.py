@@ -33,36 +33,39 @@ __all__ = ["AnnDataModule"]
 
 
 class AnnDataModule(LightningDataModule):
-    """The batches of a Lightning trainer: `TorchBatch` for training, validation, test and prediction.
+    """The data of a Lightning trainer: `TorchBatch` for training, validation, test and prediction.
 
-    They come on the trainer's device. Under ``strategy="ddp"`` each rank gets its own windows, and equally many
-    batches. A trainer that goes on from a checkpoint (``fit(…, ckpt_path=…)``) gets the batches that would have come
-    next. The loader reads on threads of its own, and wants no workers.
+    Batches are on the trainer's device. Under ``strategy="ddp"``, each rank gets its own windows, and all get the same
+    number of batches. A trainer that resumes from a checkpoint (``fit(…, ckpt_path=…)``) gets the batches that would
+    have come next. The loader reads on threads of its own and needs no worker processes.
 
-    Each epoch of training has another order. Validation, test and prediction always have the order of epoch 0, so that
-    ``limit_val_batches=`` measures on the same rows each time. So has training with ``overfit_batches=``.
+    Each epoch of training has another order. Validation, test and prediction always use the order of epoch 0, so that
+    ``limit_val_batches=`` measures on the same rows each time. So does training with ``overfit_batches=``.
 
-    Lightning cannot tell how many cells are in a batch: say ``self.log(…, batch_size=len(batch["index"]))``.
+    Lightning cannot tell how many cells are in a batch: pass ``self.log(…, batch_size=len(batch["index"]))``.
 
     Parameters
     ----------
     train, val, test, predict
-        The loaders of the stages; None for a stage that is not wanted. ``Loader.split`` makes them by fraction and
-        seed, by a column of obs, or by given rows.
+        Loaders of the stages; None for a stage without one. ``Loader.split`` makes them by fraction, by an obs column
+        or from given rows.
     layout, dtype
         As in `TorchLoader`.
 
     Raises
     ------
     annbatch.errors.InputError
-        If a trainer asks for a stage (other than validation) that has no loader.
+        If a trainer asks for a stage other than validation that has no loader.
 
     Examples
     --------
-    >>> parts = ds.split({"train": 0.8, "val": 0.1, "test": 0.1}, seed=0)  # doctest: +SKIP
-    >>> parts = ds.split({"train": None, "val": ["donor 3"]}, by="donor")  # doctest: +SKIP
-    >>> parts = ds.split({"train": None, "val": np.arange(1000)})  # doctest: +SKIP
-    >>> Trainer(max_epochs=10).fit(model, datamodule=AnnDataModule(**parts))  # doctest: +SKIP
+    >>> import annbatch
+    >>> from annbatch_torch.lightning import AnnDataModule
+    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+    >>> parts = ds.split({"train": None, "val": ["donor 3"]}, by="donor")
+    >>> module = AnnDataModule(**parts)
+
+    Pass it to a trainer: ``Trainer(max_epochs=10).fit(model, datamodule=module)``.
     """
 
     def __init__(
@@ -82,31 +85,31 @@ class AnnDataModule(LightningDataModule):
         self._dtype = dtype
 
     def train_dataloader(self) -> TorchLoader:
-        """Give the batches to train on."""
+        """Return the batches to train on."""
         return self._batches("train")
 
     def val_dataloader(self) -> TorchLoader | list[Any]:
-        """Give the batches to validate on; none if there is no loader for them."""
+        """Return the batches to validate on; an empty list if there is no loader for them."""
         return self._batches("val") if "val" in self.loaders else []
 
     def test_dataloader(self) -> TorchLoader:
-        """Give the batches to test on."""
+        """Return the batches to test on."""
         return self._batches("test")
 
     def predict_dataloader(self) -> TorchLoader:
-        """Give the batches to predict from."""
+        """Return the batches to predict from."""
         return self._batches("predict")
 
     def stats(self, stage: str = "train") -> Stats:
-        """Say what the running or last epoch of a stage did, as `annbatch.Loader.stats` does."""
+        """Return the speed of the running or last epoch of a stage, as `annbatch.Loader.stats` does."""
         return self._loader(stage).stats()
 
     def state_dict(self) -> dict[str, Any]:
-        """Say where training stands; the trainer puts it into checkpoints."""
+        """Return where training stands; the trainer puts it into checkpoints."""
         return {"train": self.loaders["train"].state_dict()} if "train" in self.loaders else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let training go on where a state was taken."""
+        """Make training continue where a state was taken."""
         if "train" in state_dict:
             go_on(self.loaders["train"], state_dict["train"])
 
@@ -117,7 +120,9 @@ class AnnDataModule(LightningDataModule):
 
     def _loader(self, stage: str) -> Loader:
         if stage not in self.loaders:
-            raise InputError(f"an AnnDataModule needs a loader for {stage!r} here, and has {sorted(self.loaders)}")
+            raise InputError(
+                f"AnnDataModule must have a loader for {stage!r} here, got loaders only for {sorted(self.loaders)}"
+            )
         return self.loaders[stage]
 
     def _batches(self, stage: str) -> TorchLoader:

@@ -38,15 +38,15 @@ _POSITION = "annbatch_loader.json"
 class LoaderTrainer(Trainer):  # type: ignore[misc]
     """A ``transformers.Trainer`` whose datasets may be ``TorchLoader(ds, form="dict")``.
 
-    The model is called with the entries of a batch: ``forward(self, data, index, cell_type)``. The loader's batch size
-    counts, and ``per_device_train_batch_size`` is for the trainer's logs alone. Under ``torchrun`` or
-    ``accelerate launch`` each rank gets its own rows, and equally many batches.
+    The entries of a batch are the arguments of the model: ``forward(self, data, index, cell_type)``. The batch size is
+    that of the loader; ``per_device_train_batch_size`` only affects the trainer's logs. Under ``torchrun`` or
+    ``accelerate launch``, each rank gets its own rows, and all get the same number of batches.
 
-    ``train(resume_from_checkpoint=…)`` goes on with the batch that would have come next, and reads none before it.
-    It needs as many ranks as the checkpoint was saved with.
+    ``train(resume_from_checkpoint=…)`` continues with the batch that would have come next, and reads none before it. It
+    needs as many ranks as the checkpoint was saved with.
 
-    Evaluation gives the order of epoch 0 each time. On several ranks it needs a number of rows that can be shared out
-    equally, since a ``Trainer`` gathers tensors of equal shapes.
+    Evaluation uses the order of epoch 0 each time. On several ranks, the number of rows must be a multiple of the
+    number of ranks, since a ``Trainer`` gathers tensors of equal shapes.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ class LoaderTrainer(Trainer):  # type: ignore[misc]
     Raises
     ------
     annbatch.errors.InputError
-        If a loader gives no dicts, or ``ignore_data_skip`` is set. From ``train``, if the checkpoint does not say where
-        the loader stood, or is of other data, settings or another number of ranks.
+        If a loader does not yield dicts, or ``ignore_data_skip`` is set. From ``train``, if the checkpoint does not say
+        where the loader stood, or belongs to other data, settings or another number of ranks.
 
     Examples
     --------
@@ -69,25 +69,25 @@ class LoaderTrainer(Trainer):  # type: ignore[misc]
         super().__init__(*args, **options)
         if isinstance(self.train_dataset, TorchLoader):
             if self.args.ignore_data_skip:
-                raise InputError("ignore_data_skip must be False: nothing is read twice when a LoaderTrainer goes on")
+                raise InputError("ignore_data_skip must be False: a LoaderTrainer that resumes reads nothing twice")
             self._train_batches = _Batches(self.train_dataset)
             self.add_callback(_SavedPosition(self.train_dataset))
 
     def get_train_dataloader(self) -> Any:
-        """Give the batches to train on."""
+        """Return the batches to train on."""
         if not isinstance(self.train_dataset, TorchLoader):
             return super().get_train_dataloader()
         return DataLoader(self._train_batches, batch_size=None)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """Give the batches to evaluate on."""
+        """Return the batches to evaluate on."""
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(chosen, str):
             chosen = self.eval_dataset[chosen]
         return _measured(chosen) if isinstance(chosen, TorchLoader) else super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        """Give the batches to predict from."""
+        """Return the batches to predict from."""
         return (
             _measured(test_dataset)
             if isinstance(test_dataset, TorchLoader)
@@ -133,8 +133,8 @@ class _Batches(IterableDataset[Any]):
             count = (self._batches.partition or WHOLE).count
             if [n_ranks for n_ranks, _ in state["parts"]] != [count]:
                 raise InputError(
-                    f"{checkpoint}: must be of as many ranks as train here, {count}, since a Trainer counts the "
-                    f"batches of each; got {state['parts'][-1][0]}"
+                    f"{checkpoint}: must have been saved with the current number of ranks, {count}, since a Trainer "
+                    f"counts the batches of each rank; got {state['parts'][-1][0]}"
                 )
             self._n_had = state["parts"][0][1]
 
@@ -156,8 +156,8 @@ def _measured(batches: TorchLoader) -> Any:
     count = (batches.partition or WHOLE).count
     if count > 1 and torch.distributed.is_initialized() and not batches.loader.drop_last and batches.n_obs % count:
         raise InputError(
-            f"to evaluate on {count} ranks, a loader must have a multiple of {count} rows, got {batches.n_obs:,}: a "
-            "Trainer gathers tensors of equal shapes; set drop_last=True to leave the others out"
+            f"to evaluate on {count} ranks, a loader must have a multiple of {count} rows, got {batches.n_obs:,}, since "
+            "a Trainer gathers tensors of equal shapes; set drop_last=True to leave out the remaining rows"
         )
     batches.set_epoch(0)
     return DataLoader(_Batches(batches), batch_size=None)

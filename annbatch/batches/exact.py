@@ -28,6 +28,6 @@ def check_exact(matrix: CSR | NDArray[Any], name: str) -> None:
     for value in (values.max(initial=0), values.min(initial=0)):
         if value >= LIMIT or value <= -LIMIT:
             raise InputError(
-                f"{name}: integers must be below 2**24 in size to become float32, got {int(value)}; ask for dtype "
+                f"{name}: to become float32, integers must be below 2**24 in size, got {int(value)}; ask for dtype "
                 f"float64, or accept rounded values with Loader(casting='same_kind')"
             )

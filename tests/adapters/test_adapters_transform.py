@@ -137,7 +137,7 @@ def test_a_number_that_jax_does_not_hold_is_refused(counts):
     def huge(batch: Batch) -> Batch:
         return batch.replace(data=np.full(batch.data.shape, 2**40))
 
-    with pytest.raises(InputError, match=f"data: must hold values that int32 holds .*{2**40}"):
+    with pytest.raises(InputError, match=f"data: values must fit int32 .*{2**40}"):
         next(iter(annbatch_jax.JaxLoader(loader(counts, huge))))
 
 

@@ -140,7 +140,7 @@ def test_torch_has_no_say_in_the_device(device: HostDevice, make_loader: MakeLoa
     core = make_loader(device="cuda")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loader_module, "_usable_device", lambda name: f"usable {name}")
-        with pytest.raises(InputError, match="device must be 'cuda:0', where the loader makes its batches, got 'cpu'"):
+        with pytest.raises(InputError, match="device must be 'cuda:0', that of the Loader, got 'cpu'"):
             TorchLoader(core, device="cpu")
 
 

@@ -46,7 +46,7 @@ def test_names_come_in_every_framework(stores):
     batch = next(iter(loader))
     seen = jax.tree.map(lambda leaf: leaf, batch)
     assert seen.names is None
-    with pytest.raises(KeyError, match="names stays with the batch"):
+    with pytest.raises(KeyError, match="names is only in the batch"):
         seen["names"]
 
 

@@ -83,11 +83,11 @@ def test_index_and_labels_stay_on_the_host() -> None:
     assert moved.n_padding is None
     np.testing.assert_array_equal(moved["mask"], batch["mask"])
     for name in ("index", "labels"):
-        with pytest.raises(KeyError, match=f"{name} stays with the batch that the loader gave"):
+        with pytest.raises(KeyError, match=f"{name} is only in the batch that the loader yielded"):
             moved[name]
-    with pytest.raises(AttributeError, match="labels stays with the batch"):
+    with pytest.raises(AttributeError, match="labels is only in the batch"):
         _ = moved.labels
-    with pytest.raises(KeyError, match="stays with the batch"):
+    with pytest.raises(KeyError, match="is only in the batch"):
         jax.jit(lambda batch: batch["index"])(batch)
     assert batch.labels["number"].tolist() == batch.index.tolist()
 

@@ -132,7 +132,7 @@ def test_torch_takes_no_other_device(torch: Any, make_loader: MakeLoader) -> Non
 
     assert TorchLoader(make_loader(device="cuda")).device == torch.device("cuda", 0)
     assert TorchLoader(make_loader(device="cuda"), device="cuda").device == torch.device("cuda", 0)
-    with pytest.raises(InputError, match="device must be 'cuda:0', where the loader makes its batches, got 'cpu'"):
+    with pytest.raises(InputError, match="device must be 'cuda:0', that of the Loader, got 'cpu'"):
         TorchLoader(make_loader(device="cuda"), device="cpu")
 
 

@@ -127,9 +127,9 @@ def test_testing_and_prediction(make_loader: MakeLoader) -> None:
 
 def test_a_stage_without_a_loader(make_loader: MakeLoader) -> None:
     model = RowModel(make_loader().n_vars)
-    with pytest.raises(InputError, match=r"needs a loader for 'test' here, and has \['train'\]"):
+    with pytest.raises(InputError, match=r"must have a loader for 'test' here, got loaders only for \['train'\]"):
         make_trainer().test(model, datamodule=AnnDataModule(train=make_loader()), verbose=False)
-    with pytest.raises(InputError, match="needs a loader for 'val' here"):
+    with pytest.raises(InputError, match="must have a loader for 'val' here"):
         AnnDataModule(train=make_loader()).stats("val")
 
 

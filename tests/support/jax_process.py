@@ -200,7 +200,7 @@ def shardings_that_cannot_be_served_are_refused() -> None:
     mesh = by_rows().mesh
     with refused("batch_size must be a multiple of the 8 shards", "got 12"):
         JaxLoader(core(batch_size=12), sharding=by_rows())
-    with refused("must cut the rows alone", "'data'"):
+    with refused("must cut only rows", "'data'"):
         JaxLoader(core(), sharding=NamedSharding(mesh, PartitionSpec(None, "data")))
     with refused("must be a jax.sharding.NamedSharding, got SingleDeviceSharding"):
         JaxLoader(core(), sharding=SingleDeviceSharding(jax.devices()[0]))
@@ -343,14 +343,14 @@ def a_process_that_does_not_come_is_an_error() -> None:
     ds = JaxLoader(core(), sharding=by_rows())
     if jax.process_index() == 0:
         annbatch_jax._agreement.PATIENCE_S = 1
-        with refused("process 1 has not begun epoch 0 within 1 s of 0"):
+        with refused("process 1 did not begin epoch 0 within 1 s of process 0"):
             next(iter(ds))
 
 
 def a_partition_of_another_process_is_refused() -> None:
-    with refused("partition must be", "as the sharding says"):
+    with refused("partition of the Loader must be that of the sharding"):
         JaxLoader(core(partition=Partition(1 - jax.process_index(), 2)), sharding=by_rows())
-    with refused("each process equally many rows of its own"):
+    with refused("each process the same number of rows of its own"):
         JaxLoader(core(), sharding=NamedSharding(by_rows().mesh, PartitionSpec()))
 
 
