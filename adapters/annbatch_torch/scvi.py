@@ -41,15 +41,15 @@ __all__ = ["ScviDataModule"]
 
 
 class ScviDataModule(AnnDataModule):
-    """The batches of a model of scvi-tools: what ``model.train(datamodule=…)`` takes.
+    """The data module of a model of scvi-tools, for ``model.train(datamodule=…)``.
 
-    The arguments of the model's ``setup_anndata`` are given here, by the same names. The model is made from `adata`.
-    Resuming and ranks work as with `AnnDataModule`: under ``strategy="ddp"`` each rank gets its own cells, and
-    ``train(ckpt_path=…)`` goes on with the next batch.
+    Pass the arguments of the model's ``setup_anndata`` here, by the same names, and make the model from `adata`.
+    Resuming and ranks work as with `AnnDataModule`: under ``strategy="ddp"``, each rank gets its own cells, and
+    ``train(ckpt_path=…)`` continues with the next batch.
 
-    Give ``batch_size`` and ``validation_size`` here. ``train`` cannot hand them to a data module, so that
-    ``train(batch_size=…)``, ``train(train_size=…)`` and the like are refused. A last training batch of a single cell is
-    left out, another one each epoch.
+    Pass ``batch_size`` and ``validation_size`` here, too. ``train`` does not pass them on to a data module, so that
+    ``train(batch_size=…)``, ``train(train_size=…)`` and the like raise an error. A last training batch of a single cell
+    is dropped, another cell each epoch.
 
     Methods that go through cells, such as ``get_latent_representation``, need
     ``dataloader=module.inference_dataloader()``. Those that take no ``dataloader``, such as
@@ -58,46 +58,47 @@ class ScviDataModule(AnnDataModule):
     Parameters
     ----------
     model
-        A class of models, such as ``scvi.model.SCVI``.
+        Class of the model, such as ``scvi.model.SCVI``.
     data
-        A loader, its data already added, or the path of a collection.
+        A loader to which data have been added, or the path of a collection.
     batch_size
-        Cells in a batch; None means that of the loader, or ``scvi.settings.batch_size`` for a path.
+        Cells in a batch. None means that of the loader, or ``scvi.settings.batch_size`` for a path.
     validation_size
-        Share of the cells that are held out for validation; 0 holds out none. Of semi-supervised models each class, and
-        the cells without a label, have that share.
+        Share of the cells to hold out for validation; 0 holds out none. For semi-supervised models, it is the share of
+        each class, and of the cells without a label.
     parts
-        Loaders as `annbatch.Loader.split` of ``data`` gives them: ``"train"`` and, if wanted, ``"val"`` and ``"test"``.
-        None splits by ``validation_size``.
+        Loaders that `annbatch.Loader.split` of ``data`` returned: ``"train"`` and, optionally, ``"val"`` and
+        ``"test"``. None splits by ``validation_size``.
     seed
         Seed of the split.
     reference
-        A trained model, or the path of a saved one, that ``model.load_query_data(module.adata, reference)`` is to
-        continue with these cells. The arguments of ``setup_anndata`` are then those of the reference.
+        A trained model, or the path of a saved one, to continue with these cells by
+        ``model.load_query_data(module.adata, reference)``. The arguments of ``setup_anndata`` are then those of the
+        reference.
     **setup
         Arguments of ``model.setup_anndata``: ``layer``, ``batch_key``, ``labels_key``, ``unlabeled_category``,
-        ``categorical_covariate_keys``, ``continuous_covariate_keys``, ``size_factor_key``, ``sample_key`` and what else
-        the model has for columns of obs. Cells whose label is missing get ``unlabeled_category``.
+        ``categorical_covariate_keys``, ``continuous_covariate_keys``, ``size_factor_key``, ``sample_key``, and any
+        others of the model that name obs columns. Cells whose label is missing get ``unlabeled_category``.
 
     Attributes
     ----------
     adata : anndata.AnnData
-        (n_obs, n_vars) all cells, registered for the model: the names of cells and genes, and the obs columns that were
-        named. The counts are in the collection. Here X and the layer hold NaN, so that what a model computes without
-        ``dataloader=`` is NaN or an error. ``model.load(…, adata=module.adata)`` loads a saved model.
+        All cells, (n_obs, n_vars), registered for the model: the names of cells and genes, and the obs columns that
+        were named. Counts remain in the collection; X and the layer hold NaN, so that anything that a model computes
+        without ``dataloader=`` is NaN or an error. ``model.load(…, adata=module.adata)`` loads a saved model.
     n_obs, n_vars : int
-        Cells and genes.
+        Number of cells, and of genes.
     n_train, n_val : int
-        Cells to train on, and cells that are held out for validation.
+        Number of training cells, and of validation cells.
     train_idx, val_idx, test_idx : ndarray
-        Their places in `adata`, int64, in ascending order; after training also ``model.train_indices`` and the like.
+        Their positions in `adata`, int64, ascending. After training also ``model.train_indices`` and the like.
 
     Raises
     ------
     annbatch.errors.InputError
-        If a column is not in obs, or a cell has no value where one is needed; if an argument names something else than
-        obs columns and one layer; if the genes are not those of the reference. When ``train`` starts, if it was given
-        an argument that has no effect with a data module.
+        If a column is not in obs, or a cell lacks a required value; if an argument names something other than obs
+        columns and one layer; if the genes are not those of the reference. When ``train`` starts, if it was given an
+        argument that has no effect with a data module.
     TypeError
         If the model's ``setup_anndata`` has no such argument.
 
@@ -125,7 +126,9 @@ class ScviDataModule(AnnDataModule):
         if reference is not None:
             reference = reference if isinstance(reference, BaseModelClass) else os.fspath(reference)
             if setup:
-                raise InputError(f"{', '.join(setup)}: with a reference, its arguments of setup_anndata are taken")
+                raise InputError(
+                    f"{', '.join(setup)}: must not be passed with a reference, whose arguments of setup_anndata are used"
+                )
             setup, transfer = _of_reference(model, reference)
         layer = setup.get("layer")
         ds = _loader(data, batch_size, layer)
@@ -159,18 +162,20 @@ class ScviDataModule(AnnDataModule):
             self._is_labelled = (labels != setup.get("unlabeled_category")).to_numpy()
 
     def setup(self, stage: str) -> None:
-        """Refuse arguments of ``train`` that have no effect; what a trainer calls before it asks for batches."""
+        """Refuse arguments of ``train`` that have no effect; a trainer calls this before it asks for batches."""
         check_train(self.loaders["train"].batch_size)
 
     def inference_dataloader(self, stage: str | None = None, *, batch_size: int | None = None) -> ScviBatches:
-        """Give all cells, or those of a stage, in the order of `adata`; every rank gets all of them.
+        """Return batches of all cells, or those of a stage, in the order of `adata`.
+
+        Every rank gets all of them.
 
         Parameters
         ----------
         stage
             ``"train"``, ``"val"`` or ``"test"``; None means all cells.
         batch_size
-            Cells in a batch; None means that of training.
+            Cells in a batch. None means that of training.
         """
         ds = self._ds if stage is None else self.loaders[stage]
         options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
@@ -182,12 +187,12 @@ class ScviDataModule(AnnDataModule):
         Parameters
         ----------
         indices
-            Places in `adata`, or a mask, (n_obs,) bool.
+            Positions in `adata`, or a mask, (n_obs,) bool.
 
         Returns
         -------
         anndata.AnnData
-            (n_indices, n_vars) the cells in the order of ``indices``; counts are a CSR matrix.
+            The cells, (n_indices, n_vars), in the order of ``indices``; counts are a CSR matrix.
 
         Examples
         --------
@@ -267,6 +272,7 @@ def _check_genes(genes: pd.Index[Any], model: type[BaseModelClass], reference: B
     wanted = model.prepare_query_anndata(None, reference, return_reference_var_names=True)
     if not genes.equals(wanted):
         raise InputError(
-            f"reference: must have been trained on these {len(genes):,} genes, in this order, and has {len(wanted):,}, "
-            f"of which {wanted.isin(genes).sum():,} are here; give data=Loader(var_names=…, absent=…) with its genes"
+            f"reference must have been trained on the {len(genes):,} genes of the data, in the same order, got "
+            f"{len(wanted):,} genes, of which the data have {wanted.isin(genes).sum():,}: pass "
+            f"data=Loader(var_names=…, absent=…) with the genes of the reference"
         )
