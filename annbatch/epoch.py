@@ -75,16 +75,15 @@ class Reads:
 
 
 class Epoch(Iterator[Batch]):
-    """The batches of an epoch for one consumer.
+    """Iterator over the batches of an epoch for one consumer.
 
-    Closing it ends its threads. Dropping it ends them too, but waits for that only briefly.
-
-    Several threads may ask for batches: each batch goes to one of them.
+    Closing it ends its threads. Dropping it ends them too, but waits for that only briefly. Several threads may share
+    it; each batch goes to one of them.
 
     Parameters
     ----------
     begin
-        Is called with this iterator when its first batch is asked for, and says where it starts.
+        Called with this iterator when its first batch is asked for; returns where to start.
     """
 
     def __init__(self, begin: Callable[[Epoch], Start]) -> None:
@@ -96,7 +95,7 @@ class Epoch(Iterator[Batch]):
         self._stages: tuple[Prefetch[Any], ...] = ()
         # A signal handler may close the iterator in the thread that is asking it for a batch.
         self.lock = RLock()
-        """Held while a batch is taken; adapters hold it where they do more in one step."""
+        """Held while a batch is taken. Adapters that do more in one step hold it, too."""
         self._pid = os.getpid()
 
     def _start(self, start: Start) -> None:
@@ -119,7 +118,7 @@ class Epoch(Iterator[Batch]):
 
     def _next(self) -> Batch:
         if self._closed:
-            raise RuntimeError("this iterator was closed: its loader was closed, or a new epoch was started")
+            raise RuntimeError("this iterator is closed: its loader was closed, or another epoch was started")
         asked_ns = time.perf_counter_ns()
         if self._begin is not None:
             self._start(self._begin(self))
@@ -143,7 +142,7 @@ class Epoch(Iterator[Batch]):
         return batch
 
     def ahead(self, n: int) -> list[Batch]:
-        """Give up to ``n`` of the batches that come next, as far as they have been read; none of them counts as had."""
+        """Return up to ``n`` of the next batches, as far as they have been read, without handing them over."""
         with self.lock:
             if self._begin is not None:
                 return []

@@ -50,8 +50,8 @@ class Stratified:
     >>> from annbatch import Loader, samplers
     >>> sampler = samplers.Stratified("perturbation", {"none": 16, "a": 8, "b": 8})
     >>> ds = Loader(batch_size=32, sampler=sampler).use_collection("collection", labels=["perturbation"])
-    >>> next(iter(ds)).labels["perturbation"].value_counts().to_dict()
-    {'none': 16, 'a': 8, 'b': 8}
+    >>> next(iter(ds)).labels["perturbation"].value_counts().sort_index().to_dict()
+    {'a': 8, 'b': 8, 'none': 16}
     """
 
     by: str | Sequence[str]

@@ -106,9 +106,9 @@ def append_to_collection(
     Examples
     --------
     >>> from annbatch import append_to_collection
-    >>> collection = append_to_collection(["b.h5ad"], "collection", progress=False)
-    >>> len(collection.stores)
-    2
+    >>> collection = append_to_collection(["c.h5ad"], "collection", progress=False)
+    >>> collection.n_obs, len(collection.stores)
+    (160, 2)
     """
     output = local_directory("collection_path", collection_path)
     collection = AppendTarget.check(output)
