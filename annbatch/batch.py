@@ -91,8 +91,8 @@ class Emit:
 
     dtype: np.dtype[Any] | None = None
     """Type of the values; None means the type that the data had before they were written. The loader's ``casting`` says
-    which types are allowed. Elements of obsm keep integers and booleans; their floats become float32, or float64 if
-    ``dtype`` is."""
+    which types are allowed. If given, floats of obsm become float32, or float64 if ``dtype`` is; integers and booleans
+    of obsm do not change."""
     narrowed: Literal["float16", "bfloat16"] | None = None
     """16-bit float to which the adapter converts the values; ``casting`` has to allow it as it has to allow
     ``dtype``."""
