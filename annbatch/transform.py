@@ -244,7 +244,7 @@ def _check(found: Any, before: Batch, name: str) -> None:
         raise InputError(f"{name} must change only the modalities, and keep all of {list(known)}")
     for key, one in modalities.items():
         if not isinstance(one, Modality) or one.mask is not known[key].mask:
-            raise InputError(f"{name}: make the modality {key!r} by batch[{key!r}].replace(data=…), which keeps its mask")
+            raise InputError(f"{name}: make the modality {key!r} by its replace(data=…), which keeps its mask")
         _check_matrices(one, before.n_rows, f"{name}: {key}")
 
 

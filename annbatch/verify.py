@@ -54,7 +54,8 @@ def verify_store(
         if len(differs):
             row = int(differs[0])
             raise CorruptStoreError(
-                f"{collection.path}/{part.name}/obs: must have the cells of the store, row {row} is not {names[row]!r}"
+                f"{collection.path}/{part.name}/obs: must have the cells of the store in their order, got another name "
+                f"than {names[row]!r} in row {row}"
             )
         _verify_elements(view, part, report if number == 0 else lambda rows: None)
 

@@ -53,7 +53,9 @@ class Agreement:
             except jax.errors.JaxRuntimeError as e:
                 if "DEADLINE_EXCEEDED" not in str(e):
                     raise
-                raise InputError(f"process {process} did not begin {what} within {PATIENCE_S:g} s of process {me}") from e
+                raise InputError(
+                    f"process {process} did not begin {what} within {PATIENCE_S:g} s of process {me}"
+                ) from e
             differences = [
                 f"{name} is {theirs.get(name)!r} in process {process} and {mine.get(name)!r} in process {me}"
                 for name in dict.fromkeys((*mine, *theirs))

@@ -165,7 +165,9 @@ class JaxLoader(Adapter):
         own = self.loader.partition
         if placement.is_shared:
             if own not in (None, placement.partition):
-                raise InputError(f"partition of the Loader must be that of the sharding, {placement.partition}, got {own}")
+                raise InputError(
+                    f"partition of the Loader must be that of the sharding, {placement.partition}, got {own}"
+                )
             self._agreement = Agreement(placement.processes)
         if self._emit.layout == "csr":
             nse = self._emit.nse

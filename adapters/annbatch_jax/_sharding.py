@@ -53,7 +53,9 @@ class Placement:
             held.setdefault(device.process_index, set()).update(range(*where.indices(n_shards)))
         if sum(map(len, held.values())) > n_shards or len(set(map(len, held.values()))) > 1:
             shown = {process: sorted(shards) for process, shards in sorted(held.items())}
-            raise InputError(f"sharding must give each process the same number of rows of its own, got the shards {shown}")
+            raise InputError(
+                f"sharding must give each process the same number of rows of its own, got the shards {shown}"
+            )
         if jax.process_index() not in held:
             raise InputError(f"sharding must have devices of this process, {jax.process_index()}, got {sorted(held)}")
         n_local = n_shards // len(held)

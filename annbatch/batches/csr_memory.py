@@ -60,7 +60,7 @@ class CsrMemory:
         return np.append(np.minimum(cuts[:-1, None] + first, cuts[1:, None]), cuts[-1])
 
     def largest_parts(self, rows: RowPlan, *, drops: bool) -> Ints:
-        """Return the elements of the largest part of each batch, (n_batches,); an upper bound if columns are dropped."""
+        """Return the elements of the largest part of each batch, (n_batches,); a bound if columns are dropped."""
         most: Ints = np.array(rows.n_elements, np.int64).reshape(-1, self.n_parts).max(axis=1)
         if drops:
             most = np.minimum(most, self._batch_size // self.n_parts * self._n_columns)

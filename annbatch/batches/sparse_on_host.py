@@ -92,7 +92,8 @@ class SparsePart:
         if self._drops and not self._emit.alike:
             return rows
         all_rows = [rows, *(self._lay_out(*other) for other in others)]
-        return replace(rows, most=np.max([self._memory.largest_parts(one, drops=self._drops) for one in all_rows], axis=0))
+        largest = [self._memory.largest_parts(one, drops=self._drops) for one in all_rows]
+        return replace(rows, most=np.max(largest, axis=0))
 
     def _lay_out(self, plan: WindowPlan, indptrs: Indptrs) -> RowPlan:
         matrices = [self._matrices[reading.store] for reading in plan.readings]

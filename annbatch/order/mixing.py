@@ -112,8 +112,8 @@ def measure_windows(
 def advice(found: Sequence[Mixing], window_rows: int) -> str:
     """Return the warning about windows of ``window_rows`` rows that mix poorly."""
     return (
-        f"rows are in the order in which they were written, and a window of {window_rows:,} rows mixes them poorly: it has "
-        f"{'; '.join(map(str, found))}. Smaller blocks mix better: try chunk_size=16 and preload_nchunks="
+        f"rows are in the order in which they were written, and a window of {window_rows:,} rows mixes them poorly: it "
+        f"has {'; '.join(map(str, found))}. Smaller blocks mix better: try chunk_size=16 and preload_nchunks="
         f"{-(-window_rows // 16)}. A shuffled collection mixes best and is read faster: call "
         f"ds.write_collection(path) once, then use_collection(path)"
     )

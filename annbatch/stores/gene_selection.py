@@ -1,7 +1,7 @@
 """Which columns of X and layers does a loader yield?
 
-1. `GeneOptions` checks the options of a loader, and returns `Genes` for each modality: names, a boolean mask, or a function
-   of var.
+1. `GeneOptions` checks the options of a loader, and returns `Genes` for each modality: names, a boolean mask, or a
+   function of var.
 2. `Genes.find` looks that up in the var of a store. It gives a column number for each gene, -1 for one that the store
    lacks, and the var of these genes.
 """
@@ -199,7 +199,8 @@ class GeneOptions:
                 )
             return {"": Genes(wanted, self.var_key, self.absent, self.join)}
         if wanted is not None and not isinstance(wanted, dict):
-            raise InputError(f"var_names must be a dict by modality, of {list(modalities)}, got {summary.short(wanted)}")
+            got = summary.short(wanted)
+            raise InputError(f"var_names must be a dict by modality, of {list(modalities)}, got {got}")
         chosen = wanted or {}
         if unknown := [name for name in chosen if name not in modalities]:
             raise InputError(f"var_names must be a dict by modality, of {list(modalities)}, got {unknown}")

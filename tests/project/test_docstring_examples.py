@@ -1,6 +1,6 @@
 """Do the examples in public docstrings run, and give what they say?
 
-They find a collection of 120 cells in the working directory, and three ``.h5ad`` files: two halves of it, and other cells.
+They find a collection of 120 cells in the working directory, and three ``.h5ad`` files: its halves, and other cells.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def cells(names: range) -> ad.AnnData:
         },
         index=[f"cell {row}" for row in names],
     )
-    return ad.AnnData(sp.csr_matrix(rng.poisson(0.5, (n, 6)).astype(np.float32)), obs, pd.DataFrame(index=list("ABCDEF")))
+    counts = sp.csr_matrix(rng.poisson(0.5, (n, 6)).astype(np.float32))
+    return ad.AnnData(counts, obs, pd.DataFrame(index=list("ABCDEF")))
 
 
 @pytest.fixture(scope="module")
