@@ -1,7 +1,6 @@
 """How does a user get shuffled batches from stores?
 
-1. `Loader.use_collection`, `Loader.use_h5ad` or `Loader.add_anndatas` opens the stores (`annbatch.sources`), which
-   together are one `annbatch.dataset.Dataset`.
+1. `Loader.use_collection`, `Loader.use_h5ad` or `Loader.add_anndatas` opens the stores (`annbatch.loader_data`).
 2. A schedule says which rows make each window (`annbatch.order.schedule`, `annbatch.samplers`).
 3. A fetcher reads windows into batches (`annbatch.fetch`), one or more of them ahead (`annbatch.prefetch`).
 4. The batches of each window are handed over one by one, and counted, so that a run can resume where it stopped
@@ -19,27 +18,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace as replaced
 from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-import anndata as ad
-import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
-from annbatch import scverse_names, summary
+from annbatch import scverse_names
 from annbatch.batch import Batch, Emit
-from annbatch.batches.casts import Casting, Emitted
+from annbatch.batches.casts import Casting
 from annbatch.buffers import SlabPool
-from annbatch.check import available_cores, boolean, byte_count, distinct_names, expanded, integer, least_rows, one_of
+from annbatch.check import available_cores, boolean, integer, least_rows
 from annbatch.counters import Counters
 from annbatch.dataset import Dataset
-from annbatch.device.cuda import open_device
 from annbatch.device.window_memory import WindowMemoryPool
 from annbatch.epoch import Epoch, Start
-from annbatch.errors import InputError
 from annbatch.fetch import Carried, Fetcher
+from annbatch.loader_data import Decode, LoaderData
 from annbatch.order.consumers import Partition
 from annbatch.order.mixing import LEAST_ROWS, Mixing, advice, measure_windows
 from annbatch.order.permutation import MAX_WORD
@@ -47,19 +41,11 @@ from annbatch.order.row_selection import Runs
 from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.splits import Part, describe, describe_fold, folds, split
 from annbatch.order.state import Position, load, save
-from annbatch.remote.disk_cache import DiskCache
 from annbatch.samplers import Sampler, Sequential, Shuffled
-from annbatch.sources import Opening, Sources
 from annbatch.stats import Stats
-from annbatch.stores.anndata_store import DenseMatrix
-from annbatch.stores.collection import Collection
-from annbatch.stores.file_index import FileIndex
 from annbatch.stores.gene_join import How
-from annbatch.stores.gene_selection import Absent, GeneOptions, VarNames
-from annbatch.summary import Summary
-from annbatch.transform import Transform, Transforms
-
-Decode = Literal["auto", "cpu", "gpu"]
+from annbatch.stores.gene_selection import Absent, VarNames
+from annbatch.transform import Transform
 
 WHOLE = Partition(0, 1)
 """The partition of a consumer that is alone."""
@@ -68,7 +54,7 @@ _OPENING_OPTIONS = ("layers", "obsm", "modalities", "cache_dir", "cache_limit")
 """Options that change what is opened, or how."""
 
 
-class Loader(Summary):
+class Loader(LoaderData):
     """Stream shuffled mini-batches of cells from AnnData stores that need not fit in memory.
 
     Which cells each batch holds depends only on the stores, ``rows``, the sampler, ``seed``, the epoch, ``batch_size``,
@@ -217,7 +203,7 @@ class Loader(Summary):
         device: str = "cpu",
         decode: Decode = "auto",
     ) -> None:
-        self._options = {name: value for name, value in locals().items() if name != "self"}
+        self._options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.batch_size = integer("batch_size", batch_size, 1)
         self.chunk_size = integer("chunk_size", chunk_size, 1)
         self.preload_nchunks = integer("preload_nchunks", preload_nchunks, 1)
@@ -226,260 +212,44 @@ class Loader(Summary):
             raise TypeError(f"sampler must have the members columns, bind and describe, got {type(sampler).__name__}")
         if sampler is not None and not shuffle:
             raise ValueError("shuffle must not be False if there is a sampler: the sampler decides the order")
-        self.sampler: Sampler = sampler if sampler is not None else Shuffled() if shuffle else Sequential()
         self.seed = integer("seed", seed, 0, MAX_WORD)
         self.drop_last = least_rows("drop_last", drop_last, self.batch_size)
         self.return_index = boolean("return_index", return_index)
-        self.dtype = None if dtype is None else np.dtype(dtype)
-        if self.dtype is not None and self.dtype.kind not in "biuf":
-            raise TypeError(f"dtype must be boolean, integer or floating, got {self.dtype}")
-        one_of("casting", casting, get_args(Casting))
-        self.casting: Casting = casting
-        genes = GeneOptions.of(var_names, var_key, absent, join)
-        self.var_names, self.var_key, self.absent = genes.var_names, genes.var_key, genes.absent
-        self.join: How = join
-        self.layers = distinct_names("layers", layers)
-        self.obsm = distinct_names("obsm", obsm)
-        self.classes = distinct_names("classes", classes)
-        self.names = boolean("names", names)
-        self._transforms = Transforms.of(transform, self.layers, self.dtype)
-        self.transform = transform
-        self.modalities = None if modalities is None else distinct_names("modalities", modalities)
+        super().__init__(
+            sampler=sampler if sampler is not None else Shuffled() if shuffle else Sequential(),
+            rows=rows,
+            dtype=dtype,
+            casting=casting,
+            var_names=var_names,
+            var_key=var_key,
+            absent=absent,
+            join=join,
+            transform=transform,
+            layers=layers,
+            obsm=obsm,
+            names=names,
+            classes=classes,
+            modalities=modalities,
+            cache_dir=cache_dir,
+            cache_limit=cache_limit,
+            device=device,
+            decode=decode,
+        )
         self.threads = None if threads is None else integer("threads", threads, 1)
         self.prefetch = integer("prefetch", prefetch, 0)
         if partition is not None and not isinstance(partition, Partition):
             raise TypeError(f"partition must be a Partition, got {type(partition).__name__}")
         self.partition = partition
-        self.cache_dir = None if cache_dir is None else Path(expanded(cache_dir))
-        self.cache_limit = byte_count("cache_limit", cache_limit)
-        self.device = device if device == "cpu" else open_device(device).name
-        one_of("decode", decode, get_args(Decode))
-        if device == "cpu" and decode != "auto":
-            raise InputError(f"decode must be 'auto' if device is 'cpu', got {decode!r}")
-        self._decode: Decode = decode
-        self._staging: WindowMemoryPool | None = None
-        self._rows: npt.ArrayLike | Runs | None = rows
         self._split: dict[str, Any] | None = None
-        self._sources = Sources()
-        self._dataset: Dataset | None = None
         self._schedule: Schedule | None = None
-        self._slabs = SlabPool()
+        self._schedule_of: Dataset | None = None
         self._position = Position()
         self._live: weakref.ref[Epoch] | None = None
         self._counters = Counters()
+        self._slabs = SlabPool()
+        self._staging: WindowMemoryPool | None = None
         self._is_mixing_known = False
         self._pid = os.getpid()
-
-    def add_anndatas(self, adatas: Sequence[ad.AnnData], labels: Sequence[str] | None = None) -> Self:
-        """Add AnnData objects whose X is stored by rows, in a zarr store or an ``.h5ad`` file, or is in memory.
-
-        X can be a `anndata.io.sparse_dataset` (CSR) on a zarr store, a zarr array, the X of
-        ``ad.read_h5ad(path, backed="r")``, which is read as `use_h5ad` reads it, or a CSR matrix or an array in memory.
-
-        Rows are numbered through the objects in the given order. Several calls are the same as one call with all
-        objects. Messages number the objects through all calls, starting with ``adatas[0]``.
-
-        Parameters
-        ----------
-        adatas
-            The objects. If their genes differ, see ``join``.
-        labels
-            obs columns that batches carry, the same in all calls. None means all, except columns that are of different
-            kinds in different objects. In objects that lack a column, its values are missing. A warning names the
-            columns in both cases.
-
-        Returns
-        -------
-        Loader
-            This loader.
-
-        Raises
-        ------
-        InputError
-            If there is nothing to add, or an object breaks one of the rules above; names the object and the element.
-        OutputError
-            If the folder of the cache cannot be made.
-        """
-        self._use(self._sources.with_anndatas(adatas, labels, self._opening()))
-        return self
-
-    def use_collection(self, path: Any, labels: Sequence[str] | None = None) -> Self:
-        """Read a collection that annbatch or scverse annbatch wrote.
-
-        Parameters
-        ----------
-        path
-            A `Collection`; its directory; its URL in an object store (``s3://``, ``gs://``, ``az://``, ``https://``);
-            or an obstore store, or a zarr store, whose root it is.
-        labels
-            obs columns that batches carry, the same in all calls; None means all, as in `add_anndatas`. For a
-            collection with modalities, ``"rna:cell_type"`` is a column of the modality's own obs.
-
-        Returns
-        -------
-        Loader
-            This loader.
-
-        Raises
-        ------
-        StoreError
-            If there is no complete, readable collection at ``path``.
-        CorruptStoreError
-            If a file of the collection is missing, or does not have its recorded size.
-        InputError
-            If a label is not an obs column.
-        OutputError
-            If the folder of the cache cannot be made.
-        ImportError
-            If obstore is needed to read it, and is not installed.
-
-        Examples
-        --------
-        >>> from annbatch import Loader
-        >>> ds = Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
-        >>> ds.n_obs, ds.n_vars, len(ds)
-        (120, 6, 4)
-        """
-        self._use(self._sources.with_collection(path, labels, self._opening()))
-        return self
-
-    def use_h5ad(
-        self,
-        paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-        labels: Sequence[str] | None = None,
-    ) -> Self:
-        """Read ``.h5ad`` files in place, without converting them.
-
-        X, layers and obsm may be CSR or dense. Rows that are uncompressed, or were written with the HDF5 filters gzip,
-        lzf, zstd, blosc, shuffle and fletcher32, are read straight from the file, without HDF5. h5py reads the rest, in
-        one thread at a time: other filters, and chunks that hold parts of rows. The ``repr`` and `logging` report this,
-        with the reason.
-
-        If a file changes or disappears, an error names it at the beginning of an epoch or with the next window.
-
-        Cells are in the order of the files. A small ``chunk_size`` and a large ``preload_nchunks`` mix them best.
-
-        Parameters
-        ----------
-        paths
-            Path of a file, or of several. Rows are numbered through the files in this order. If their genes differ, see
-            ``join``.
-        labels
-            obs columns that batches carry, the same in all calls; None means all. Columns are read into memory: name
-            only those that you need.
-
-        Returns
-        -------
-        Loader
-            This loader.
-
-        Raises
-        ------
-        MissingInputError
-            If there is no such file.
-        InputError
-            If there is no path, a file holds no AnnData, an element is missing or stored by columns (CSC), or HDF5
-            lacks a filter; names the file and the element.
-        StoreError
-            If a file cannot be read, or its parts contradict each other.
-
-        Examples
-        --------
-        >>> from annbatch import Loader
-        >>> ds = Loader(batch_size=32, chunk_size=4, preload_nchunks=16)
-        >>> ds = ds.use_h5ad(["a.h5ad", "b.h5ad"], labels=["cell_type"])
-        >>> batch = next(iter(ds))
-        """
-        self._use(self._sources.with_h5ads(paths, labels, self._opening()))
-        return self
-
-    def write_collection(self, path: str | os.PathLike[str], **options: Any) -> Collection:
-        """Write the rows of all stores, shuffled, as a collection, which `use_collection` reads fastest.
-
-        The collection has what this loader's batches have: the joined or selected genes, and the same layers, elements
-        of obsm and labels.
-
-        Parameters
-        ----------
-        path
-            Directory to make.
-        **options
-            Options of `create_anndata_collection`, such as ``codec`` or ``memory_limit``. They take precedence over
-            those that follow from this loader: ``join``, ``var_names``, ``layers``, ``obsm``, ``obs_columns`` and
-            ``dense``.
-
-        Returns
-        -------
-        Collection
-            The collection.
-
-        Raises
-        ------
-        InputError
-            If this loader has only some of the rows, or modalities, or was sent to another process; and as
-            `create_anndata_collection` does.
-        OutputExistsError, OutputError
-            As `create_anndata_collection` does.
-
-        Examples
-        --------
-        >>> from annbatch import Loader
-        >>> ds = Loader(batch_size=32).use_h5ad(["a.h5ad", "b.h5ad"])
-        >>> ds = Loader(batch_size=32).use_collection(ds.write_collection("shuffled", progress=False))
-        """
-        dataset = self._opened()
-        if self._rows is not None:
-            raise InputError(
-                "write_collection writes all rows, and this loader has only some: call it on a loader without rows= "
-                "that is not a part of a split"
-            )
-        if dataset.modalities:
-            raise InputError(
-                "write_collection writes data without modalities, and these have some; use "
-                "annbatch.reshuffle_collection to shuffle a collection anew"
-            )
-        chosen: dict[str, Any] = {"join": self.join, "layers": self.layers, "obsm": self.obsm}
-        if self._sources.labels is not None:
-            chosen["obs_columns"] = [column.name for column in dataset.columns]
-        if self.var_names is not None:
-            # Names that are selected may be missing in some stores, whatever else these have.
-            chosen["join"] = "outer"
-            chosen["var_names"] = dataset.chosen_names
-        chosen["dense"] = [
-            element
-            for element, matrix in dataset.stores[0].matrices.items()
-            if isinstance(matrix, DenseMatrix) and not element.startswith("obsm/")
-        ]
-        # Imported here: only those who write need it.
-        from annbatch.write import create_anndata_collection
-
-        return create_anndata_collection(self._sources.inputs(), path, **(chosen | options))
-
-    def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        """Read obs without the counts.
-
-        Columns are read a slice of rows at a time; only the columns asked for are read.
-
-        Parameters
-        ----------
-        columns
-            Names of obs columns, whether or not batches carry them. None means all, as in `add_anndatas`; ``[]`` means
-            only the names of the cells.
-
-        Returns
-        -------
-        DataFrame
-            (n_obs, n_columns), indexed by the names of the cells: the rows of this loader, or of this part of a split,
-            in the order of their global row numbers. With ``shuffle=False`` the order is that of the batches, and so
-            that of ``rows`` if row numbers were given. Categories are those of all stores.
-
-        Raises
-        ------
-        InputError
-            If a column is missing, or of different kinds in different stores, or a store has no names.
-        """
-        chosen = None if columns is None else distinct_names("columns", columns)
-        return self._opened().obs(chosen, self._runs(), in_order=self._is_ordered)
 
     def replace(self, **options: Any) -> Self:
         """Return a loader of the same rows with other options.
@@ -641,85 +411,9 @@ class Loader(Summary):
         return part
 
     @property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """Global row numbers of this loader, (n_obs,), as in ``batch["index"]``: the rows of `obs`, in its order."""
-        runs = self._runs()
-        if runs is None:
-            return np.arange(self._opened().n_obs)
-        rows = runs.find(np.arange(len(runs)))
-        return rows if runs.order is None else rows[runs.order]
-
-    @property
     def n_obs(self) -> int:
         """Number of rows: those of ``rows``, of this part of a split, or of all stores."""
         return self._scheduled().n_rows
-
-    @property
-    def n_vars(self) -> int:
-        """Number of genes, the columns of ``data``.
-
-        Raises
-        ------
-        InputError
-            If each modality has its own; see `mod`.
-        """
-        return len(self.var)
-
-    @property
-    def var(self) -> pd.DataFrame:
-        """The var of the genes that batches have, (n_vars, …).
-
-        If all stores have the same genes, it is that of the first store. Otherwise it has the columns in which no two
-        stores contradict each other about a gene.
-
-        Raises
-        ------
-        InputError
-            If each modality has its own; see `mod`.
-        """
-        dataset = self._opened()
-        if dataset.modalities:
-            name = next(iter(dataset.modalities))
-            raise InputError(
-                f"var and n_vars must be asked for by modality here: ds.mod[{name!r}].var, ds.mod[{name!r}].n_vars"
-            )
-        return dataset.var
-
-    @property
-    def has_function(self) -> bool:
-        """Whether ``transform`` has a function of the user's, which may change the type of values."""
-        return bool(self._transforms.functions)
-
-    @property
-    def mod(self) -> Mapping[str, Dataset]:
-        """The modalities by name, as in ``ds.mod["rna"].var`` and ``ds.mod["rna"].n_vars``; empty if there are none."""
-        return self._opened().modalities
-
-    @property
-    def decode(self) -> Decode:
-        """Where chunks are decoded, ``"cpu"`` or ``"gpu"``; before there are stores, the option as it was given."""
-        if self.device == "cpu":
-            return "cpu"
-        if self._decode != "auto" or self._dataset is None:
-            return self._decode
-        return "cpu" if self._dataset.undecodable() else "gpu"
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the obs columns whose codes batches carry."""
-        return tuple(column.name for column in self._opened().carried)
-
-    @property
-    def categories(self) -> Mapping[str, pd.Index[Any]]:
-        """Categories of each label column: ``categories["cell_type"][code]`` is the category of a code.
-
-        Columns of numbers or booleans are not in it.
-        """
-        return {
-            column.name: column.categories
-            for column in self._opened().carried
-            if column.categories is not None and not column.is_boolean
-        }
 
     if not TYPE_CHECKING:
 
@@ -884,7 +578,7 @@ class Loader(Summary):
         turns = schedule.turns(position, partition.count)
         allocate = emit.allocate
         if self.device != "cpu":
-            device = open_device(self.device)
+            device = self._open_device()
             if self._staging is None or self._staging.device is not device:
                 self._staging = WindowMemoryPool(device, self.prefetch + 2)
             allocate = device.page_locked
@@ -923,25 +617,6 @@ class Loader(Summary):
         self._live = weakref.ref(epoch)
         return Start(turns, partition.index, position, fetcher, self.prefetch)
 
-    def emitted(self, emit: Emit) -> dict[str, Emitted]:
-        """Return the type of each element in batches as ``emit`` asks for them: what adapters call before they begin.
-
-        Raises
-        ------
-        InputError
-            If ``casting`` does not allow the type that ``emit`` asks for; names the store and the element.
-        """
-        if self._dataset is None:
-            return {}
-        return {
-            f"{name}:{element}" if name else element: values
-            for name, part in self._dataset.parts.items()
-            for element, values in self._emitted_of(name, part, emit).items()
-        }
-
-    def _emitted_of(self, modality: str, part: Dataset, emit: Emit) -> dict[str, Emitted]:
-        return part.emitted(emit, self.casting, self._transforms.of_modality(modality))
-
     def close(self) -> None:
         """Stop the running iterator and its threads, if any, and free memory. The loader can be iterated again."""
         self._stop()
@@ -951,25 +626,11 @@ class Loader(Summary):
 
     def _facts(self) -> dict[str, str]:
         facts = {"batch_size": str(self.batch_size), "sampler": type(self.sampler).__name__}
-        dataset = self._dataset
-        if dataset is None:
-            return facts | {"stores": "none yet"}
         # A sampler with columns would have to read them first.
-        if self._schedule is not None or not self.sampler.columns:
+        if self._dataset is not None and (self._schedule_of is self._dataset or not self.sampler.columns):
             with suppress(ValueError, TypeError):
                 facts |= {"n_obs": f"{self.n_obs:,}", "n_batches": f"{len(self):,}"}
-        if dataset.modalities:
-            facts |= {f"n_vars of {name}": f"{len(part.var):,}" for name, part in dataset.modalities.items()}
-        else:
-            facts["n_vars"] = f"{self.n_vars:,}"
-        facts["stores"] = f"{len(dataset.stores):,}"
-        facts["labels"] = summary.names(
-            column.name if column.categories is None else f"{column.name} ({len(column.categories):,} categories)"
-            for column in dataset.columns
-        )
-        if slow := dataset.slow_paths(of_files=True):
-            facts["slow"] = "; ".join(slow)
-        return facts | {name: summary.names(getattr(self, name)) for name in ("layers", "obsm") if getattr(self, name)}
+        return facts | super()._facts()
 
     def __enter__(self) -> Self:
         return self
@@ -980,19 +641,10 @@ class Loader(Summary):
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        sources = self._sources.for_others()
         own = {"_live": None, "_slabs": SlabPool(), "_staging": None, "_counters": Counters()}
-        state = self.__dict__ | own | {"_sources": sources}
-        if self._dataset is not None:
-            # pickle may not take a function; the stores have been opened with what it gave.
-            kept: Any = self.var_names
-            if isinstance(kept, dict):
-                parts = self._dataset.modalities
-                kept = {name: parts[name].mask if callable(one) else one for name, one in kept.items()}
-            elif callable(kept):
-                kept = self._dataset.mask
-            if kept is not self.var_names:
-                state |= {"var_names": kept, "_options": self._options | {"var_names": kept}}
+        state = super().__getstate__() | own
+        if state["var_names"] is not self.var_names:
+            state["_options"] = self._options | {"var_names": state["var_names"]}
         return state
 
     def _stop(self) -> None:
@@ -1000,71 +652,16 @@ class Loader(Summary):
         if live is not None:
             live.close()
 
-    def _opening(self) -> Opening:
-        elements = ("X", *(f"layers/{name}" for name in self.layers), *(f"obsm/{name}" for name in self.obsm))
-        return Opening(elements, self._cache, self._index, self.modalities)
-
-    def _dataset_of(self, sources: Sources) -> Dataset:
-        modalities = list(sources.modalities)
-        self._transforms.check_modalities(modalities)
-        genes = GeneOptions(self.var_names, self.var_key, self.absent, self.join).by_modality(modalities)
-        labels, digests = sources.labels, sources.digests
-        if not modalities:
-            before = self._dataset
-            return Dataset.of(sources.stores, self.dtype, self.casting, genes[""], labels, digests, before)
-        parts = {
-            name: replaced(Dataset.of(one.stores, self.dtype, self.casting, genes[name]), measured=one.mask)
-            for name, one in sources.modalities.items()
-        }
-        return Dataset.joint(sources.stores, parts, labels, digests)
-
-    def _use(self, sources: Sources) -> None:
-        before = self._dataset
-        dataset = self._dataset_of(sources).with_obs(self.classes, names=self.names)
-        dataset.check_columns(self.sampler.columns, "columns of the sampler")
-        if self._decode == "gpu" and (why := dataset.undecodable()):
-            raise InputError(f"decode='gpu' is not possible: {why}")
-        for text in dataset.differences(before):
-            warnings.warn(text, UserWarning, stacklevel=3)
-        self._dataset, self._sources = dataset, sources
-        dataset.report_paths()
-        if self.device != "cpu":
-            dataset.report_decoding(self._decode)
-        self._schedule = None
-
-    def _cache(self) -> DiskCache | None:
-        return None if self.cache_dir is None else DiskCache(self.cache_dir, self.cache_limit)
-
-    def _index(self) -> FileIndex | None:
-        return None if self.cache_dir is None else FileIndex(self.cache_dir / "h5ad-index")
-
-    def _opened(self) -> Dataset:
-        if self._dataset is None:
-            raise InputError("a Loader needs stores before it is used: call use_collection, use_h5ad or add_anndatas")
-        return self._dataset
-
-    def _runs(self) -> Runs | None:
-        rows = self._rows
-        if rows is None:
-            return None
-        if not isinstance(rows, Runs):
-            return Runs.of(rows, self._opened().n_obs, ordered=self._is_ordered)
-        return rows if self._is_ordered else replaced(rows, order=None)
-
-    @property
-    def _is_ordered(self) -> bool:
-        """Whether the order in which rows are named counts."""
-        return isinstance(self.sampler, Sequential)
-
     def _scheduled(self) -> Schedule:
         """Return the order of the epochs. It is made when first needed, since stores may be added one by one."""
         dataset = self._opened()
-        if self._schedule is None:
+        if self._schedule is None or self._schedule_of is not dataset:
             settings = Settings(
                 self.sampler, self.batch_size, self.chunk_size, self.preload_nchunks, self.seed, self.drop_last
             )
             classes = {name: dataset.classes(name) for name in self.sampler.columns}
             self._schedule = Schedule(settings, dataset.store_rows, classes, self._runs(), dataset.fingerprint())
+            self._schedule_of = dataset
         return self._schedule
 
     def _fingerprint(self) -> dict[str, Any]:

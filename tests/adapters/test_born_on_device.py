@@ -20,7 +20,7 @@ from conftest import MakeLoader
 import host_device
 from adapter_truth import Truth
 from annbatch import InputError
-from annbatch import loader as core_module
+from annbatch import loader_data as core_module
 from epochs import each_batch
 from host_device import HostDevice, HostStream, bytes_at
 

@@ -41,7 +41,7 @@ from annbatch import (
 )
 from annbatch import dataset as dataset_module
 from annbatch import fetch as fetch_module
-from annbatch import loader as loader_module
+from annbatch import loader_data as loader_module
 from annbatch.batches import on_device as staged_module
 from annbatch.device import cuda as device_module
 from annbatch.device import nvcomp as nvcomp_module

@@ -16,7 +16,7 @@ import zarr
 import host_device
 from annbatch import Capacity, Collection, CorruptStoreError, Emit, InputError, Loader, create_anndata_collection
 from annbatch import dataset as dataset_module
-from annbatch import loader as loader_module
+from annbatch import loader_data as loader_module
 from annbatch.shards.packed_codec import PackedCodec
 from annbatch.shards.packed_layout import Layout
 from device_epochs import both, check_same

@@ -17,7 +17,7 @@ import zarr
 import host_device
 from annbatch import CSR, Batch, Binarize, Collection, InputError, Loader, LogNormalize, create_anndata_collection
 from annbatch import dataset as dataset_module
-from annbatch import loader as loader_module
+from annbatch import loader_data as loader_module
 from annbatch.samplers import ClassBalanced
 from host_device import HostDevice
 from modal_data import CUT, GENES, samples
