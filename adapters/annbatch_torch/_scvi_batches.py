@@ -69,7 +69,10 @@ class ScviPairs:
 
     def __init__(self, whole: ScviBatches, labelled: ScviBatches) -> None:
         if not len(labelled):
-            raise InputError("there must be labelled cells for a batch of each rank; drop_last must not leave them out")
+            raise InputError(
+                "labelled cells must make at least one batch on each rank, got none: label more cells, or drop fewer "
+                "with drop_last"
+            )
         self.whole = whole
         self.labelled = labelled
         self._n_given = 0

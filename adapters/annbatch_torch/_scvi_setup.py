@@ -60,8 +60,8 @@ def read_obs(ds: Loader, setup: Mapping[str, Any], *, optional: Sequence[str] = 
     for argument, value in setup.items():
         if argument.endswith(("_obsm_key", "_uns_key", "_layer")) and value is not None:
             raise InputError(
-                f"{argument} must not be given, got {value!r}: a ScviDataModule takes counts from X or one layer, and "
-                f"everything else from columns of obs"
+                f"{argument} must be None, got {value!r}: a ScviDataModule takes counts from X or one layer, and "
+                f"everything else from obs columns"
             )
     named = {argument: value for argument, value in setup.items() if argument.endswith(("_key", "_keys")) and value}
     columns = {argument: [value] if isinstance(value, str) else list(value) for argument, value in named.items()}
@@ -76,7 +76,7 @@ def read_obs(ds: Loader, setup: Mapping[str, Any], *, optional: Sequence[str] = 
         for name in names:
             if name in obs and (n_missing := int(obs[name].isna().sum())):
                 raise InputError(
-                    f"{argument}: obs column {name!r} must have a value for each cell, and {n_missing:,} of "
+                    f"{argument}: obs column {name!r} must have a value for each cell, but {n_missing:,} of "
                     f"{len(obs):,} have none; leave them out with Loader(rows=…)"
                 )
     return obs
