@@ -461,7 +461,7 @@ def test_query_cells_extend_a_reference(kind, path, tmp_path):
 
 
 def test_bad_input_is_named(path):
-    with pytest.raises(InputError, match=r"batch_key: obs column 'cell_type' must have a value for each cell, and \d+"):
+    with pytest.raises(InputError, match=r"batch_key: obs column 'cell_type' must have a value for each cell, but \d+"):
         ScviDataModule(SCVI, path, batch_key="cell_type")
     with pytest.raises(InputError, match="nowhere"):
         ScviDataModule(SCVI, path, batch_key="nowhere")
