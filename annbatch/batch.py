@@ -292,7 +292,9 @@ class Batch(Fields, Mapping[str, Any]):
     Examples
     --------
     >>> from annbatch import Loader
-    >>> batch = next(iter(Loader(batch_size=32).use_collection("collection", labels=["donor"])))
+    >>> batch = next(
+    ...     iter(Loader(batch_size=32).use_collection("collection", labels=["donor"]))
+    ... )
     >>> list(batch)
     ['data', 'labels', 'index']
     >>> batch["data"].shape, batch.codes["donor"].shape

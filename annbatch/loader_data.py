@@ -260,7 +260,9 @@ class LoaderData(Summary):
         --------
         >>> from annbatch import Loader
         >>> ds = Loader(batch_size=32).use_h5ad(["a.h5ad", "b.h5ad"])
-        >>> ds = Loader(batch_size=32).use_collection(ds.write_collection("shuffled", progress=False))
+        >>> ds = Loader(batch_size=32).use_collection(
+        ...     ds.write_collection("shuffled", progress=False)
+        ... )
         """
         dataset = self._opened()
         if self._rows is not None:

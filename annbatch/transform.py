@@ -46,7 +46,9 @@ class LogNormalize:
     Examples
     --------
     >>> from annbatch import Loader, LogNormalize
-    >>> ds = Loader(batch_size=32, transform=LogNormalize(target_sum=1e4)).use_collection("collection")
+    >>> ds = Loader(batch_size=32, transform=LogNormalize(target_sum=1e4)).use_collection(
+    ...     "collection"
+    ... )
     >>> next(iter(ds)).data.data.dtype
     dtype('float32')
     """

@@ -79,7 +79,9 @@ class CupyLoader(Adapter):
     --------
     >>> import annbatch  # doctest: +SKIP
     >>> from annbatch_cupy import CupyLoader  # doctest: +SKIP
-    >>> ds = annbatch.Loader(batch_size=32, device="cuda").use_collection("collection")  # doctest: +SKIP
+    >>> ds = annbatch.Loader(batch_size=32, device="cuda").use_collection(
+    ...     "collection"
+    ... )  # doctest: +SKIP
     >>> for batch in CupyLoader(ds):  # doctest: +SKIP
     ...     totals = batch["data"].sum(axis=1)
     """

@@ -84,7 +84,5 @@ def held(array: Any, name: str) -> Any:
         narrowed = array.astype(dtype)
     altered = (narrowed != array) & (array == array)
     if altered.any():
-        raise InputError(
-            f"{name}: values must fit {dtype} unless jax_enable_x64 is set, got {array[altered][0]}"
-        )
+        raise InputError(f"{name}: values must fit {dtype} unless jax_enable_x64 is set, got {array[altered][0]}")
     return narrowed

@@ -116,7 +116,9 @@ class JaxLoader(Adapter):
     --------
     >>> import annbatch
     >>> from annbatch_jax import JaxLoader
-    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+    >>> ds = annbatch.Loader(batch_size=32).use_collection(
+    ...     "collection", labels=["cell_type"]
+    ... )
     >>> for batch in JaxLoader(ds, layout="dense"):
     ...     x, y, mask = batch["data"], batch.codes["cell_type"], batch["mask"]
     >>> x.shape, int(mask.sum())

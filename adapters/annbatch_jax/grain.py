@@ -60,7 +60,9 @@ class LoaderDataset(grain.IterDataset[dict[str, Any]]):  # type: ignore[misc]
     >>> import annbatch
     >>> from annbatch_jax import JaxLoader
     >>> from annbatch_jax.grain import LoaderDataset
-    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+    >>> ds = annbatch.Loader(batch_size=32).use_collection(
+    ...     "collection", labels=["cell_type"]
+    ... )
     >>> dataset = LoaderDataset(JaxLoader(ds, layout="dense"), n_epochs=2)
     >>> sum(int(batch["mask"].sum()) for batch in dataset)
     240

@@ -61,7 +61,9 @@ class LoaderDatasource(Datasource):  # type: ignore[misc]
     --------
     >>> import annbatch, ray  # doctest: +SKIP
     >>> from annbatch_ray import LoaderDatasource  # doctest: +SKIP
-    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])  # doctest: +SKIP
+    >>> ds = annbatch.Loader(batch_size=32).use_collection(
+    ...     "collection", labels=["cell_type"]
+    ... )  # doctest: +SKIP
     >>> rows = ray.data.read_datasource(LoaderDatasource(ds))  # doctest: +SKIP
     """
 

@@ -164,7 +164,9 @@ class TorchLoader(Adapter, IterableDataset[Any]):
     --------
     >>> import annbatch
     >>> from annbatch_torch import TorchLoader
-    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+    >>> ds = annbatch.Loader(batch_size=32).use_collection(
+    ...     "collection", labels=["cell_type"]
+    ... )
     >>> for batch in TorchLoader(ds, layout="dense"):
     ...     x, y = batch["data"], batch.codes["cell_type"]
     >>> x.dtype, y.dtype

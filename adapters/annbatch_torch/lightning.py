@@ -61,7 +61,9 @@ class AnnDataModule(LightningDataModule):
     --------
     >>> import annbatch
     >>> from annbatch_torch.lightning import AnnDataModule
-    >>> ds = annbatch.Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
+    >>> ds = annbatch.Loader(batch_size=32).use_collection(
+    ...     "collection", labels=["cell_type"]
+    ... )
     >>> parts = ds.split({"train": None, "val": ["donor 3"]}, by="donor")
     >>> module = AnnDataModule(**parts)
 

@@ -104,10 +104,14 @@ class ScviDataModule(AnnDataModule):
 
     Examples
     --------
-    >>> module = ScviDataModule(scvi.model.SCVI, "collection", batch_key="donor")  # doctest: +SKIP
+    >>> module = ScviDataModule(
+    ...     scvi.model.SCVI, "collection", batch_key="donor"
+    ... )  # doctest: +SKIP
     >>> model = scvi.model.SCVI(module.adata)  # doctest: +SKIP
     >>> model.train(max_epochs=10, datamodule=module)  # doctest: +SKIP
-    >>> embedding = model.get_latent_representation(dataloader=module.inference_dataloader())  # doctest: +SKIP
+    >>> embedding = model.get_latent_representation(
+    ...     dataloader=module.inference_dataloader()
+    ... )  # doctest: +SKIP
     """
 
     def __init__(
@@ -127,7 +131,7 @@ class ScviDataModule(AnnDataModule):
             reference = reference if isinstance(reference, BaseModelClass) else os.fspath(reference)
             if setup:
                 raise InputError(
-                    f"{', '.join(setup)}: must not be passed with a reference, whose arguments of setup_anndata are used"
+                    f"{', '.join(setup)}: must not be passed with a reference, whose arguments of setup_anndata count"
                 )
             setup, transfer = _of_reference(model, reference)
         layer = setup.get("layer")
@@ -196,7 +200,9 @@ class ScviDataModule(AnnDataModule):
 
         Examples
         --------
-        >>> some = module.in_memory(rng.choice(module.n_obs, 10_000, replace=False))  # doctest: +SKIP
+        >>> some = module.in_memory(
+        ...     rng.choice(module.n_obs, 10_000, replace=False)
+        ... )  # doctest: +SKIP
         >>> model.differential_expression(some, groupby="cell_type")  # doctest: +SKIP
         """
         chosen = np.arange(self.n_obs)[np.asarray(indices)]

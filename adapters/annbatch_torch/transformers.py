@@ -62,7 +62,9 @@ class LoaderTrainer(Trainer):  # type: ignore[misc]
     Examples
     --------
     >>> batches = TorchLoader(ds, form="dict", layout="dense")  # doctest: +SKIP
-    >>> LoaderTrainer(model=model, args=TrainingArguments("out"), train_dataset=batches).train()  # doctest: +SKIP
+    >>> LoaderTrainer(
+    ...     model=model, args=TrainingArguments("out"), train_dataset=batches
+    ... ).train()  # doctest: +SKIP
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -156,8 +158,8 @@ def _measured(batches: TorchLoader) -> Any:
     count = (batches.partition or WHOLE).count
     if count > 1 and torch.distributed.is_initialized() and not batches.loader.drop_last and batches.n_obs % count:
         raise InputError(
-            f"to evaluate on {count} ranks, a loader must have a multiple of {count} rows, got {batches.n_obs:,}, since "
-            "a Trainer gathers tensors of equal shapes; set drop_last=True to leave out the remaining rows"
+            f"to evaluate on {count} ranks, a loader must have a multiple of {count} rows, got {batches.n_obs:,}: a "
+            "Trainer gathers tensors of equal shapes; set drop_last=True to leave out the remaining rows"
         )
     batches.set_epoch(0)
     return DataLoader(_Batches(batches), batch_size=None)

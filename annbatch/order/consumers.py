@@ -41,7 +41,10 @@ class Partition:
     Examples
     --------
     >>> from annbatch import Loader, Partition
-    >>> parts = [Loader(batch_size=30, partition=Partition(rank, 2)).use_collection("collection") for rank in range(2)]
+    >>> parts = [
+    ...     Loader(batch_size=30, partition=Partition(rank, 2)).use_collection("collection")
+    ...     for rank in range(2)
+    ... ]
     >>> [len(ds) for ds in parts]
     [2, 2]
     """

@@ -87,7 +87,9 @@ class Sequential:
     Examples
     --------
     >>> from annbatch import Loader, samplers
-    >>> ds = Loader(batch_size=32, sampler=samplers.Sequential()).use_collection("collection")
+    >>> ds = Loader(batch_size=32, sampler=samplers.Sequential()).use_collection(
+    ...     "collection"
+    ... )
     >>> next(iter(ds)).index[:3].tolist()
     [0, 1, 2]
     """

@@ -49,7 +49,9 @@ class Stratified:
     --------
     >>> from annbatch import Loader, samplers
     >>> sampler = samplers.Stratified("perturbation", {"none": 16, "a": 8, "b": 8})
-    >>> ds = Loader(batch_size=32, sampler=sampler).use_collection("collection", labels=["perturbation"])
+    >>> ds = Loader(batch_size=32, sampler=sampler).use_collection(
+    ...     "collection", labels=["perturbation"]
+    ... )
     >>> next(iter(ds)).labels["perturbation"].value_counts().sort_index().to_dict()
     {'a': 8, 'b': 8, 'none': 16}
     """
@@ -178,7 +180,9 @@ class Grouped:
     Examples
     --------
     >>> from annbatch import Loader, samplers
-    >>> ds = Loader(batch_size=8, sampler=samplers.Grouped("donor")).use_collection("collection", labels=["donor"])
+    >>> ds = Loader(batch_size=8, sampler=samplers.Grouped("donor")).use_collection(
+    ...     "collection", labels=["donor"]
+    ... )
     >>> {batch.labels["donor"].nunique() for batch in ds}
     {1}
     """

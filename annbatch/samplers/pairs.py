@@ -46,7 +46,9 @@ class MatchedPairs:
     --------
     >>> from annbatch import Loader, samplers
     >>> sampler = samplers.MatchedPairs("perturbation", control="none", within=["donor"])
-    >>> ds = Loader(batch_size=16, sampler=sampler).use_collection("collection", labels=["perturbation", "donor"])
+    >>> ds = Loader(batch_size=16, sampler=sampler).use_collection(
+    ...     "collection", labels=["perturbation", "donor"]
+    ... )
     >>> labels = next(iter(ds)).labels
     >>> labels["perturbation"].tolist()[8:] == ["none"] * 8
     True

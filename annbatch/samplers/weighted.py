@@ -105,7 +105,9 @@ class Weighted:
     >>> import numpy as np
     >>> from annbatch import Loader, samplers
     >>> weights = np.where(np.arange(120) < 60, 1.0, 3.0)
-    >>> ds = Loader(batch_size=30, sampler=samplers.Weighted(weights)).use_collection("collection")
+    >>> ds = Loader(batch_size=30, sampler=samplers.Weighted(weights)).use_collection(
+    ...     "collection"
+    ... )
     >>> sum(int((batch.index >= 60).sum()) for batch in ds)
     90
     """
@@ -170,7 +172,9 @@ class ClassBalanced:
     --------
     >>> from annbatch import Loader, samplers
     >>> sampler = samplers.ClassBalanced("cell_type", weights={"T": 3, "B": 1}, n_rows=80)
-    >>> ds = Loader(batch_size=40, sampler=sampler).use_collection("collection", labels=["cell_type"])
+    >>> ds = Loader(batch_size=40, sampler=sampler).use_collection(
+    ...     "collection", labels=["cell_type"]
+    ... )
     >>> n_t_cells = sum(int((batch.labels["cell_type"] == "T").sum()) for batch in ds)
     """
 

@@ -208,7 +208,9 @@ def create_anndata_collection(
     Examples
     --------
     >>> from annbatch import create_anndata_collection
-    >>> collection = create_anndata_collection(["a.h5ad", "b.h5ad"], "cells", progress=False)
+    >>> collection = create_anndata_collection(
+    ...     ["a.h5ad", "b.h5ad"], "cells", progress=False
+    ... )
     >>> collection.n_obs, collection.store_paths[0].name
     (120, 'chunk_0.zarr')
     """

@@ -73,7 +73,9 @@ def reshuffle_collection(
     Examples
     --------
     >>> from annbatch import reshuffle_collection
-    >>> collection = reshuffle_collection("collection", "reshuffled", seed=1, progress=False)
+    >>> collection = reshuffle_collection(
+    ...     "collection", "reshuffled", seed=1, progress=False
+    ... )
     >>> collection.seed
     1
     """

@@ -440,7 +440,7 @@ def test_query_cells_extend_a_reference(kind, path, tmp_path):
     create_anndata_collection(adata_paths=[tmp_path / "query.h5ad"], output_path=tmp_path / "query")
     with pytest.raises(InputError, match="40, of which 20 are here"):
         ScviDataModule(kind, tmp_path / "query", reference=reference)
-    with pytest.raises(InputError, match="batch_key: with a reference"):
+    with pytest.raises(InputError, match="batch_key: must not be passed with a reference"):
         ScviDataModule(kind, tmp_path / "query", reference=reference, batch_key="donor")
     ds = Loader(batch_size=32, var_names=module.adata.var_names, absent="zero").use_collection(tmp_path / "query")
     for one in (reference, tmp_path / "reference"):
@@ -465,9 +465,9 @@ def test_bad_input_is_named(path):
         ScviDataModule(SCVI, path, batch_key="cell_type")
     with pytest.raises(InputError, match="nowhere"):
         ScviDataModule(SCVI, path, batch_key="nowhere")
-    with pytest.raises(InputError, match="protein_expression_obsm_key must not be given"):
+    with pytest.raises(InputError, match="protein_expression_obsm_key must be None"):
         ScviDataModule(TOTALVI, path, protein_expression_obsm_key="proteins")
-    with pytest.raises(InputError, match="spliced_layer must not be given"):
+    with pytest.raises(InputError, match="spliced_layer must be None"):
         ScviDataModule(external.VELOVI, path, spliced_layer="spliced", unspliced_layer="unspliced")
     with pytest.raises(TypeError, match="batch_keys"):
         ScviDataModule(SCVI, path, batch_keys="donor")

@@ -91,9 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 @pytest.mark.filterwarnings("ignore:::lightning", "ignore:::pytorch_lightning")
-def test_examples_run(
-    module: str, name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_run(module: str, name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if module in NEEDED:
         pytest.importorskip(NEEDED[module])
     public = getattr(importlib.import_module(module), name)

@@ -257,7 +257,10 @@ def test_verify_sees_cells_that_do_not_match(tmp_path, built):
     names[:2] = names[:2][::-1]
     collection = Collection.open(tmp_path / "out")
     verify_store(collection, collection.stores[0])
-    with pytest.raises(CorruptStoreError, match="chunk_1.zarr/mod/adt/obs: must have the cells of the store in their order, got another"):
+    with pytest.raises(
+        CorruptStoreError,
+        match="chunk_1.zarr/mod/adt/obs: must have the cells of the store in their order",
+    ):
         verify_store(collection, collection.stores[1])
 
 
