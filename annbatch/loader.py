@@ -166,7 +166,7 @@ class Loader(LoaderData):
     >>> ds = Loader(batch_size=32).use_collection("collection", labels=["cell_type"])
     >>> for batch in ds:
     ...     x, codes = batch["data"], batch.codes["cell_type"]
-    >>> x.shape, codes.dtype, list(ds.categories["cell_type"])
+    >>> x.shape, codes.dtype, sorted(ds.categories["cell_type"])
     ((24, 6), dtype('int32'), ['B', 'NK', 'T'])
     """
 

@@ -51,7 +51,6 @@ WITH_EXAMPLES = {
 NEEDED = {"annbatch_torch": "torch", "annbatch_jax": "jax", "annbatch_torch.lightning": "lightning"} | {
     "annbatch_jax.grain": "grain"
 }
-SLOW = ("annbatch_torch.lightning", "annbatch_jax.grain")
 METHODS = {"folds", "replace", "split", "state_dict", "stats", "use_collection", "use_h5ad", "write_collection"}
 
 
@@ -85,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        pytest.param(module, name, id=f"{module}.{name}", marks=[pytest.mark.slow] if module in SLOW else [])
+        pytest.param(module, name, id=f"{module}.{name}", marks=[pytest.mark.slow] if module in NEEDED else [])
         for module, names in WITH_EXAMPLES.items()
         for name in names
     ],
@@ -95,7 +94,9 @@ def test_examples_run(module: str, name: str, folder: Path, tmp_path: Path, monk
     if module in NEEDED:
         pytest.importorskip(NEEDED[module])
     public = getattr(importlib.import_module(module), name)
-    tests = [test for test in doctest.DocTestFinder().find(public, name, globs={}) if test.examples]
+    bases = [base for base in getattr(public, "__mro__", ())[1:] if base.__module__.startswith("annbatch.")]
+    found = (doctest.DocTestFinder().find(one, name, globs={}) for one in (public, *bases))
+    tests = [test for of_one in found for test in of_one if test.examples]
     assert name in {test.name.partition(".")[0] for test in tests}
     if name == "Loader":
         shown = {test.name.partition(".")[2] for test in tests}
