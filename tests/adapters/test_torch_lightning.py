@@ -162,7 +162,7 @@ def test_frames_come_with_the_batches(make_loader: MakeLoader) -> None:
 
 
 def test_a_trainer_takes_no_core_loader(make_loader: MakeLoader) -> None:
-    with pytest.raises(TypeError, match="pass a trainer annbatch_torch.TorchLoader"):
+    with pytest.raises(TypeError, match="give the trainer annbatch_torch.TorchLoader"):
         make_trainer(max_epochs=1).fit(RowModel(4), make_loader())
 
 

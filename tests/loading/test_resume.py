@@ -298,7 +298,7 @@ def test_classes_that_changed_are_noticed(stores):
     ("changed", "message"),
     [
         ({"format": "other"}, "must be what state_dict"),
-        ({"order_version": 0}, "version 1 of the order, got 0"),
+        ({"order_version": 0}, "order_version of the state must be 1, got 0"),
         ({"fingerprint": None}, "must hold a fingerprint"),
         ({"epoch": -1}, "epoch of the state must be in"),
         ({"parts": [[1, 1000]]}, "beyond the end of epoch 0"),

@@ -142,7 +142,7 @@ def test_fractions_are_dealt_in_runs(fractions: dict[str, float | None], n: int)
     ("parts", "classes", "message"),
     [
         ({}, None, "at least one part, got none"),
-        ({"a": None, "b": None}, None, r"at most one part open, got \['a', 'b'\]"),
+        ({"a": None, "b": None}, None, r"parts must have at most one None, got \['a', 'b'\]"),
         ({"a": 1.0, "rest": None}, None, r"fraction of part 'a' must be in \(0, 1\), got 1.0"),
         ({"a": 1.0, "b": 0.1}, None, r"fraction of part 'a' must be in \(0, 1\)"),
         ({"a": 1.5}, None, r"must be in \(0, 1\), got 1.5"),

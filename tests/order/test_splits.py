@@ -156,7 +156,7 @@ def test_the_state_of_a_part_is_for_that_part(stores):
     ("parts", "by", "message"),
     [
         ({}, None, "at least one part"),
-        ({"a": None, "b": None}, None, "at most one part open"),
+        ({"a": None, "b": None}, None, "parts must have at most one None"),
         ({"a": 0.7, "b": 0.5}, None, "sum to at most 1, got 1.2"),
         ({"a": 0.0}, None, r"in \(0, 1\), got 0.0"),
         ({"a": 0.5, "b": [1, 2]}, None, "must all be fractions or all be rows"),

@@ -127,7 +127,7 @@ def test_a_rank_goes_on_with_the_state_of_any_ranks(worker: Any):
     "partition", [Partition(0, 2, 0, 3), Partition(0, 2, 1, 4), Partition(0, 1, 1, 3), Partition(0, 2), WHOLE]
 )
 def test_a_worker_goes_on_only_as_the_same_worker(partition: Partition):
-    with pytest.raises(InputError, match="got that of worker 1 of 3 of one of 2 ranks"):
+    with pytest.raises(InputError, match="got the state of worker 1 of 3 of one of 2 ranks"):
         load(OF_A_WORKER, FINGERPRINT, partition)
     # Which of the ranks it was does not matter: all have had equally many.
     for rank in range(2):

@@ -48,8 +48,11 @@ WITH_EXAMPLES = {
     "annbatch_torch.lightning": ["AnnDataModule"],
     "annbatch_jax.grain": ["LoaderDataset"],
 }
-NEEDED = {"annbatch_torch": "torch", "annbatch_jax": "jax", "annbatch_torch.lightning": "lightning"} | {
-    "annbatch_jax.grain": "grain"
+NEEDED = {
+    "annbatch_torch": "torch",
+    "annbatch_jax": "jax",
+    "annbatch_torch.lightning": "lightning",
+    "annbatch_jax.grain": "grain",
 }
 METHODS = {"folds", "replace", "split", "state_dict", "stats", "use_collection", "use_h5ad", "write_collection"}
 

@@ -336,7 +336,7 @@ def test_several_columns_are_one_class_of_tuples():
         expected = schedule_of(make("pair"), n, classes=one, rows=rows)
         assert epoch_batches(found, 3) == epoch_batches(expected, 3)
         assert found.fingerprint["sampler"]["by"] == both
-    with pytest.raises(InputError, match=r"must have the category 'b', it has \[\('a', 'p0'\)"):
+    with pytest.raises(InputError, match=r"must have the category 'b', got only \[\('a', 'p0'\)"):
         schedule_of(ClassBalanced(both, {"b": 1.0}), n, classes=two)
 
 
