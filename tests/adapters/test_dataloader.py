@@ -233,7 +233,7 @@ def test_states_of_workers_are_for_the_same_workers(stores: Any) -> None:
     resumed.load_state_dict(state)
     assert had + rows_of(resumed) == rows_of(of(0, 1, 1, 2))
     for numbers in ((0, 1), (0, 1, 0, 2), (0, 1, 1, 3), (0, 2, 1, 2)):
-        with pytest.raises(InputError, match=r"got the state of worker 1 of 2 of one of 1 ranks: .* the same number of workers"):
+        with pytest.raises(InputError, match="got the state of worker 1 of 2 of one of 1 ranks: load the state"):
             of(*numbers).load_state_dict(state)
     for worker in ([2, 2, 0], [0, 2], "all", [0, 1, -1]):
         with pytest.raises(InputError, match="worker of the state must be"):
