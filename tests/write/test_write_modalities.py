@@ -218,7 +218,7 @@ BAD: list[tuple[str, Any, dict[str, Any], str]] = [
     ("unknown", lambda s: s, {"modalities": ["atac"]}, r"must have the modalities \['atac'\]"),
     ("none at all", lambda s: [s[0]["rna"]], {"modalities": ["rna"]}, "got inputs without modalities"),
     ("a reserved name", lambda s: [{"data": s[0]["rna"]}], {}, "keys of batches, got 'data'"),
-    ("a path", lambda s: [{"r/a": s[0]["rna"]}], {}, "must have no '/'"),
+    ("a path", lambda s: [{"r/a": s[0]["rna"]}], {}, "must not contain '/'"),
     ("a layer of none", lambda s: s, {"layers": ["counts"]}, "must name modality and element, such as 'rna:counts'"),
     ("an absent layer", lambda s: s, {"layers": ["rna:raw"]}, r"layers must be in all inputs, got \['raw'\]"),
     ("an absent column", lambda s: s, {"obs_columns": ["adt:x"]}, r"in at least one input, got \['x'\]"),
