@@ -129,7 +129,9 @@ def make_collection(
     Examples
     --------
     >>> cells = make_collection("small")  # doctest: +SKIP
-    >>> for batch in annbatch.Loader(batch_size=16).use_collection("small"):  # doctest: +SKIP
+    >>> for batch in annbatch.Loader(batch_size=16).use_collection(
+    ...     "small"
+    ... ):  # doctest: +SKIP
     ...     assert (batch["data"].to_scipy() != cells.X[batch["index"]]).nnz == 0
     """
     cells = make_cells(n_obs, n_vars, seed=seed)
