@@ -41,7 +41,7 @@ from annbatch.plan.column_selection import Selection
 from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import Found, WindowPlan, plan_readings
 from annbatch.remote.request_pool import Requests
-from annbatch.shards.local_array import MAX_FILES
+from annbatch.shards.chunk_files import MAX_FILES
 from annbatch.shards.uncached_reads import UncachedReads
 from annbatch.stores.anndata_store import SparseMatrix, Store
 from annbatch.stores.cell_names import CellNames, Names, names_in_order

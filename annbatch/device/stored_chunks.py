@@ -23,9 +23,8 @@ from annbatch.plan.chunk_pieces import Pieces
 from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import Ints
 from annbatch.shards.checksum import crc32c_at
-from annbatch.shards.chunk_files import ChunkFiles, locate_all
+from annbatch.shards.chunk_files import MAX_FILES, ChunkFiles, locate_all
 from annbatch.shards.decode_kernels import Status
-from annbatch.shards.local_array import MAX_FILES
 from annbatch.shards.scatter import Form
 from annbatch.shards.shard_index import Located
 

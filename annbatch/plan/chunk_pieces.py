@@ -53,11 +53,15 @@ class Pieces:
 
     def parts(self, chunks_per_shard: Sequence[int], max_files: int) -> list[Pieces]:
         """Give parts whose chunks lie in at most ``max_files`` files, from the chunks in a file of each array."""
+        cuts = [*self.file_starts(chunks_per_shard)[::max_files], len(self.chunks)]
+        return [self.part(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
+    def file_starts(self, chunks_per_shard: Sequence[int]) -> list[int]:
+        """Say where the chunks of each file begin, from the chunks in a file of each array."""
         starts: list[int] = []
         for per_shard, a, b in zip(chunks_per_shard, self.edges[:-1], self.edges[1:], strict=True):
             starts += shard_starts(self.chunks, per_shard, a, b)
-        cuts = [*starts[::max_files], len(self.chunks)]
-        return [self.part(a, b) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        return starts
 
 
 def shard_starts(chunks: Ints, chunks_per_shard: int, first: int, stop: int) -> list[int]:

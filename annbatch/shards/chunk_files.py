@@ -25,6 +25,7 @@ from annbatch.counters import BYTES_READ, READ_NS, of_thread, waiting
 from annbatch.errors import StoreError
 from annbatch.native import Kernel
 from annbatch.plan.chunk_pieces import shard_starts
+from annbatch.shards.file_stamp import FileStamp
 from annbatch.shards.hdf5_chunks import FileChunks
 from annbatch.shards.shard_index import ChunkGrid, Located, parse_index
 
@@ -36,7 +37,7 @@ Places = ChunkGrid | FileChunks
 class _File:
     """An open file; it is closed when the last one who holds it lets go, so never under a running kernel."""
 
-    __slots__ = ("fd",)
+    __slots__ = ("__weakref__", "fd")
 
     def __init__(self, path: Path) -> None:
         self.fd = -1
@@ -48,15 +49,19 @@ class _File:
             close(self.fd)
 
 
-def _max_open_files() -> int:
+def _max_descriptors() -> int:
+    """Give the number of descriptors that the process may have; what it is where nothing says so is few."""
     try:
         import resource
 
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     except ImportError:
-        return 64
-    return 512 if soft == resource.RLIM_INFINITY else max(16, min(512, soft // 4))
+        return 256
+    return 2048 if soft == resource.RLIM_INFINITY else soft
 
+
+MAX_FILES = max(4, min(64, _max_descriptors() // 16))
+"""Files that one call keeps open."""
 
 # One lock for all tables: it is held for microseconds, except when a shard is touched for the first time. A fork waits
 # until nothing is half done, and the child gets it free.
@@ -65,7 +70,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 _recent: OrderedDict[tuple[int, int], weakref.ref[ChunkFiles]] = OrderedDict()
-_max_recent = _max_open_files()
+_max_recent = max(8, min(512, _max_descriptors() // 4))
+_of_stamp: weakref.WeakValueDictionary[FileStamp, _File] = weakref.WeakValueDictionary()
+"""The HDF5 files that are open: all datasets of one share a descriptor."""
 _tokens = count()
 
 
@@ -73,7 +80,7 @@ class ChunkFiles:
     """Offsets and sizes of the inner chunks of one array, and its recently used files.
 
     All arrays of the process together keep at most 512 files open (fewer where the limit on descriptors is low), and
-    besides those what `Located` objects hold.
+    besides those what `Located` objects hold, each of at most `MAX_FILES`.
     """
 
     def __init__(self, layout: Places) -> None:
@@ -113,8 +120,10 @@ class ChunkFiles:
             file = self._files[shard]
         else:
             path, n = Path(self.layout.key(shard)), self.layout.chunks_per_shard
+            stamp = self.layout.stamp if isinstance(self.layout, FileChunks) else None
             try:
-                file = _File(path)
+                file = None if stamp is None else _of_stamp.get(stamp)
+                file = file or _File(path)
             except FileNotFoundError:
                 file = None
             except OSError as error:
@@ -124,6 +133,8 @@ class ChunkFiles:
             elif file is None and (self._offsets[shard * n : (shard + 1) * n] != -1).any():
                 raise StoreError(f"{path}: has been removed since it was first read")
             self._files[shard] = file
+            if stamp is not None and file is not None:
+                _of_stamp[stamp] = file
         if isinstance(self.layout, FileChunks) and file is not None:
             self.layout.stamp.check(os.fstat(file.fd))
         _recent[self._token, shard] = weakref.ref(self)

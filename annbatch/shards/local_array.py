@@ -22,14 +22,11 @@ from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import Pieces, cut_ranges, range_offsets
 from annbatch.plan.window import Ints, address
 from annbatch.shards.array_metadata import describe
-from annbatch.shards.chunk_files import ChunkFiles
+from annbatch.shards.chunk_files import MAX_FILES, ChunkFiles
 from annbatch.shards.codecs import Codec, Decoder, Workspace
 from annbatch.shards.decode_kernels import Status, read_pieces
 from annbatch.shards.scatter import Form, Scatter
 from annbatch.shards.shard_index import Located
-
-MAX_FILES = 64
-"""Files that one call keeps open."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -82,10 +82,9 @@ class UncachedReads:
     def begin(self, tables: Sequence[ChunkFiles], pieces: Pieces) -> UncachedChunks:
         """Begin to read the chunks of arrays; raises as `annbatch.shards.chunk_files.locate_all` does."""
         per_shard = [of_array.layout.chunks_per_shard for of_array in tables]
-        parts = [locate_all(tables, part.edges, part.chunks) for part in pieces.parts(per_shard, self._max_files)]
-        offsets = np.concatenate([_NOTHING, *(part.offsets for part in parts)])
-        nbytes = np.concatenate([_NOTHING, *(part.nbytes for part in parts)])
-        stored = np.concatenate([_NOTHING, *(part.sizes for part in parts)])
+        # What is located keeps its files open, so that only the places are held.
+        parts = [_places(tables, part) for part in pieces.parts(per_shard, self._max_files)]
+        offsets, nbytes, stored = (np.concatenate([_NOTHING, *(part[i] for part in parts)]) for i in range(3))
         files, paths = _files_of(tables, pieces)
         ranges = merge(files, offsets, stored, MAX_GAP_NBYTES)
         starts = ranges.starts // BLOCK_NBYTES * BLOCK_NBYTES
@@ -136,6 +135,12 @@ class UncachedReads:
         (memory,) = self._slabs.arrays((n_bytes + BLOCK_NBYTES, _BYTES))
         first = -memory.ctypes.data % BLOCK_NBYTES
         return memory[first : first + n_bytes]
+
+
+def _places(tables: Sequence[ChunkFiles], pieces: Pieces) -> tuple[NDArray[np.int64], ...]:
+    """Give the offsets of chunks, their sizes as `Located` has them, and those alone."""
+    found = locate_all(tables, pieces.edges, pieces.chunks)
+    return found.offsets, found.nbytes, found.sizes
 
 
 def _files_of(tables: Sequence[ChunkFiles], pieces: Pieces) -> tuple[NDArray[np.int64], dict[int, PurePath]]:

@@ -20,8 +20,7 @@ from annbatch.plan.chunk_pieces import Pieces
 from annbatch.plan.row_places import RowPlan
 from annbatch.remote.chunk_objects import fetch_chunks
 from annbatch.remote.request_pool import Requests
-from annbatch.shards.chunk_files import locate_all
-from annbatch.shards.local_array import MAX_FILES
+from annbatch.shards.chunk_files import MAX_FILES, locate_all
 from annbatch.shards.page_cache import announce, are_cached, room
 from annbatch.shards.shard_index import Located
 from annbatch.shards.uncached_reads import UncachedReads

@@ -27,10 +27,10 @@ from annbatch.counters import BYTES_DECODED, ZARR_NS, of_thread, waiting
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import Pieces
 from annbatch.remote.remote_array import RemoteArray
-from annbatch.shards.chunk_files import ChunkFiles
+from annbatch.shards.chunk_files import MAX_FILES, ChunkFiles
 from annbatch.shards.codecs import Workspace
 from annbatch.shards.decode_kernels import Status, copy_types, native_types, scatter_buffer
-from annbatch.shards.local_array import MAX_FILES, ShardedArray
+from annbatch.shards.local_array import ShardedArray
 from annbatch.shards.scatter import Form, Scatter
 from annbatch.shards.shard_index import Located
 from annbatch.stores.array_opening import ThisProcess, own_array
@@ -104,12 +104,27 @@ def plan_work(
         Where chunks are that `annbatch.stores.chunk_arrival.request_chunks` got into memory; None for those that are to
         be read, and nothing if all are.
     """
-    work = Work()
+    work, n_open = Work(), 0
     for alike, part in alike_runs(arrays, pieces):
         first = alike[0]
         if isinstance(first, DirectElements):
             tables = [array.tables for array in alike if isinstance(array, DirectElements)]
-            work += _plan_direct(first.form, tables, part, dtype, limit, keep, next(located, None))
+            in_memory = next(located, None)
+            if in_memory is not None:
+                layouts = [of_array.layout for of_array in tables]
+                scatter = Scatter(first.form, layouts, part, dtype, limit, in_memory)
+                work.shared.append(partial(_run, scatter, keep))
+                continue
+            per_shard = [of_array.layout.chunks_per_shard for of_array in tables]
+            n_files = len(part.file_starts(per_shard))
+            n_open += n_files
+            if n_files and n_open <= MAX_FILES:
+                scatter = Scatter.of(first.form, tables, part, dtype, limit)
+                work.shared.append(partial(_run, scatter, keep))
+                continue
+            # Files are found, and let go, by each task: a window of single rows may touch every file of a collection.
+            for few in part.parts(per_shard, MAX_FILES):
+                work.single.append(partial(_find_and_run, first.form, tables, few, dtype, limit, keep))
         elif isinstance(first, RemoteElements):
             layouts = [array.tables.layout for array in alike if isinstance(array, RemoteElements)]
             fetched = next(located)
@@ -121,25 +136,6 @@ def plan_work(
                 assert isinstance(array, ZarrElements)
                 work.single.extend(array.tasks(part.of_arrays(i, i + 1), dtype, limit, keep))
     return work
-
-
-def _plan_direct(
-    form: Form,
-    tables: Sequence[ChunkFiles],
-    pieces: Pieces,
-    dtype: np.dtype[Any],
-    limit: int | None,
-    keep: Any,
-    located: Located | None,
-) -> Work:
-    if located is not None:
-        scatter = Scatter(form, [of_array.layout for of_array in tables], pieces, dtype, limit, located)
-        return Work(shared=[partial(_run, scatter, keep)])
-    parts = pieces.parts([of_array.layout.chunks_per_shard for of_array in tables], MAX_FILES)
-    if len(parts) == 1:
-        return Work(shared=[partial(_run, Scatter.of(form, tables, parts[0], dtype, limit), keep)])
-    # Files are found, and let go, by each task: a window of single rows may touch every file of a collection.
-    return Work(single=[partial(_find_and_run, form, tables, part, dtype, limit, keep) for part in parts])
 
 
 def _run(scatter: Scatter, keep: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from annbatch.plan.chunk_pieces import Pieces
 from annbatch.plan.column_selection import Selection
-from annbatch.shards.local_array import MAX_FILES
+from annbatch.shards.chunk_files import MAX_FILES
 from annbatch.shards.scatter import Scatter
 from annbatch.shards.select_scatter import Picked, SelectScatter
 from annbatch.shards.shard_index import Located
