@@ -30,7 +30,7 @@ from annbatch.shards.file_stamp import FileStamp
 from annbatch.stores.array_opening import open_each, part_of, reopened
 from annbatch.stores.collection import Collection
 from annbatch.stores.elements import Elements, elements_of
-from annbatch.stores.hdf5_arrays import Hdf5Array, with_filters
+from annbatch.stores.hdf5_arrays import Hdf5Array, stamp_behind, with_filters
 from annbatch.stores.hdf5_arrays import describe as described
 from annbatch.stores.label_columns import StoreColumn
 from annbatch.stores.lazy_tables import in_memory, is_lazy
@@ -117,9 +117,9 @@ class Store:
     """(n_vars, …) var of the store."""
 
     @property
-    def files(self) -> set[FileStamp]:
-        """The HDF5 files that hold its matrices."""
-        return {matrix.file for matrix in self.matrices.values() if matrix.file is not None}
+    def files(self) -> list[FileStamp]:
+        """The HDF5 files that hold its matrices, each once."""
+        return list(dict.fromkeys(matrix.file for matrix in self.matrices.values() if matrix.file is not None))
 
 
 @numcodecs_are_known()
@@ -295,6 +295,7 @@ def matrix_in_hdf5(found: h5py.Group | h5py.Dataset, name: str, stamp: FileStamp
     StoreError
         If it is something else, or its parts do not fit together.
     """
+    stamp = stamp_behind(found, stamp)
     if isinstance(found, h5py.Dataset):
         if found.ndim != 2:
             raise StoreError(f"{name}: must have two dimensions, got {found.ndim}: its shape is {found.shape}")

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import h5py
@@ -61,17 +62,24 @@ class Hdf5Array:
 
 
 def describe(dataset: h5py.Dataset, stamp: FileStamp) -> Hdf5Array:
-    """Describe a dataset of an open file; what it holds is not read.
+    """Describe a dataset of an open file, or of one that a link leads to; what it holds is not read.
 
     Raises
     ------
     InputError
         If h5py has to read it, and HDF5 lacks a filter for that.
     """
+    stamp = stamp_behind(dataset, stamp)
     own = _own(dataset, stamp)
     if isinstance(own, str):
         ensure_filters(dataset, f"{stamp.path}/{dataset.name.lstrip('/')}")
     return Hdf5Array(stamp, dataset.name, dataset.shape, dataset.dtype.newbyteorder("="), dataset.chunks, own)
+
+
+def stamp_behind(node: h5py.Group | h5py.Dataset, stamp: FileStamp) -> FileStamp:
+    """Give the stamp of the file that holds an object: that of the open one, unless an external link led to another."""
+    found = node.file.filename
+    return stamp if found == str(stamp.path) else FileStamp.of(Path(found).absolute())
 
 
 def with_filters(node: h5py.Group | h5py.Dataset, where: str, read: Callable[[], Read]) -> Read:
