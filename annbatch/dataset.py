@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -32,6 +33,7 @@ from annbatch.stores.anndata_store import Matrix, SparseMatrix, Store
 from annbatch.stores.cell_names import CellNames
 from annbatch.stores.class_columns import as_classes, check_kind, classes_of_integers
 from annbatch.stores.common_type import common_type, float32_holds
+from annbatch.stores.file_index import FileIndex
 from annbatch.stores.gene_selection import Genes
 from annbatch.stores.label_columns import Column
 from annbatch.stores.obs_access import SRC_PATH, Obs
@@ -84,11 +86,12 @@ class Dataset:
         labels: Sequence[str] | None = None,
         collections: Iterable[str] = (),
         before: Dataset | None = None,
+        index: FileIndex | None = None,
     ) -> Dataset:
         """Check that the stores agree.
 
         ``labels`` are obs columns that must not be left out. Where the first stores are those of ``before``, what is
-        known of these is not looked at again.
+        known of these is not looked at again. An ``index`` may know how the genes of ``.h5ad`` files are joined.
 
         Raises
         ------
@@ -110,12 +113,16 @@ class Dataset:
         merged = _merged(stores, labels, before)
         own = [(store.name, store.var) for store in stores]
         if before is None or before.of_stores is None:
-            of_stores = StoreGenes.of(own)
+            of_stores = StoreGenes.of(own, None if index is None else index.lists([var for _, var in own]))
         else:
             new = own[len(before.stores) :]
             of_stores = before.of_stores.with_stores(new) if new else before.of_stores
         joined = of_stores.joined(genes)
-        return cls(tuple(stores), merged.columns, dtypes, merged, joined, tuple(collections), of_stores=of_stores)
+        found = cls(tuple(stores), merged.columns, dtypes, merged, joined, tuple(collections), of_stores=of_stores)
+        if before is None or len(before.stores) < len(stores):
+            return found
+        # What somebody asked for of the same stores need not be read again.
+        return replace(found, opened=before.opened, read=before.read)
 
     @classmethod
     def joint(
@@ -147,8 +154,10 @@ class Dataset:
         """Rows in all stores."""
         return sum(store.shape[0] for store in self.stores)
 
-    def with_obs(self, class_columns: tuple[str, ...], *, names: bool) -> Dataset:
+    def with_obs(self, class_columns: tuple[str, ...], *, names: bool, before: Dataset | None) -> Dataset:
         """Give the same stores with columns carried as classes, and with the names of their cells.
+
+        Names of the first stores are not opened again where they are those of ``before``, which has opened them.
 
         Raises
         ------
@@ -157,11 +166,16 @@ class Dataset:
         """
         self.check_columns(class_columns, "classes")
         known = {column.name for column in self.columns}
+        opened: tuple[CellNames, ...] = ()
+        if names:
+            if before is not None and before.names is not None and _begin_with(self.stores, before.stores):
+                opened = before.names
+            opened += open_names(self.tables[len(opened) :], self.store_rows[len(opened) :])
         return replace(
             self,
             columns=(*self.columns, *(self._column(name, "classes") for name in class_columns if name not in known)),
             class_columns=class_columns,
-            names=open_names(self.tables, self.store_rows) if names else None,
+            names=opened if names else None,
         )
 
     @property
@@ -201,7 +215,7 @@ class Dataset:
     @property
     def n_vars(self) -> int:
         """Columns of X, of those selected."""
-        return len(self.var)
+        return 0 if self.genes is None else self.genes.n
 
     def classes(self, by: str | Sequence[str]) -> Classes:
         """Read an obs column as classes of all rows, or several as one class of tuples.
@@ -322,9 +336,9 @@ class Dataset:
         ]
         genes = ("\0".join(map(str, one.names)) for one in joined)
         names = "\0\0".join([*self.modalities, *genes]).encode()
-        files = "\n".join(stamp.digest() for stamp in self._files)
         # Named only where there are some: states of earlier versions remain valid.
-        named = {"files": digest(np.frombuffer(files.encode(), np.uint8))} if files else {}
+        files = [stamp.digest() for stamp in self._files]
+        named = {"files": files} if files else {}
         return {
             "n_obs": self.n_obs,
             "n_vars": sum(len(one.names) for one in joined),
@@ -358,6 +372,35 @@ class Dataset:
         """Raise StoreError if one of the HDF5 files is gone, or has changed since it was opened."""
         for stamp in self._files:
             stamp.check()
+
+    def check_state_files(self, state: Any, own: Sequence[str]) -> None:
+        """Check that the HDF5 files of a state are these, or copies of them.
+
+        Parameters
+        ----------
+        state
+            What a user gave; anything else about it is checked by `annbatch.order.state.load`.
+        own
+            The ``files`` of this dataset's fingerprint.
+
+        Raises
+        ------
+        InputError
+            If they are others; names the first of them.
+        """
+        paths, saved = [stamp.path for stamp in self._files], None
+        with suppress(AttributeError, KeyError, TypeError):
+            saved = state["fingerprint"]["files"]
+        if not isinstance(saved, list) or not paths:
+            return
+        if len(saved) != len(paths):
+            raise InputError(f"state must be of the same files: it is of {len(saved)}, here are {len(paths)}")
+        for path, then, now in zip(paths, saved, own, strict=True):
+            if then != now:
+                raise InputError(
+                    f"{path}: must be the file that the state is of, or a copy of it: size and checksum are {now}, and "
+                    f"were {then}; name the files in the same order"
+                )
 
     def slow_paths(self, *, of_files: bool = False) -> list[str]:
         """Say which elements, or those of HDF5 files, zarr or h5py reads, and why; the others are read directly."""

@@ -506,7 +506,9 @@ class Loader(LoaderData):
             If the state belongs to other data or settings, or to another worker process of a ``DataLoader``; names what
             differs.
         """
-        position = load(state, self._fingerprint(), partition or self.partition or WHOLE)
+        own = self._fingerprint()
+        self._opened().check_state_files(state, own.get("files", []))
+        position = load(state, own, partition or self.partition or WHOLE)
         self._scheduled().turns(position, position.parts[-1][0] if position.parts else 1)
         self._position = position
 

@@ -96,6 +96,7 @@ class LoaderData(Summary):
         self.transform = transform
         self.modalities = None if modalities is None else distinct_names("modalities", modalities)
         self.cache_dir = None if cache_dir is None else Path(expanded(cache_dir))
+        self._index = None if self.cache_dir is None else FileIndex(self.cache_dir / "h5ad-index")
         self.cache_limit = byte_count("cache_limit", cache_limit)
         self.device = device if device == "cpu" else open_device(device).name
         one_of("decode", decode, get_args(Decode))
@@ -336,7 +337,7 @@ class LoaderData(Summary):
         InputError
             If each modality has its own; see `mod`.
         """
-        return len(self.var)
+        return self._of_genes().n_vars
 
     @property
     def var(self) -> pd.DataFrame:
@@ -350,13 +351,7 @@ class LoaderData(Summary):
         InputError
             If each modality has its own; see `mod`.
         """
-        dataset = self._opened()
-        if dataset.modalities:
-            name = next(iter(dataset.modalities))
-            raise InputError(
-                f"var and n_vars must be asked for by modality here: ds.mod[{name!r}].var, ds.mod[{name!r}].n_vars"
-            )
-        return dataset.var
+        return self._of_genes().var
 
     @property
     def has_function(self) -> bool:
@@ -417,7 +412,7 @@ class LoaderData(Summary):
         dataset = self._dataset
         if dataset is None:
             return {"stores": "none yet"}
-        facts = {f"n_vars of {name}": f"{len(part.var):,}" for name, part in dataset.modalities.items()}
+        facts = {f"n_vars of {name}": f"{part.n_vars:,}" for name, part in dataset.modalities.items()}
         facts = facts or {"n_vars": f"{self.n_vars:,}"}
         facts["stores"] = f"{len(dataset.stores):,}"
         facts["labels"] = summary.names(
@@ -452,8 +447,8 @@ class LoaderData(Summary):
         genes = GeneOptions(self.var_names, self.var_key, self.absent, self.join).by_modality(modalities)
         labels, digests = sources.labels, sources.digests
         if not modalities:
-            before = self._dataset
-            return Dataset.of(sources.stores, self.dtype, self.casting, genes[""], labels, digests, before)
+            options = self.dtype, self.casting, genes[""], labels, digests
+            return Dataset.of(sources.stores, *options, self._dataset, self._index)
         parts = {
             name: replaced(Dataset.of(one.stores, self.dtype, self.casting, genes[name]), measured=one.mask)
             for name, one in sources.modalities.items()
@@ -462,7 +457,7 @@ class LoaderData(Summary):
 
     def _use(self, sources: Sources) -> None:
         before = self._dataset
-        dataset = self._dataset_of(sources).with_obs(self.classes, names=self.names)
+        dataset = self._dataset_of(sources).with_obs(self.classes, names=self.names, before=before)
         dataset.check_columns(self.sampler.columns, "columns of the sampler")
         if self._decode == "gpu" and (why := dataset.undecodable()):
             raise InputError(f"decode='gpu' is not possible: {why}")
@@ -480,13 +475,20 @@ class LoaderData(Summary):
     def _cache(self) -> DiskCache | None:
         return None if self.cache_dir is None else DiskCache(self.cache_dir, self.cache_limit)
 
-    def _index(self) -> FileIndex | None:
-        return None if self.cache_dir is None else FileIndex(self.cache_dir / "h5ad-index")
-
     def _opened(self) -> Dataset:
         if self._dataset is None:
             raise InputError("a Loader needs stores before it is used: call use_collection, use_h5ad or add_anndatas")
         return self._dataset
+
+    def _of_genes(self) -> Dataset:
+        """Return what was opened; raises InputError if each modality has genes of its own."""
+        dataset = self._opened()
+        if dataset.modalities:
+            name = next(iter(dataset.modalities))
+            raise InputError(
+                f"var and n_vars must be asked for by modality here: ds.mod[{name!r}].var, ds.mod[{name!r}].n_vars"
+            )
+        return dataset
 
     def _runs(self) -> Runs | None:
         rows = self._rows

@@ -37,8 +37,8 @@ class Opening:
     """``"X"``, ``"layers/…"``, ``"obsm/…"``."""
     cache: Callable[[], DiskCache | None]
     """Opens the cache for what lies in object stores."""
-    index: Callable[[], FileIndex | None] = lambda: None
-    """Gives the index of ``.h5ad`` files."""
+    index: FileIndex | None = None
+    """What was read of ``.h5ad`` files before."""
     modalities: tuple[str, ...] | None = None
     """Which modalities, where there are some; None means all. Elements then are ``"layers/rna:…"`` and the like."""
 
@@ -98,8 +98,8 @@ class Sources:
         files = h5ad_paths(paths)
         self._check_modalities((), opening)
         chosen = self._same_labels(labels)
-        wanted, index = Wanted(chosen, opening.elements), opening.index()
-        stores = [open_h5ad(file, wanted, index) for file in files]
+        wanted = Wanted(chosen, opening.elements)
+        stores = [open_h5ad(file, wanted, opening.index) for file in files]
         return replace(self, stores=self._with_stores(stores, chosen), labels=chosen, given=(*self.given, *files))
 
     def with_collection(self, path: Any, labels: Sequence[str] | None, opening: Opening) -> Sources:

@@ -137,7 +137,7 @@ def _check_worker(position: Position, partition: Partition) -> None:
 
 
 def _shown(value: Any) -> str:
-    return "missing" if value is None else repr(value)
+    return "missing" if value is None else f"{value!r:.200}"
 
 
 def _is_count(value: Any) -> bool:

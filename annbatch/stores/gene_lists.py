@@ -10,7 +10,7 @@ Building, which may have millions of inputs, keeps the lists on disk (`annbatch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from itertools import repeat
 from typing import Any, Self
@@ -38,6 +38,23 @@ class GeneLists:
         """(n_known,) how many lists have each gene."""
         self._of_digest: dict[bytes, int] = {}
         self._kept: list[npt.NDArray[Any]] = []
+
+    @classmethod
+    def of(
+        cls,
+        names: Sequence[str],
+        kept: Sequence[npt.NDArray[Any]],
+        digests: Sequence[bytes],
+        n_lists_with: Ints,
+    ) -> Self:
+        """Give lists that were made before, of no input yet: the names of all genes, the lists and their digests."""
+        lists = cls()
+        lists.known = dict(zip(names, range(len(names)), strict=True))
+        lists.lengths = [len(numbers) for numbers in kept]
+        lists.n_lists_with = n_lists_with
+        lists._of_digest = {digest: number for number, digest in enumerate(digests)}
+        lists._kept = list(kept)
+        return lists
 
     def add(self, names: pd.Index[Any]) -> None:
         """Take the genes of the next input, unique strings; each list kept once."""

@@ -24,7 +24,7 @@ from annbatch.stores.anndata_store import Store, Wanted, checked, matrix_in_hdf5
 from annbatch.stores.file_index import FileIndex
 from annbatch.stores.hdf5_files import open_hdf5
 from annbatch.stores.hdf5_filters import ensure_filters
-from annbatch.stores.label_columns import StoreColumn, columns_of_file
+from annbatch.stores.label_columns import columns_of_file
 from annbatch.stores.obs_access import ObsInFile
 from annbatch.stores.store_var import GeneNames, StoreVar, VarInFile, VarInMemory
 from annbatch.stores.stored_frame import attribute, stored_frame
@@ -66,8 +66,8 @@ def open_h5ad(path: Path, wanted: Wanted, index: FileIndex | None = None) -> Sto
             with naming(f"{name} {element}"):
                 matrices[element] = matrix_in_hdf5(_element(root, element, name), f"{name} {element}", stamp)
         shape = matrices["X"].shape
-        obs, columns, values = _obs(root, name, stamp, shape[0], wanted.labels)
-        store = checked(Store(name, shape, matrices, columns, obs, _var(root, name, stamp, shape[1])))
+        obs, values = _obs(root, name, stamp, shape[0], wanted.labels, index)
+        store = checked(Store(name, shape, matrices, dict(obs.labels), obs, _var(root, name, stamp, shape[1])))
     if index is not None:
         index.save(store, stamp, values)
     return store
@@ -106,9 +106,9 @@ def _element(root: h5py.File, element: str, name: str) -> Any:
 
 
 def _obs(
-    root: h5py.File, name: str, stamp: FileStamp, n_obs: int, labels: Sequence[str] | None
-) -> tuple[ObsInFile, dict[str, StoreColumn], dict[str, Any]]:
-    """Give obs, and the label columns that it has, also as they were read."""
+    root: h5py.File, name: str, stamp: FileStamp, n_obs: int, labels: Sequence[str] | None, index: FileIndex | None
+) -> tuple[ObsInFile, dict[str, Any]]:
+    """Give obs with the label columns that it has, and these as they were read."""
     values: dict[str, Any] = {}
     with naming(f"{name} obs"):
         # HDF5 says what filter it lacks only when it reads.
@@ -122,7 +122,7 @@ def _obs(
 
         asked = None if labels is None else [label for label in labels if label in there]
         columns = columns_of_file(there, read, asked, name)
-    return ObsInFile(name, stamp, n_obs, there), columns, values
+    return ObsInFile(name, stamp, n_obs, there, columns, index), values
 
 
 def _var(root: h5py.File, name: str, stamp: FileStamp, n_vars: int) -> StoreVar:

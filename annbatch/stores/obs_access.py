@@ -8,9 +8,9 @@ They open columns and names without reading more than they must.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import anndata as ad
 import pandas as pd
@@ -110,6 +110,19 @@ class ObsInStore:
             return NamesInMemory(pd.Index(as_text(ad.io.read_elem(found)), name=label))
 
 
+class KeptObs(Protocol):
+    """What of the obs of ``.h5ad`` files was read before, as `annbatch.stores.file_index.FileIndex` keeps it."""
+
+    def columns(self, stamp: FileStamp, names: Sequence[str]) -> dict[str, Any]:
+        """Give those columns of a file that are kept."""
+
+    def cell_names(self, stamp: FileStamp) -> pd.Index[Any] | None:
+        """Give the index of a file's obs; None if it is not kept."""
+
+    def keep(self, stamp: FileStamp, columns: Mapping[str, Any], names: pd.Index[Any] | None = None) -> None:
+        """Keep columns of a file, and the index."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ObsInFile:
     """The obs of an ``.h5ad`` file. Whole columns are read, those that are asked for."""
@@ -122,20 +135,56 @@ class ObsInFile:
     """Its rows."""
     column_names: list[str]
     """Names of its columns."""
+    labels: Mapping[str, StoreColumn]
+    """Those that are in memory."""
+    kept: KeptObs | None
+    """Gives what was read before, so that the file need not be opened."""
 
     is_remote = False
 
     def columns(self, names: Sequence[str] | None, asked_by: str = "labels") -> dict[str, StoreColumn]:
-        """Read columns; None means all. Raises InputError if one is not there."""
-        if names == []:
-            return {}
-        with self._frame() as obs:
-            return columns_of_file(obs.column_names, obs.column, names, self.store, asked_by)
+        """Give columns; None means all. Those that are named are kept, if something keeps them.
+
+        Raises
+        ------
+        InputError
+            If a column is not there.
+        StoreError
+            If the file has changed, or cannot be read.
+        """
+        wanted = self.column_names if names is None else list(names)
+        rest = [name for name in wanted if name not in self.labels]
+        if not rest:
+            return {name: self.labels[name] for name in wanted}
+        self.stamp.check()
+        known = {} if self.kept is None else self.kept.columns(self.stamp, rest)
+        new: dict[str, Any] = {}
+        with ExitStack() as stack:
+            obs = None if known.keys() >= set(rest) else stack.enter_context(self._frame())
+
+            def read(name: str) -> Any:
+                if obs is None or name in known:
+                    return known.pop(name)
+                values = obs.column(name)
+                if names is not None:
+                    new[name] = values
+                return values
+
+            described = columns_of_file(self.column_names, read, rest, self.store, asked_by)
+        if self.kept is not None and new:
+            self.kept.keep(self.stamp, new)
+        return {name: self.labels[name] if name in self.labels else described[name] for name in wanted}
 
     def names(self) -> CellNames:
-        """Read the names of the cells."""
-        with self._frame() as obs:
-            return NamesInMemory(pd.Index(obs.index(), name=obs.index_name))
+        """Give the names of the cells, and keep them, if something keeps them; raises StoreError as `columns` does."""
+        self.stamp.check()
+        found = None if self.kept is None else self.kept.cell_names(self.stamp)
+        if found is None:
+            with self._frame() as obs:
+                found = pd.Index(obs.index(), name=obs.index_name)
+            if self.kept is not None:
+                self.kept.keep(self.stamp, {}, found)
+        return NamesInMemory(found)
 
     @contextmanager
     def _frame(self) -> Iterator[StoredFrame]:

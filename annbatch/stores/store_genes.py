@@ -10,6 +10,7 @@ All stores that have the same genes in the same order need no map of their colum
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,16 +44,27 @@ class JoinedGenes:
     selection: Selection | None = None
     """Which of the joined genes are yielded; None means all."""
     chosen: pd.DataFrame | None = None
-    """(n_vars, …) var of those that are selected."""
+    """(n_vars, …) var of those that are selected, if it was needed to find them."""
+    genes: Genes | None = None
+    """Finds it in the var of all, where names alone told which genes are selected."""
     partial: Mapping[str, str] = field(default_factory=dict)
     """The genes asked for by name that only some stores have, each with the name of a store that lacks it."""
     few_shared: str | None = None
     """What to warn of if stores share next to no gene."""
 
+    @property
+    def n(self) -> int:
+        """Number of genes that are yielded; var is not read for it."""
+        return len(self.names) if self.selection is None else len(self.selection.columns)
+
     @cached_property
     def var(self) -> pd.DataFrame:
         """(n_vars, …) var of the genes that are yielded."""
-        return self.of.var(self.names) if self.chosen is None else self.chosen
+        if self.chosen is not None:
+            return self.chosen
+        whole = self.of.var(self.names)
+        found = None if self.genes is None else self.genes.find(whole, "the stores")
+        return whole if found is None else found[1]
 
     @cached_property
     def columns(self) -> ColumnMap | None:
@@ -91,9 +103,12 @@ class StoreGenes:
     """The var columns of the first so many stores, if somebody has asked for them."""
 
     @classmethod
-    def of(cls, stores: Sequence[tuple[str, StoreVar]]) -> Self:
-        """Take the name and the var of each store."""
-        return cls((), (), GeneLists()).with_stores(stores)
+    def of(cls, stores: Sequence[tuple[str, StoreVar]], lists: GeneLists | None = None) -> Self:
+        """Take the name and the var of each store, and the ``lists`` of their genes, if these were made before."""
+        if lists is None:
+            return cls((), (), GeneLists()).with_stores(stores)
+        called, tables = zip(*stores, strict=True)
+        return cls(called, tables, lists)
 
     def with_stores(self, stores: Sequence[tuple[str, StoreVar]]) -> Self:
         """Give the genes of more stores."""
@@ -140,12 +155,19 @@ class StoreGenes:
         join = join_genes(lists, self.stores, how, None)
         if genes.wanted is None:
             return JoinedGenes(join.names, self, join, few_shared=few_in_common(lists, self.stores))
-        found = genes.find(self.var(join.names), "the stores")
+        # Names are found without the rest of var, which would have to be read from all files.
+        found = None
+        if is_named and genes.key is None:
+            # Otherwise the message may say which column has the names.
+            with suppress(InputError):
+                found = genes.find(pd.DataFrame(index=join.names), "the stores")
+        by_name = None if found is None else genes
+        found = found or genes.find(self.var(join.names), "the stores")
         assert found is not None
-        selection = Selection.of(found[0], len(join.names))
+        selection, chosen = Selection.of(found[0], len(join.names)), None if by_name else found[1]
         if not is_named:
             few = few_in_common(lists, self.stores)
-            return JoinedGenes(join.names, self, join, selection, found[1], few_shared=few)
+            return JoinedGenes(join.names, self, join, selection, chosen, few_shared=few)
         partial = self._partial(found[0], join.names)
         if partial and genes.absent == "error" and genes.join != "outer":
             gene, store = next(iter(partial.items()))
@@ -153,7 +175,7 @@ class StoreGenes:
                 f"var_names must be genes of all stores, got {gene!r}, which {store} lacks ({len(partial)} are not in "
                 f"all stores); absent='zero' or join='outer' gives zeros there"
             )
-        return JoinedGenes(join.names, self, join, selection, found[1], partial)
+        return JoinedGenes(join.names, self, join, selection, chosen, by_name, partial)
 
     def _partial(self, positions: Any, names: pd.Index[Any]) -> dict[str, str]:
         """Name the joined genes at some positions that a store lacks, and such a store."""

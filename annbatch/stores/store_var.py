@@ -1,10 +1,12 @@
 """What is the var of a store: which genes does it have, and what is known of them?
 
-Loaders need the names of all genes when they open a store. The other columns are read when somebody asks for them.
+Loaders need to tell the genes of stores apart when they open them, and the names of all genes. The other columns are
+read when somebody asks for them.
 
 1. `VarInMemory` is a table that is there already.
-2. `VarInFile` is the var of an ``.h5ad`` file. Its names are kept once for all files that have the same
-   (`GeneNames.shared`); its table is read when it is needed.
+2. `VarInFile` is the var of an ``.h5ad`` file; its table is read when it is needed.
+3. `GeneNames` are the names. Those in memory are there once for all stores that have the same (`GeneNames.shared`);
+   others are read when they are needed.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 from weakref import WeakValueDictionary
 
 import pandas as pd
@@ -25,39 +27,48 @@ from annbatch.shards.file_stamp import FileStamp
 class GeneNames:
     """The names of the genes of a store, in order."""
 
-    joined: bytes
-    """The names in UTF-8, with a NUL between them."""
+    digest: bytes
+    """(32,) SHA-256 of the names: what tells them from others."""
     n: int
     """Number of names."""
+    in_memory: bytes | None
+    """The names in UTF-8, with a NUL between them; None if they are read when they are needed."""
+    read: Callable[[], bytes] | None = None
+    """Reads them."""
 
     @classmethod
     def shared(cls, joined: bytes, n: int) -> GeneNames:
         """Give the object that this process has for these names, if there is one."""
-        found = cls(joined, n)
+        found = cls(hashlib.sha256(joined).digest(), n, joined)
         return _known.setdefault((found.digest, n), found)
 
     @classmethod
     def known(cls, digest: bytes, n: int) -> GeneNames | None:
-        """Give the names that have a digest, if this process knows them."""
+        """Give the names that have a digest, if this process has them in memory."""
         return _known.get((digest, n))
 
     @classmethod
-    def of(cls, index: pd.Index[Any]) -> Self:
+    def of(cls, index: pd.Index[Any]) -> GeneNames:
         """Take the names of a table."""
         text = index if index.inferred_type == "string" else index.map(str)
-        return cls("\0".join(text).encode(errors="surrogatepass"), len(index))
+        joined = "\0".join(text).encode(errors="surrogatepass")
+        return cls(hashlib.sha256(joined).digest(), len(index), joined)
 
-    @cached_property
-    def digest(self) -> bytes:
-        """(32,) what tells these names from others."""
-        return hashlib.sha256(self.joined).digest()
+    def joined(self) -> bytes:
+        """Give the names in UTF-8, with a NUL between them."""
+        if self.in_memory is not None:
+            return self.in_memory
+        assert self.read is not None
+        return self.read()
 
     def names(self) -> list[str]:
         """Give the names: n of them."""
-        return self.joined.decode(errors="surrogatepass").split("\0") if self.n else []
+        return self.joined().decode(errors="surrogatepass").split("\0") if self.n else []
 
-    def __reduce__(self) -> tuple[Callable[[bytes, int], GeneNames], tuple[bytes, int]]:
-        return GeneNames.shared, (self.joined, self.n)
+    def __reduce__(self) -> tuple[Callable[..., GeneNames], tuple[Any, ...]]:
+        if self.in_memory is not None:
+            return GeneNames.shared, (self.in_memory, self.n)
+        return GeneNames, (self.digest, self.n, None, self.read)
 
 
 _known: WeakValueDictionary[tuple[bytes, int], GeneNames] = WeakValueDictionary()

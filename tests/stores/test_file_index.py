@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from annbatch import InputError, Loader
-from annbatch.stores import store_var
+from annbatch import InputError, Loader, StoreError
+from annbatch.stores import file_index, store_var
 from annbatch.stores.file_index import FileIndex
 from annbatch.stores.indexed_columns import Arrays, packed_column, unpacked_column
 from datagen import awkward_obs, named_matrix
@@ -95,10 +100,14 @@ def test_second_opening(files: list[Path], tmp_path: Path, monkeypatch: pytest.M
     with counted_openings(monkeypatch) as seen:
         again = opened(files, cache)
         assert len(next(iter(again)).index) == OPTIONS["batch_size"]
+        assert "n_vars=11" in repr(again)
         # Fewer labels and elements need no file either.
         opened(files, cache, labels=[], layers=[])
         opened(files, cache, labels=["only here"])
-        assert not seen
+        # Nor do genes that are named.
+        named = [opened(files, folder, var_names=["g8", "g3"]) for folder in (cache, None)]
+        assert seen == [path.name for path in files]
+    check_equal(*named)
     check_equal(plain, opened(files, cache))
     # The genes of the first two files are kept once.
     assert len(list((cache / "h5ad-index").glob("*.genes"))) == 2
@@ -121,10 +130,12 @@ def test_files_that_change(files: list[Path], tmp_path: Path) -> None:
     opened(files, cache)
     with h5py.File(files[0], "r+") as file:
         file["X/data"][...] += 1
+    settled(files[0])
     check_equal(opened(files, None), opened(files, cache))
     kept = FileIndex(cache / "h5ad-index")
     assert len(list(kept.folder.glob("*.h5ad-index"))) == 3
-    os.utime(files[1])
+    # Whoever is slow is not to find it old.
+    os.utime(files[1], (time.time() + 3600,) * 2)
     entries = {path.name: path.read_bytes() for path in kept.folder.iterdir()}
     opened(files, cache)
     assert entries == {path.name: path.read_bytes() for path in kept.folder.iterdir()}
@@ -145,11 +156,15 @@ def test_damaged_index(files: list[Path], tmp_path: Path, monkeypatch: pytest.Mo
     cache = tmp_path / "cache"
     opened(files, cache)
     whole = {path: path.read_bytes() for path in (cache / "h5ad-index").iterdir()}
-    for kind in (".h5ad-index", ".genes"):
+    for kind in (".h5ad-index", ".genes", ".gene-lists"):
+        assert any(path.suffix == kind for path in whole)
         for damage in (cut, flipped):
             for path, content in whole.items():
                 if path.suffix == kind:
                     path.write_bytes(damage(content))
+                elif path.suffix == ".gene-lists":
+                    # It would stand in for the names.
+                    path.unlink()
             # What this process knows of genes would stand in for the files.
             monkeypatch.setattr(store_var, "_known", {})
             found = opened(files, cache)
@@ -188,6 +203,103 @@ def test_columns() -> None:
         assert packed_column(column, Arrays()) is None
 
 
-def _stored(arrays: Arrays, packed: Any) -> bytes:
+def _stored(arrays: Arrays, packed: Any) -> np.ndarray[Any, Any]:
     assert packed is not None
-    return arrays.with_header({"it": packed})
+    return np.frombuffer(bytearray(arrays.with_header({"it": packed})), np.uint8)
+
+
+def test_more_of_obs(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names, classes and other columns that somebody has asked for are kept, too; files that changed are refused."""
+    cache, columns = tmp_path / "cache", ["donor", "age", "n_counts"]
+    options: dict[str, Any] = {"labels": ["n_counts"], "names": True, "classes": ["donor"]}
+    plain = opened(files, None, **options)
+    with counted_openings(monkeypatch) as seen:
+        first = opened(files, cache, **options)
+        first.obs(columns)
+        assert len(seen) == 3 * 4
+        # Labels are in memory.
+        first.obs(["n_counts"])
+        assert len(seen) == 3 * 4
+        seen.clear()
+        again = opened(files, cache, **options)
+        pd.testing.assert_frame_equal(again.obs(columns), plain.obs(columns))
+        assert seen == [path.name for path in files] * 2
+    for one, other in zip(each_batch(plain), each_batch(again), strict=True):
+        assert list(one["names"]) == list(other["names"])
+        pd.testing.assert_frame_equal(one.labels, other.labels)
+    os.utime(files[1])
+    with pytest.raises(StoreError, match=r"1\.h5ad: has changed"):
+        again.obs(columns)
+
+
+def test_many_joins(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files in another order have another join; the last joins are kept."""
+    cache = tmp_path / "cache"
+    for order in permutations(files):
+        opened(list(order), cache, labels=[])
+    # Two lists of genes have two orders.
+    assert len(list((cache / "h5ad-index").glob("*.gene-lists"))) == 2
+    monkeypatch.setattr(file_index, "_MAX_JOINS", 1)
+    for path in (cache / "h5ad-index").glob("*.gene-lists"):
+        path.unlink()
+    for order in (files, files[::-1], files):
+        check_equal(opened(order, None), opened(order, cache))
+        assert len(list((cache / "h5ad-index").glob("*.gene-lists"))) == 1
+
+
+# Python, and JAX where it was imported, warn of threads in a process that forks; that is what is tested.
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
+def test_several_processes(files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes may write the same index at once."""
+    cache = tmp_path / "cache"
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=opened, args=(files, cache)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0] * 4
+    with counted_openings(monkeypatch) as seen:
+        found = opened(files, cache)
+        assert not seen
+    check_equal(opened(files, None), found)
+    assert {path.suffix for path in (cache / "h5ad-index").iterdir()} == {".h5ad-index", ".genes", ".gene-lists"}
+
+
+def read_all(files: list[Path], cache: Path, user: int | None) -> None:
+    # Modules are imported before the process becomes a user who may not look everywhere.
+    list(opened(files, None))
+    if user is not None:
+        os.setuid(user)
+    with pytest.raises(PermissionError):
+        (cache.parent / "new").write_text("")
+    assert sum(len(batch.index) for batch in opened(files, cache)) == N_OBS * len(files)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
+def test_read_only_folder(files: list[Path]) -> None:
+    """Files in a folder that cannot be written, by a user who may only read, are read without an index."""
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [Path(shutil.copy2(path, folder)) for path in files]
+        for path in copies:
+            path.chmod(0o444)
+        Path(folder).chmod(0o555)
+        arguments = copies, Path(folder, "cache"), None if os.geteuid() else 65534
+        child = multiprocessing.get_context("fork").Process(target=read_all, args=arguments)
+        child.start()
+        child.join(60)
+        Path(folder).chmod(0o755)
+        assert child.exitcode == 0
+
+
+def test_a_file_that_is_written(files: list[Path], tmp_path: Path) -> None:
+    """Opened from the index, a file is not locked; it is read until it changes."""
+    cache = tmp_path / "cache"
+    opened(files, cache)
+    ds = opened(files, cache)
+    list(ds)
+    with h5py.File(files[0], "r+") as file:
+        file["X/data"][...] += 1
+        file.flush()
+        with pytest.raises(StoreError, match=r"0\.h5ad: has changed"):
+            next(iter(ds))
