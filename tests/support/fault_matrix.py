@@ -63,12 +63,19 @@ def contents(batch: Any) -> tuple[bytes, ...]:
     return tuple(array.tobytes() for array in arrays)
 
 
+def loader_of(place: Any, **options: Any) -> Loader:
+    """Open a collection, or an ``.h5ad`` file."""
+    settings: dict[str, Any] = {"batch_size": 16, "chunk_size": 8, "preload_nchunks": 4} | options
+    ds = Loader(**settings)
+    use = ds.use_h5ad if str(place).endswith(".h5ad") else ds.use_collection
+    return use(place, labels=["cell_type", "n_counts"])
+
+
 def two_epochs(place: Any, inject: Callable[[str], None], **options: Any) -> Batches:
     """Read two epochs; ``inject`` is told which moment it is."""
     inject("before opening")
-    settings: dict[str, Any] = {"batch_size": 16, "chunk_size": 8, "preload_nchunks": 4} | options
     found: Batches = []
-    with Loader(**settings).use_collection(place, labels=["cell_type", "n_counts"]) as ds:
+    with loader_of(place, **options) as ds:
         inject("after opening")
         for epoch in range(2):
             for i, batch in enumerate(ds):
@@ -90,16 +97,24 @@ def left_behind(before: int, allowed: int) -> str | None:
     return f"{more} descriptors" if more > allowed else None
 
 
-def outcome(run: Callable[[], Batches], wanted: Batches, names: str = "", *, is_remote: bool = False) -> str:
+def outcome(
+    run: Callable[[], Batches],
+    wanted: Batches,
+    names: str = "",
+    *,
+    is_remote: bool = False,
+    kinds: type[Exception] | tuple[type[Exception], ...] = StoreError,
+) -> str:
     """Run a trial, and say in a word what came out: ``right``, ``error``, or what is wrong with it.
 
-    Connections to an object store stay open for a while, each a descriptor, as many as requests may be under way.
+    Errors are to be of these ``kinds``. Connections to an object store stay open for a while, each a descriptor, as
+    many as requests may be under way.
     """
     before = sum(1 for _ in Path("/proc/self/fd").iterdir())
     began = time.monotonic()
     try:
         found = run()
-    except StoreError as e:
+    except kinds as e:
         result = "error" if names in str(e) else f"UNNAMED {e}"
     except Exception as e:  # noqa: BLE001
         result = f"UNTYPED {type(e).__name__}: {e}"
@@ -274,9 +289,7 @@ def interrupted(place: Any, wanted: Batches, rng: np.random.Generator, times: in
     """Interrupt at random moments; the loader must be usable afterwards."""
 
     def run() -> Batches:
-        ds = Loader(batch_size=16, chunk_size=8, preload_nchunks=4).use_collection(
-            place, labels=["cell_type", "n_counts"]
-        )
+        ds = loader_of(place)
         try:
             with alarm(float(rng.uniform(0.0005, 0.05))):
                 for _ in range(3):
@@ -299,9 +312,7 @@ def forked(place: Any, wanted: Batches, times: int) -> Iterator[tuple[str, str, 
     def run(at: int) -> Batches:
         found: Batches = []
         child = 0
-        ds = Loader(batch_size=16, chunk_size=8, preload_nchunks=4).use_collection(
-            place, labels=["cell_type", "n_counts"]
-        )
+        ds = loader_of(place)
         for _ in range(2):
             for batch in ds:
                 found.append(contents(batch))

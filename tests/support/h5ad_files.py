@@ -119,6 +119,7 @@ LAYOUTS = {
     "never written": Layout(sparsely_written),
     "tiled": Layout(tiled, only_dense=True, why="chunks must span whole rows"),
     "bitshuffle": Layout(with_settings(chunks=70, **hdf5plugin.Bitshuffle()), why="there are filters beyond"),
+    "blosc2": Layout(with_settings(chunks=70, **hdf5plugin.Blosc2()), why="there are filters beyond"),
     "blosc snappy": Layout(with_settings(chunks=70, **hdf5plugin.Blosc("snappy")), why="snappy"),
     "scaleoffset": Layout(
         with_settings(chunks=70, scaleoffset=0), why="there are filters beyond", types={"data": "<i4", "dense": "<i4"}
