@@ -15,6 +15,15 @@ def first_batch_table(record: Record) -> str:
     return table(("", "", "open", "first batch after that"), lines)
 
 
+def open_files_table(record: Record) -> str:
+    """Seconds to open many files."""
+    lines = []
+    for row in record["rows"]:
+        times = [f"{middle(row[key]):.2f} s ({min(row[key]):.2f}–{max(row[key]):.2f})" for key in ("cpu_s", "seconds")]
+        lines.append((f"{row['contender']}, {row['setting']}", *times))
+    return table((f"{record['input']['n_files']:,} files", "CPU time", "time"), lines)
+
+
 def cpu_table(record: Record) -> str:
     """Seconds of CPU of each case."""
     lines = []

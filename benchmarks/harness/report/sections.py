@@ -12,6 +12,7 @@ from harness.report.costs import (
     fit_table,
     handover_table,
     layouts_table,
+    open_files_table,
     sampling_table,
     wait_table,
 )
@@ -23,6 +24,7 @@ from harness.report.speeds import (
     cold_table,
     gpu_table,
     growth_table,
+    in_place_table,
     main_table,
     pivot,
     random_rows_table,
@@ -140,6 +142,21 @@ SECTIONS = {
         speeds_table,
         "`anndata.read_h5ad` of the uncompressed files against `anndata.read_zarr` of this project's stores with the "
         "zarrs pipeline; no shuffling, no batches.",
+    ),
+    "open-files": Section(
+        "Opening many files",
+        open_files_table,
+        '`Loader(join="outer", cache_dir=…).use_h5ad(paths, labels=["cell_type", "donor"])`, in new processes: with an '
+        "empty `cache_dir`, and with what the process before has kept there. Medians and ranges of the rounds.",
+        page="h5ad",
+    ),
+    "in-place": Section(
+        "Reading in place",
+        in_place_table,
+        "scDataset reads the same files, in an environment of its own. libdeflate is installed. Every value and column "
+        "number is summed up. Rates are medians of the rounds ± half their range; ratios are those of each round: "
+        "median, least and largest.",
+        page="h5ad",
     ),
     "sampling": Section("What samplers cost", sampling_table, "", page="sampling"),
     "layouts": Section(

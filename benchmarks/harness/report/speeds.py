@@ -107,6 +107,21 @@ def remote_table(record: Record) -> str:
     return text
 
 
+def in_place_table(record: Record) -> str:
+    """Speeds of files read in place, by wall and by CPU time, beside the other loader that reads them."""
+    lines = []
+    for setting in dict.fromkeys(row["setting"] for row in record["rows"]):
+        rows = [row for row in record["rows"] if row["setting"] == setting]
+        base = next(row for row in rows if not row["contender"].startswith(OURS))
+        for row in rows:
+            note = "" if row["whole_epochs"] else f" ({row['cells_per_round']:,} cells a round)"
+            ratio = "" if row is base else "{:.1f}× ({:.1f}–{:.1f})".format(*ratios(row, base, "cells_per_cpu_s"))
+            form, _, name = setting.partition(", ")
+            title = f"{form}, {TITLES.get(name, name)}"
+            lines.append((title, row["contender"] + note, rate(row), cpu_rate(row), ratio))
+    return table(("", "", "cells/s", CPU, "ratio of these"), lines)
+
+
 def cold_table(record: Record) -> str:
     """Cold and warm speeds beside ``cat``, and bytes read; then requests and bytes of an epoch on an object store."""
     rows = record["rows"]
