@@ -75,7 +75,7 @@ def test_every_version(versions: list[Path]) -> None:
         layers = [] if path.stem == "0.5" else ["counts"]
         ds = Loader(**OPTIONS, layers=layers).use_h5ad(path)
         check(ds, [truth], list(truth.obs), path.name)
-        with pytest.raises(InputError, match="there is no layers/by_gene|must be stored by rows.*create_anndata"):
+        with pytest.raises(InputError, match="layers/by_gene is missing|must be stored by rows.*create_anndata"):
             Loader(**OPTIONS, layers=["by_gene"]).use_h5ad(path)
     columns = ["cell_type", "stage", "cluster", "donor", "n_counts", "score", "doublet"]
     check(Loader(**OPTIONS).use_h5ad(versions, labels=columns), truths, columns, "all versions")
