@@ -46,6 +46,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "labels": READING,
     "layouts": (*READING, TORCH, JAX),
     "modalities": READING,
+    "open-files": READING,
     "options": READING,
     "panels": READING,
     "random-rows": READING,

@@ -89,12 +89,6 @@ SECTIONS = {
         "rows of one batch after the other, with a thread for each core. bixverse writes no store of given cells, so "
         "all are compared once more on cells that it draws: so few that the rows of a large batch share chunks.",
     ),
-    "in-place": Section(
-        ".h5ad files read as they are",
-        speeds_table,
-        "Both read the same files, uncompressed and compressed by gzip, in blocks of 32 rows, 256 of them together, "
-        "and in perfectly random rows.",
-    ),
     "cold": Section(
         "Files that are not in memory",
         cold_table,
