@@ -67,8 +67,13 @@ class GeneNames:
 
     def __reduce__(self) -> tuple[Callable[..., GeneNames], tuple[Any, ...]]:
         if self.in_memory is not None:
-            return GeneNames.shared, (self.in_memory, self.n)
+            return _shared, (self.in_memory, self.n)
         return GeneNames, (self.digest, self.n, None, self.read)
+
+
+def _shared(joined: bytes, n: int) -> GeneNames:
+    """Do what `GeneNames.shared` does; cloudpickle would take a bound method apart, and `_known` with it."""
+    return GeneNames.shared(joined, n)
 
 
 _known: WeakValueDictionary[tuple[bytes, int], GeneNames] = WeakValueDictionary()

@@ -384,11 +384,14 @@ class TestThreads:
         assert not background_threads()
 
 
-def test_a_loader_pickles(sharded):
+@pytest.mark.parametrize("library", ["pickle", "cloudpickle"])
+def test_a_loader_pickles(library, sharded):
+    """Ray, Grain and dask send loaders with cloudpickle, which takes apart what pickle refers to by name."""
+    dumps = pytest.importorskip(library, reason=f"{library} is not installed").dumps
     adatas, x, obs = sharded
     ds = Loader(batch_size=8, seed=4).add_anndatas(adatas)
     next(iter(ds))
-    copy = pickle.loads(pickle.dumps(ds))
+    copy = pickle.loads(dumps(ds))
     copy.set_epoch(0)
     check_epoch(copy, x, obs)
 
