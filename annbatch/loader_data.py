@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from annbatch import summary
+from annbatch import scverse_names, summary
 from annbatch.batch import Emit
 from annbatch.batches.casts import Casting, Emitted
 from annbatch.check import boolean, byte_count, distinct_names, expanded, one_of
@@ -139,6 +139,7 @@ class LoaderData(Summary):
         self._use(self._sources.with_anndatas(adatas, labels, self._opening()))
         return self
 
+    @scverse_names.refusing_their_options
     def use_collection(self, path: Any, labels: Sequence[str] | None = None) -> Self:
         """Read a collection that annbatch or scverse annbatch wrote.
 

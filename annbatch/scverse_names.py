@@ -41,6 +41,7 @@ _OPTIONS = {
     "batch_sampler": "write Loader(sampler=…), one of annbatch.samplers",
     "rng": "write Loader(seed=…)",
     "concat_strategy": "leave it out",
+    "load_adata": "name obs columns in use_collection(path, labels=[…]), layers and obsm in Loader(layers=…, obsm=…)",
 }
 _ATTRIBUTES = {
     "add_adatas": "write add_anndatas(adatas), or use_collection(path)",

@@ -61,6 +61,11 @@ def test_options(options: dict[str, Any], instead: str) -> None:
         Loader(batch_size=4, **options)
 
 
+def test_options_of_use_collection() -> None:
+    with pytest.raises(TypeError, match=THIS + r"its Loader takes no load_adata=: name obs columns in use_collection"):
+        Loader(batch_size=4).use_collection("collection", load_adata=None)  # type: ignore[call-arg]
+
+
 def test_other_options_and_attributes_fail_as_ever() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'nothing'"):
         Loader(batch_size=4, nothing=1)  # type: ignore[call-arg]
