@@ -86,7 +86,7 @@ def test_what_cannot_be_had_is_refused(path: Path) -> None:
 
 
 def train(config: dict[str, Any]) -> None:
-    """What a worker does: a number of batches, then a checkpoint; all of the rest where there is one."""
+    """What a worker does: a number of batches, then a checkpoint, then perhaps it fails; all of the rest after that."""
     from ray.train import Checkpoint, get_checkpoint, get_context, report
 
     from annbatch_torch import TorchLoader
@@ -104,21 +104,26 @@ def train(config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "loader.json").write_text(json.dumps(batches.state_dict()))
         report({"n": len(rows)}, checkpoint=Checkpoint.from_directory(folder) if rank == 0 else None)
+    if config["fails"] and run == "first" and rank == 1:
+        raise RuntimeError("a worker fails")
 
 
-def test_two_workers_train_and_go_on(cluster: None, path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fails", [False, True], ids=["another run", "after a failure"])
+def test_two_workers_train_and_go_on(fails: bool, cluster: None, path: Path, tmp_path: Path) -> None:
+    """In another run of the same name, or where Ray starts all workers again, since one of them failed."""
     pytest.importorskip("torch", reason="torch is not installed")
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     # Workers cannot import the module of a test.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    for _ in range(2):
+    failures = FailureConfig(max_failures=int(fails))
+    for _ in range(1 if fails else 2):
         TorchTrainer(
             train,
-            train_loop_config={"path": str(path), "out": str(tmp_path), "n_batches": 5},
+            train_loop_config={"path": str(path), "out": str(tmp_path), "n_batches": 5, "fails": fails},
             scaling_config=ScalingConfig(num_workers=2),
-            run_config=RunConfig(name="run", storage_path=str(tmp_path / "runs")),
+            run_config=RunConfig(name="run", storage_path=str(tmp_path / "runs"), failure_config=failures),
         ).fit()
     seen = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
     assert set(seen) == {"first 0", "first 1", "second 0", "second 1"}
