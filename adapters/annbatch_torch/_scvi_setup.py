@@ -3,7 +3,8 @@
 1. `read_obs` reads the obs columns that the arguments of ``setup_anndata`` name.
 2. `placeholder` gives an AnnData with these columns, and with NaN in place of the counts.
 3. `registered_tensors` gives what was registered: everything that batches hold beside the counts.
-4. `check_train` refuses arguments of ``model.train`` that have no effect with a data module.
+4. `check_train` refuses arguments of ``model.train`` that have no effect with a data module, and models that were
+   computed from the counts that are not there.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def registered_tensors(manager: Any) -> dict[str, torch.Tensor]:
 
 
 def check_train(batch_size: int) -> None:
-    """Refuse arguments of the ``model.train`` that is running now and that have no effect with a data module.
+    """Check the ``model.train`` that is running now: its arguments have an effect, and its model holds no NaN.
 
     scvi-tools does not hand them to data modules, so that they are read from the call itself. Arguments that are what
     ``train`` has by default pass.
@@ -125,7 +126,7 @@ def check_train(batch_size: int) -> None:
     Raises
     ------
     annbatch.errors.InputError
-        Names the argument, and says what to write instead.
+        Names the argument, or the parameter of the model, and says what to write instead.
     """
     running: tuple[Any, Mapping[str, Any]] | None = None
     frame = inspect.currentframe()
@@ -146,6 +147,13 @@ def check_train(batch_size: int) -> None:
         if value in (None, {}, parameter.default) or (name == "batch_size" and value == batch_size):
             continue
         raise InputError(f"train({name}={value!r}) has no effect with a data module: {_INSTEAD[name]}")
+    for name, values in model.module.state_dict().items():
+        if values.is_floating_point() and values.isnan().any():
+            raise InputError(
+                f"{type(model).__name__}: {name} must not be NaN before training. It was computed from the counts when "
+                "the model was created, and module.adata has none: give the model another argument that needs no "
+                "counts, or set the parameter from module.in_memory(…)"
+            )
 
 
 def _has_column(ds: Loader, name: str) -> bool:

@@ -97,8 +97,8 @@ class ScviDataModule(AnnDataModule):
     ------
     annbatch.errors.InputError
         If a column is not in obs, or a cell lacks a required value; if an argument names something other than obs
-        columns and one layer; if the genes are not those of the reference. When ``train`` starts, if it was given an
-        argument that has no effect with a data module.
+        columns and one layer; if the genes are not those of the reference, or the model takes no reference. When
+        ``train`` starts, if it was given an argument that has no effect with a data module.
     TypeError
         If the model's ``setup_anndata`` has no such argument.
 
@@ -269,6 +269,8 @@ def _of_reference(
     model: type[BaseModelClass], reference: BaseModelClass | str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Give the arguments of ``setup_anndata`` that a reference had, and those that transfer its categories."""
+    if not hasattr(model, "load_query_data"):
+        raise InputError(f"reference must be None for {model.__name__}, which has no load_query_data")
     registry = model.load_registry(reference) if isinstance(reference, str) else reference.registry
     transfer = {"source_registry": registry, "extend_categories": True, "allow_missing_labels": True}
     return registry["setup_args"], transfer

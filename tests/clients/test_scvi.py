@@ -182,12 +182,14 @@ MODELS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 def test_models_train_are_saved_and_loaded(name, path, tmp_path):
     kind, setup = MODELS[name]
     module = ScviDataModule(kind, path, batch_size=64, **setup)
-    # The default would need the library sizes of all cells before training.
-    model = kind(module.adata, **({"use_observed_lib_size": True} if kind is LinearSCVI else {}))
+    # The defaults would need counts of cells before training.
+    options = {LinearSCVI: {"use_observed_lib_size": True}, external.SysVI: {"prior": "standard_normal"}}
+    model = kind(module.adata, **options.get(kind, {}))
     model.train(datamodule=module, **QUIET)
     embedding = model.get_latent_representation(dataloader=module.inference_dataloader())
     assert embedding.shape[0] == N_OBS
     assert np.isfinite(embedding).all()
+    assert embedding.std() > 0
     model.save(tmp_path / "model")
     loaded = kind.load(tmp_path / "model", adata=module.adata)
     np.testing.assert_array_equal(
@@ -304,6 +306,26 @@ def test_train_refuses_what_would_have_no_effect(kind, path):
         with pytest.raises(InputError, match=re.escape(f"train({name}={value}) has no effect with a data module: ")):
             model.train(datamodule=module, **QUIET, **{name: value})
     model.train(datamodule=module, batch_size=64, **QUIET)
+
+
+def test_sysvi_needs_counts_for_its_default_prior(path):
+    """Its pseudoinputs are cells. NaN in their place would become the weights, and an embedding of zeros."""
+    module = ScviDataModule(external.SysVI, path, batch_size=64, batch_key="donor")
+    with pytest.raises(InputError, match=r"SysVI: prior\.u must not be NaN before training"):
+        external.SysVI(module.adata).train(datamodule=module, **QUIET)
+
+    chosen = np.array([7, 3, 299, 100, 150])
+    model = external.SysVI(module.adata, pseudoinputs_data_indices=chosen)
+    model.module.prior.u.data = torch.tensor(module.in_memory(chosen).X.toarray())
+    truth = in_order(path)
+    external.SysVI.setup_anndata(truth, batch_key="donor")
+    expected = external.SysVI(truth, pseudoinputs_data_indices=chosen).module.prior.state_dict()
+    found = model.module.prior.state_dict()
+    # The encoder has random weights.
+    assert all(torch.equal(found[name], expected[name]) for name in expected if not name.startswith("encoder."))
+    assert torch.equal(found["u"], expected["u"])
+    model.train(datamodule=module, **QUIET)
+    assert model.get_latent_representation(dataloader=module.inference_dataloader()).std() > 0
 
 
 def test_early_stopping_watches_the_cells_held_out(path):
@@ -469,18 +491,20 @@ def test_bad_input_is_named(path):
         ScviDataModule(TOTALVI, path, protein_expression_obsm_key="proteins")
     with pytest.raises(InputError, match="spliced_layer must be None"):
         ScviDataModule(external.VELOVI, path, spliced_layer="spliced", unspliced_layer="unspliced")
+    with pytest.raises(InputError, match="reference must be None for AUTOZI, which has no load_query_data"):
+        ScviDataModule(AUTOZI, path, reference=path)
     with pytest.raises(TypeError, match="batch_keys"):
         ScviDataModule(SCVI, path, batch_keys="donor")
 
 
-def test_the_page_runs_as_it_stands(path, tmp_path, monkeypatch):
-    (tmp_path / "collection").symlink_to(path)
-    (tmp_path / "query").symlink_to(path)
+def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[2] / "docs" / "scvi.md").read_text()
+    docs = Path(__file__).parents[2] / "docs"
+    included = "```{include} collection.inc\n```\n"
+    page = (docs / "scvi.md").read_text("utf-8").replace(included, (docs / "collection.inc").read_text("utf-8"))
     names: dict[str, Any] = {}
     for code in re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE):
         exec(code, names)
-    assert names["embedding"].shape == (N_OBS, 10)
-    assert len(names["predicted"]) == N_OBS
-    assert len(names["markers"]) == 2 * N_VARS
+    assert names["embedding"].shape == (120, 10)
+    assert len(names["predicted"]) == 40
+    assert len(names["markers"]) == 5 * 6
