@@ -26,6 +26,7 @@ from annbatch_jax.grain import LoaderDataset  # noqa: E402
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
 
 N_ROWS, BATCH = 171, 8
+N_BATCHES = -(-N_ROWS // BATCH)
 X = sp.csr_matrix((np.arange(N_ROWS)[:, None] % 7 == np.arange(7)) * (np.arange(N_ROWS)[:, None] + 1), dtype=np.float32)
 
 
@@ -79,15 +80,37 @@ def test_every_row_once_and_exact_resume(n_workers: int, path: Path) -> None:
         whole.append(rows([batch])[0])
         states.append(json.loads(json.dumps(iterator.get_state())))
     iterator.close()
-    n_batches = -(-N_ROWS // BATCH)
-    assert len(whole) == 2 * n_batches
+    assert len(whole) == 2 * N_BATCHES
     assert sorted(row for batch in whole for row in batch) == sorted([*range(N_ROWS)] * 2)
-    for n_had in (0, 5, n_batches, n_batches + 3, len(whole)) if n_workers == 0 else (7, n_batches + 3):
+    for n_had in (0, 5, N_BATCHES, N_BATCHES + 3, len(whole)) if n_workers == 0 else (7, N_BATCHES + 3):
         again = iter(pipeline)
         next(again)
         again.set_state(states[n_had])
         assert rows(again) == whole[n_had:]
         again.close()
+
+
+def test_orbax_saves_the_position_beside_a_model(path: Path, tmp_path: Path) -> None:
+    ocp = pytest.importorskip("orbax.checkpoint", reason="Orbax is not installed: make test-clients")
+    dataset = LoaderDataset(JaxLoader(loader(path), layout="dense"), n_epochs=2)
+    batches = iter(dataset)
+    whole = []
+    with ocp.CheckpointManager(tmp_path / "run") as manager:
+        for number, batch in enumerate(batches):
+            whole += rows([batch])
+            if number in (0, 6, N_BATCHES - 1, N_BATCHES + 3):
+                model = ocp.args.StandardSave({"sum": jnp.asarray(float(number))})
+                data = grain.checkpoint.CheckpointSave(batches)
+                manager.save(number, args=ocp.args.Composite(model=model, data=data))
+        manager.wait_until_finished()
+        assert len(manager.all_steps()) == 4
+        for number in manager.all_steps():
+            again = iter(dataset)
+            model = ocp.args.StandardRestore({"sum": jnp.asarray(0.0)})
+            data = grain.checkpoint.CheckpointRestore(again)
+            saved = manager.restore(number, args=ocp.args.Composite(model=model, data=data))
+            assert saved["model"]["sum"] == number
+            assert rows(again) == whole[number + 1 :]
 
 
 def test_ranks_share_out_the_rows(path: Path) -> None:
@@ -98,9 +121,8 @@ def test_ranks_share_out_the_rows(path: Path) -> None:
 
 
 def test_epochs_without_end_differ(path: Path) -> None:
-    n_batches = -(-N_ROWS // BATCH)
-    found = rows(islice(LoaderDataset(JaxLoader(loader(path)), n_epochs=None), 3 * n_batches))
-    epochs = [found[n * n_batches : (n + 1) * n_batches] for n in range(3)]
+    found = rows(islice(LoaderDataset(JaxLoader(loader(path)), n_epochs=None), 3 * N_BATCHES))
+    epochs = [found[n * N_BATCHES : (n + 1) * N_BATCHES] for n in range(3)]
     assert epochs[0] != epochs[1] != epochs[2]
 
 
