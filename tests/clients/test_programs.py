@@ -28,11 +28,12 @@ NEEDED = {
     "Grain, Flax NNX and Orbax": ["grain", "flax", "orbax"],
     "Equinox": ["equinox"],
     "Keras": ["keras", "torch"],
+    "tf.data": ["tensorflow"],
     "scikit-learn": ["sklearn"],
     "scanpy and dask": ["scanpy", "dask", "xarray"],
 }
 """Section -> the modules that its program needs."""
-TWICE = ("Ray Train", "Grain, Flax NNX and Orbax")
+TWICE = ("Accelerate", "Ray Train", "Grain, Flax NNX and Orbax")
 
 
 def examples(text: str) -> list[str]:
@@ -74,3 +75,12 @@ def test_program(section: str, tmp_path: Path) -> None:
 
 def test_every_program_is_run() -> None:
     assert [section for section in SECTIONS if examples(SECTIONS[section])] == list(NEEDED)
+
+
+def test_the_table_counts_the_lines_of_programs() -> None:
+    table = dict(re.findall(r"^\| \[(.+?)\]\(#.+\| (\d+) \|$", PAGE, flags=re.MULTILINE))
+    lines = {
+        section: str(sum(bool(line.strip()) for line in examples(SECTIONS[section])[0].splitlines()))
+        for section in NEEDED
+    }
+    assert table == lines
