@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from annbatch import scverse_names
+
+if sys.platform == "win32":
+    raise ImportError(
+        "annbatch does not support Windows; install it in the Windows Subsystem for Linux (WSL)", name=__name__
+    )
 
 if TYPE_CHECKING:
     from annbatch import samplers

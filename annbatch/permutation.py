@@ -10,6 +10,6 @@ __all__ = ["Key", "Purpose", "permutation", "shuffle"]
 
 warnings.warn(
     f"annbatch.permutation is deprecated: import {', '.join(__all__)} from annbatch.samplers",
-    DeprecationWarning,
+    FutureWarning,
     stacklevel=2,
 )

@@ -8,4 +8,4 @@ from annbatch.samplers import Stream
 
 __all__ = ["Stream"]
 
-warnings.warn("annbatch.stream is deprecated: import Stream from annbatch.samplers", DeprecationWarning, stacklevel=2)
+warnings.warn("annbatch.stream is deprecated: import Stream from annbatch.samplers", FutureWarning, stacklevel=2)

@@ -3,7 +3,8 @@
 1. `import annbatch` loads no framework, and no module of the core imports one anywhere, not even inside a function; nor
    a test framework.
 2. An adapter without its framework gives one ImportError that says what to install.
-3. The version is the one in the metadata; every package carries its types.
+3. On Windows one ImportError says where the package works.
+4. The version is the one in the metadata; every package carries its types.
 """
 
 from __future__ import annotations
@@ -82,6 +83,21 @@ except ImportError as error:
     assert printed.startswith("ImportError ")
     assert f"pip install {framework}" in printed
     assert "annbatch[" not in printed
+
+
+def test_windows_is_refused_in_one_sentence() -> None:
+    # The standard library asks for the platform, too: what annbatch imports of it is there before the platform changes.
+    code = """
+import importlib.metadata, sys, typing
+sys.platform = "win32"
+for name in ("annbatch", "annbatch.cli"):
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(error.name, error)
+"""
+    sentence = "annbatch does not support Windows; install it in the Windows Subsystem for Linux (WSL)"
+    assert run(code).splitlines() == [f"annbatch {sentence}"] * 2
 
 
 def test_version_is_that_of_the_metadata() -> None:
