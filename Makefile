@@ -5,6 +5,9 @@
 #                        their own; half an hour to install
 #   make test-scvi    those of scvi-tools alone; PYTHON=python3.12 takes its newest version
 #   make notebook     docs/notebooks/scvi.ipynb executed and saved with its outputs, in an environment of its own
+#   make test-lowest    the tests with the oldest versions that pyproject.toml allows, in an environment of their own
+#   make test-arm64     bytes and tests on emulated arm64, in a Debian chroot; needs root and qemu (tests/arm64/run.sh)
+#   make release-check  metadata, workflows, recipe and distributions, by tools in an environment of their own
 #   make lint    ruff, mypy --strict, the floors of the rooms (import-linter), and spelling (codespell)
 #   make docs    the documentation, in docs/_build/html
 #   make bench   the benchmarks (ARGS is passed on)
@@ -19,7 +22,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
-.PHONY: demo test test-clients .run-clients test-scvi .run-scvi notebook .run-notebook test-gpu lint format docs bench figures bench-gpu mutants clean
+.PHONY: demo test test-clients .run-clients test-scvi .run-scvi notebook .run-notebook test-lowest .run-lowest test-arm64 test-gpu release-check .run-release-check lint format docs bench figures bench-gpu mutants clean
 .SECONDARY:
 
 demo: $(VENV)/.installed-demo
@@ -71,14 +74,39 @@ notebook:
 .run-notebook: $(VENV)/.installed-notebook
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace docs/notebooks/scvi.ipynb
 
+test-lowest:
+	$(MAKE) --no-print-directory VENV=$(VENV)-lowest .run-lowest
+
+.run-lowest: $(VENV)/.installed-lowest
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-arm64: $(VENV)/.installed-test
+	VENV=$(VENV) tests/arm64/run.sh $(ARGS)
+
 test-gpu: $(VENV)/.installed-gpu
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 bench-gpu: $(VENV)/.installed-gpu
 	$(BIN)/python benchmarks/bench_gpu.py $(ARGS)
 
+# CITATION.cff and the files for GitHub and Read the Docs are checked against their published schemas.
+release-check:
+	$(MAKE) --no-print-directory VENV=$(VENV)-release .run-release-check
+
+.run-release-check: $(VENV)/.installed-release
+	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --no-progress .github
+	$(BIN)/check-jsonschema --builtin-schema vendor.readthedocs .readthedocs.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/shellcheck .ci/run tests/arm64/run.sh
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
 clean:
-	rm -rf $(VENV) $(VENV)-clients $(VENV)-scvi $(VENV)-notebook .mutants dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-clients $(VENV)-lowest $(VENV)-release $(VENV)-scvi $(VENV)-notebook .mutants dist demo_output bench_output docs/_build .mypy_cache .ruff_cache .import_linter_cache .pytest_cache .hypothesis
 
 # Dependency groups need pip 25.1.
 $(BIN)/pip:
@@ -88,6 +116,16 @@ $(BIN)/pip:
 # The demo needs its extra; everything else needs the group of its own name.
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	$(PIP) --editable ".[demo]" --group demo
+	@touch $@
+
+$(VENV)/.installed-lowest: pyproject.toml tests/support/lowest_versions.py | $(BIN)/pip
+	$(BIN)/python tests/support/lowest_versions.py > $(VENV)/lowest.txt
+	$(PIP) --editable . --group test --constraint $(VENV)/lowest.txt
+	@touch $@
+
+# Tools alone: they need other versions of shared dependencies than the package does.
+$(VENV)/.installed-release: pyproject.toml | $(BIN)/pip
+	$(PIP) --group release
 	@touch $@
 
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/pip
