@@ -95,10 +95,14 @@ release-check:
 
 .run-release-check: $(VENV)/.installed-release
 	$(BIN)/validate-pyproject pyproject.toml
-	$(BIN)/actionlint
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/zizmor --offline --no-progress .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.readthedocs .readthedocs.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/python -c 'import rattler_build as r; r.Stage0Recipe.from_file("conda.recipe/recipe.yaml").render(r.VariantConfig())'
 	$(BIN)/shellcheck .ci/run tests/arm64/run.sh
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
@@ -118,9 +122,12 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	$(PIP) --editable ".[demo]" --group demo
 	@touch $@
 
+# uv finds versions of all other packages that go with the lowest ones in seconds, pip in many minutes.
 $(VENV)/.installed-lowest: pyproject.toml tests/support/lowest_versions.py | $(BIN)/pip
+	$(PIP) uv
 	$(BIN)/python tests/support/lowest_versions.py > $(VENV)/lowest.txt
-	$(PIP) --editable . --group test --constraint $(VENV)/lowest.txt
+	$(BIN)/uv pip compile --quiet --python $(BIN)/python --group test --constraint $(VENV)/lowest.txt --output-file $(VENV)/resolved.txt pyproject.toml
+	$(PIP) --editable . --group test --constraint $(VENV)/resolved.txt
 	@touch $@
 
 # Tools alone: they need other versions of shared dependencies than the package does.

@@ -1,7 +1,7 @@
 """Which bytes do builds, orders and batches give on this machine?
 
-Prints one line for each: a name, and the SHA-256 of its bytes. Two architectures agree if both print the same lines with
-the same versions of the packages, whose versions come first.
+Prints the versions of packages that may change the bytes, then one line for each subject: a name, and the SHA-256 of
+its bytes. Two architectures agree if they print the same lines.
 
     python tests/arm64/byte_sums.py
 

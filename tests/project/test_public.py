@@ -206,9 +206,7 @@ def test_an_earlier_path_works_and_names_the_new_one(module: str, monkeypatch: p
     monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.delitem(vars(annbatch), module.partition(".")[2], raising=False)
     names = ", ".join(EARLIER[module])
-    with pytest.warns(
-        FutureWarning, match=rf"^{module} is deprecated: import {names} from annbatch\.samplers$"
-    ) as w:
+    with pytest.warns(FutureWarning, match=rf"^{module} is deprecated: import {names} from annbatch\.samplers$") as w:
         exec(compile(f"from {module} import {names}", "user.py", "exec"), {})
     assert [warning.filename for warning in w] == ["user.py"]
     earlier = sys.modules[module]

@@ -43,13 +43,17 @@ def test_the_recipe_is_that_of_pyproject() -> None:
     assert f">={recipe['context']['python_min']}" == PROJECT["requires-python"]
     assert recipe["about"]["summary"] == PROJECT["description"]
     assert recipe["about"]["license"] == PROJECT["license"]
-    assert recipe["build"]["python"]["entry_points"] == [f"{name} = {place}" for name, place in PROJECT["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == [
+        f"{name} = {place}" for name, place in PROJECT["scripts"].items()
+    ]
 
 
 def test_workflows_test_the_pythons_of_the_classifiers() -> None:
     jobs = read_yaml(".github/workflows/ci.yml")["jobs"]
     everywhere = jobs["checks"]["steps"][1]["with"]["python-version"].split()
-    some = [case["python"] for case in jobs["tests"]["strategy"]["matrix"]["include"] if case["dependencies"] == "newest"]
+    some = [
+        case["python"] for case in jobs["tests"]["strategy"]["matrix"]["include"] if case["dependencies"] == "newest"
+    ]
     claimed = [match[1] for one in PROJECT["classifiers"] if (match := re.search(r":: (3\.\d+)$", one))]
     assert claimed
     assert set(claimed) <= {*everywhere, *some}
@@ -61,7 +65,10 @@ def test_lower_bounds() -> None:
     assert found["obstore"]
     # The tests pin it.
     assert "torch" not in found
-    for bad, message in ((["tqdm"], "must have a lower bound, as in name>=1.0, got 'tqdm'"), (["a>=1", "a>=2"], "got 1 and 2")):
+    for bad, message in (
+        (["tqdm"], "must have a lower bound, as in name>=1.0, got 'tqdm'"),
+        (["a>=1", "a>=2"], "got 1 and 2"),
+    ):
         project = {"dependencies": bad, "optional-dependencies": {}}
         with pytest.raises(ValueError, match=message):
             lowest({"project": project, "dependency-groups": {}})

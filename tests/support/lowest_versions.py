@@ -1,10 +1,7 @@
 """Which versions are the oldest that ``pyproject.toml`` allows?
 
-Prints one constraint for pip a line: each dependency of the core and of the extras, at its lower bound. pip then refuses
-to install if a bound contradicts another package's requirements.
-
-    python tests/support/lowest_versions.py > lowest.txt
-    python -m pip install --editable . --group test --constraint lowest.txt
+Prints a constraint for pip on each line: a dependency of the core or of an extra, at its lower bound. Nothing can be
+installed with these constraints if a bound contradicts what another package requires. ``make test-lowest`` uses them.
 """
 
 from __future__ import annotations
@@ -26,7 +23,10 @@ def lowest(pyproject: dict[str, Any]) -> dict[str, str]:
     Packages that a dependency group pins are left out, since pip cannot install two versions of them.
     """
     project = pyproject["project"]
-    requirements = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    requirements = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
     found: dict[str, str] = {}
     for requirement in requirements:
         if _ITSELF.fullmatch(requirement):
@@ -42,7 +42,12 @@ def lowest(pyproject: dict[str, Any]) -> dict[str, str]:
 
 def _pinned(pyproject: dict[str, Any]) -> set[str]:
     groups = pyproject["dependency-groups"].values()
-    return {one.partition("==")[0] for group in groups for one in group if isinstance(one, str) and "==" in one.partition(";")[0]}
+    return {
+        one.partition("==")[0]
+        for group in groups
+        for one in group
+        if isinstance(one, str) and "==" in one.partition(";")[0]
+    }
 
 
 if __name__ == "__main__":
