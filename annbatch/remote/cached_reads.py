@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -194,7 +194,14 @@ class CachedObjects(Objects):
             raise StoreError(f"{self.name}/{key}: has been removed since it was first read") from None
 
 
-class CachedStore(zarr.storage.ObjectStore[Any]):
+if TYPE_CHECKING:
+    _ObjectStore = zarr.storage.ObjectStore[Any]
+else:
+    # It has no type parameter in zarr 3.1.0.
+    _ObjectStore = zarr.storage.ObjectStore
+
+
+class CachedStore(_ObjectStore):
     """An object store as zarr opens it, read-only, whose arrays are read through a cache."""
 
     def __init__(self, store: Any, cache: DiskCache) -> None:
