@@ -279,11 +279,11 @@ def test_what_torch_and_jax_refuse_is_named(framework: Framework) -> None:
 
 def test_jax_with_64_bits_has_the_types_of_the_core() -> None:
     framework = jax_framework()
-    import jax
+    from jax_versions import enable_x64
 
     columns = {"id": [2**40, 7], "age": pd.array([2**40 + 1, None], "Int64")}
     adata = ad.AnnData(X=ONES[:2], obs=pd.DataFrame(columns, index=["a", "b"]), obsm={"ids": np.array([[2**40], [1]])})
-    with jax.enable_x64(True):
+    with enable_x64(True):
         batch = next(iter(framework.open(loader(adata, obsm=["ids"]))))
         assert (batch.codes["id"].dtype, batch.codes["age"].dtype, batch["obsm"]["ids"].dtype) == ("i8", "f8", "i8")
         np.testing.assert_array_equal(batch.codes["id"], [2**40, 7])

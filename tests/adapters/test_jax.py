@@ -20,6 +20,7 @@ from adapter_truth import N_VARS, STORE_ROWS, Truth  # noqa: E402
 from annbatch import Batch, Capacity, Loader  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
 from annbatch_jax import JaxBatch, JaxLoader, PaddedCSR, densify, matmul  # noqa: E402
+from jax_versions import enable_x64  # noqa: E402
 
 Layout = Literal["padded_csr", "dense"]
 MakeLoader = Callable[..., Loader]
@@ -267,7 +268,7 @@ def test_dtypes(dtype: Any, layout: Layout, make_loader: MakeLoader, truth: Trut
 
 
 def test_64_bits_where_they_are_on(make_loader: MakeLoader) -> None:
-    with jax.enable_x64(True):
+    with enable_x64(True):
         batch = next(iter(JaxLoader(make_loader(), dtype=jnp.float64)))
         assert batch.data.data.dtype == jnp.float64
         assert batch.data.indices.dtype == jnp.int32
