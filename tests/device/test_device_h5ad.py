@@ -12,7 +12,7 @@ import pytest
 import host_device
 from annbatch import Emit, InputError, Loader
 from annbatch import dataset as dataset_module
-from annbatch import loader as loader_module
+from annbatch import loader_data as loader_module
 from datagen import named_matrix
 from device_epochs import both
 from host_device import HostDevice
@@ -50,5 +50,5 @@ def test_h5ad_files(device: HostDevice, tmp_path: Path) -> None:
             ds, _ = both(device, lambda ds, path=path: ds.use_h5ad(path, labels=[]), emit, **SMALL)
             assert ds.decode == ("cpu" if why else "gpu"), name
         if why:
-            with pytest.raises(InputError, match=f"decode 'gpu' cannot be had: .*{why}"):
+            with pytest.raises(InputError, match=f"decode='gpu' is not possible: .*{why}"):
                 Loader(**SMALL, device="cuda", decode="gpu").use_h5ad(path, labels=[])

@@ -206,7 +206,7 @@ def test_columns_come_as_classes(stores, labels):
     ("options", "message"),
     [
         ({"classes": ["nope"]}, r"adatas\[0\]: classes must be obs columns, got 'nope'"),
-        ({"classes": ["score"]}, r"obs\['score'\] must hold categories, text, integers or booleans .* is float32"),
+        ({"classes": ["score"]}, r"obs\['score'\] must hold categories, text, integers or booleans .* got float32"),
         ({"sampler": annbatch.samplers.Grouped("nope")}, r"columns of the sampler must be obs columns, got 'nope'"),
     ],
 )

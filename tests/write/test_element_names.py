@@ -41,7 +41,7 @@ def test_only_a_table_has_an_index():
 
 @pytest.mark.parametrize("names", [["a", "b", "a"], [1, 1], ["x/y", "x/y"]])
 def test_a_repeated_name_is_refused(names: list[Any]):
-    with pytest.raises(InputError, match=r"^a.h5ad: obs: names must be unique, got more than one of .*: rename"):
+    with pytest.raises(InputError, match=r"^a.h5ad: obs: names must be unique, got more than one of .*; rename"):
         output_names(names, "a.h5ad: obs")
 
 

@@ -99,7 +99,7 @@ def test_identifiers_of_10x_files_are_gene_ids(tmp_path: Path):
 def test_repeated_genes_are_refused_with_the_ways_out_or_made_unique(tmp_path: Path):
     a = adata(["TBCE", "CD4", "TBCE"], gene_ids=IDS)
     b = adata(["CD4", "TBCE", "TBCE", "TBCE"], "x", gene_ids=["i", "i", None, "j"])
-    remedies = r"repeated_genes='unique' or .*var_names_make_unique\(\), or name genes .* var_key=: \['gene_ids'\]"
+    remedies = r"make .*='unique' or .*var_names_make_unique\(\), or name genes .* var_key=: \['gene_ids'\]"
     with pytest.raises(InputErrors, match=rf"adata_0: var names must be unique, .*\['TBCE'\]; {remedies}[^$]*adata_1"):
         create_anndata_collection([a, b], tmp_path / "store", **OPTIONS)
     with pytest.raises(InputError, match=r"adata_0: var column 'gene_ids' must name each gene .*, got no value for"):
