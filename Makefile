@@ -20,6 +20,8 @@ VENV ?= .venv
 ARGS ?=
 
 BIN := $(VENV)/bin
+# Pages whose code blocks are formatted for the width of their column.
+PAGES = README.md CONTRIBUTING.md docs/*.md docs/notebooks/*.md
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 
 .PHONY: demo test test-clients .run-clients test-scvi .run-scvi notebook .run-notebook test-lowest .run-lowest test-arm64 test-gpu release-check .run-release-check lint format docs bench figures bench-gpu mutants clean
@@ -34,6 +36,7 @@ test: $(VENV)/.installed-test
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --line-length 88 $(PAGES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
@@ -41,6 +44,7 @@ lint: $(VENV)/.installed-lint
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/ruff format --line-length 88 $(PAGES)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/sphinx-build --builder html --fail-on-warning --keep-going --quiet --fresh-env docs docs/_build/html

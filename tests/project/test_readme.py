@@ -44,28 +44,6 @@ PAGES = {
 }
 """Page -> number of its examples."""
 
-NARROW = (
-    "building.md",
-    "h5ad.md",
-    "transforms.md",
-    "gpu.md",
-    "from-scverse-annbatch.md",
-    "architecture.md",
-    "loading.md",
-    "sampling.md",
-    "layouts.md",
-    "randomness.md",
-    "reproducibility.md",
-    "distributed.md",
-    "remote.md",
-    "write-a-sampler.md",
-    "write-an-adapter.md",
-)
-"""Pages whose examples have no line longer than `MAX_COLUMNS`."""
-
-MAX_COLUMNS = 88
-"""Longer lines of code scroll sideways in the built pages."""
-
 INCLUDED = "```{include} collection.inc\n```\n"
 
 
@@ -162,10 +140,3 @@ def test_page_runs(page: str, folder: Path, tmp_path: Path, monkeypatch: pytest.
 def test_the_readme_is_short() -> None:
     assert len(EXAMPLES) == 4
     assert len(README.read_text(encoding="utf-8").splitlines()) < 150
-
-
-def test_examples_fit_the_column() -> None:
-    pages = [README, *(ROOT / "docs" / page for page in NARROW)]
-    lines = [(page.name, line) for page in pages for example in examples_of(page) for line in example.splitlines()]
-    assert len(lines) > 300
-    assert [(name, line) for name, line in lines if len(line) > MAX_COLUMNS] == []
