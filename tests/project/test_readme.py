@@ -5,7 +5,7 @@
    example in ``docs/collection.inc``, in a folder of its own.
 3. The examples of a page run one after the other, as one reads them.
 4. An example whose framework is not installed is skipped, and none may be forgotten here.
-5. The README stays short, and no line of code is wider than the pages.
+5. The README stays short.
 """
 
 from __future__ import annotations
