@@ -2,6 +2,7 @@
 
 1. Hypothesis profiles: no deadlines (first calls compile kernels); the same examples in every run, unless asked.
 2. Tests marked ``gpu`` are skipped where no CUDA device answers.
+3. Threads that a test finds at its beginning are not its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 
 import pytest
 from hypothesis import Phase, settings
+
+from live_threads import remember
 
 settings.register_profile("default", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
@@ -36,3 +39,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if on_gpu and not cuda_device_answers():
         for item in on_gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device, or no CuPy"))
+
+
+@pytest.fixture(autouse=True)
+def threads_of_other_tests() -> None:
+    """Tell the threads that a test starts from those that others left."""
+    remember()
