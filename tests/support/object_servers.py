@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ports import free_port
+
 ACCESS_KEY, SECRET_KEY = "a-key", "a-secret-of-the-tests"
 REGION = "eu-west-2"
 
@@ -24,9 +26,7 @@ REGION = "eu-west-2"
 @contextmanager
 def s3_server(folder: Path, *, keys: bool = True) -> Iterator[int]:
     """Serve the directories in a folder as buckets, to who knows the keys or to everybody; gives the port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = ["--port", str(port), "--log-level", "critical"]
     if keys:
         options += ["--access-key", ACCESS_KEY, "--secret-key", SECRET_KEY]
