@@ -30,9 +30,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 demo: $(VENV)/.installed-demo
 	$(BIN)/python benchmarks/demo.py $(ARGS)
 
-# Three workers even on two cores: many tests wait, for processes that they kill or servers that are slow.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 3 $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -83,7 +82,7 @@ test-lowest:
 	$(MAKE) --no-print-directory VENV=$(VENV)-lowest .run-lowest
 
 .run-lowest: $(VENV)/.installed-lowest
-	$(BIN)/python -m pytest -n 3 $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-arm64: $(VENV)/.installed-test
 	VENV=$(VENV) tests/arm64/run.sh $(ARGS)

@@ -6,7 +6,6 @@ Both are processes of their own on the loopback interface, and end with the ``wi
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import time
