@@ -10,16 +10,15 @@ Usage: ``python benchmarks/modalities.py [--cells 60000] [--rounds 5]``
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 import annbatch
 from annbatch import Loader
 from harness.command_line import options, prepared
+from harness.cpu_cases import time_cases
 from harness.jobs import Matrix
-from harness.results import save
 from harness.touch import touch
 
 
@@ -66,20 +65,16 @@ def main() -> None:
         "both, modalities": lambda: opened("joint"),
         "both written, RNA read": lambda: opened("joint", modalities=["rna"]),
     }
-    found: dict[str, list[float]] = {name: [] for name in cases}
-    for timed in range(-1, arguments.rounds):
-        for name, case in cases.items():
-            loaders = case()
-            # Memory is taken in the first epoch, and used again in the second one.
-            taken = [epoch(loaders) for _ in range(2)][-1]
-            for loader in loaders:
-                loader.close()
-            if timed >= 0:
-                found[name].append(1e6 * taken / rna.facts["n_obs"])
-    for name, values in found.items():
-        half_range = (max(values) - min(values)) / 2
-        print(f"{name:<30} {np.median(values):7.2f} ± {half_range:.2f} µs of CPU a cell")
-    save("modalities", arguments, rna.facts, [{"case": n, "cpu_us_a_cell": v} for n, v in found.items()])
+
+    def seconds(case: Callable[[], list[Loader]]) -> float:
+        loaders = case()
+        # Memory is taken in the first epoch, and used again in the second one.
+        taken = [epoch(loaders) for _ in range(2)][-1]
+        for loader in loaders:
+            loader.close()
+        return taken
+
+    time_cases("modalities", arguments, rna.facts, {name: partial(seconds, case) for name, case in cases.items()})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ import numpy as np
 import annbatch
 from annbatch import Batch, Binarize, Emit, Loader, LogNormalize
 from harness.command_line import options, prepared
+from harness.cpu_cases import time_cases
 from harness.jobs import Matrix
-from harness.results import save
 from harness.touch import touch
 
 N_GENES = 2000
@@ -93,21 +94,17 @@ def main() -> None:
     collection = bench.store(f"panels-{arguments.codec}")
     if not collection.exists():
         annbatch.create_anndata_collection(list(bench.files), collection, codec=arguments.codec, progress=False)
-    opened, n_cells = cases(collection), bench.facts["n_obs"]
-    found: dict[str, list[float]] = {name: [] for name in opened}
-    for timed in range(-1, arguments.rounds):
-        for name, (loader, emit) in opened.items():
-            # Memory is taken in the first epoch, and used again in the second one.
-            taken = [seconds(loader, emit, used if arguments.touch else ignored) for _ in range(2)][-1]
-            # Nothing of this one may be kept while another one is timed.
-            loader.close()
-            if timed >= 0:
-                found[name].append(1e6 * taken / n_cells)
-    for name, values in found.items():
-        half_range = (max(values) - min(values)) / 2
-        print(f"{name:<50} {np.median(values):7.2f} ± {half_range:.2f} µs of CPU a cell")
-    rows = [{"case": name, "cpu_us_a_cell": values} for name, values in found.items()]
-    save(f"panels-{arguments.codec}{'-touched' if arguments.touch else ''}", arguments, bench.facts, rows)
+    use = used if arguments.touch else ignored
+
+    def timed(loader: Loader, emit: Emit) -> float:
+        # Memory is taken in the first epoch, and used again in the second one.
+        taken = [seconds(loader, emit, use) for _ in range(2)][-1]
+        # Nothing of this one may be kept while another one is timed.
+        loader.close()
+        return taken
+
+    kind = f"panels-{arguments.codec}{'-touched' if arguments.touch else ''}"
+    time_cases(kind, arguments, bench.facts, {name: partial(timed, *case) for name, case in cases(collection).items()})
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from annbatch import Loader, samplers
 from harness.command_line import prepared
-from harness.results import save
+from harness.cpu_cases import time_cases
 from harness.stores import prepare
 
 
@@ -41,16 +40,11 @@ def calls(arguments: argparse.Namespace) -> None:
     bench = prepared(arguments)
     path = prepare(bench, "direct")
     assert isinstance(path, Path), "the default contender writes a store"
-    found: dict[str, list[float]] = {name: [] for name in CASES}
-    for timed in range(-1, arguments.rounds):
-        for name, call in CASES.items():
-            with Loader(batch_size=4096).use_collection(path, labels=["cell_type"]) as ds:
-                started = time.process_time()
-                call(ds)
-                taken = time.process_time() - started
-            if timed >= 0:
-                found[name].append(1e6 * taken / bench.facts["n_obs"])
-    for name, values in found.items():
-        half_range = (max(values) - min(values)) / 2
-        print(f"{name:<40} {np.median(values):7.3f} ± {half_range:.3f} µs of CPU a cell")
-    save("calls", arguments, bench.facts, [{"case": name, "cpu_us_a_cell": values} for name, values in found.items()])
+
+    def seconds(call: Callable[[Loader], object]) -> float:
+        with Loader(batch_size=4096).use_collection(path, labels=["cell_type"]) as ds:
+            started = time.process_time()
+            call(ds)
+            return time.process_time() - started
+
+    time_cases("calls", arguments, bench.facts, {name: partial(seconds, call) for name, call in CASES.items()})
