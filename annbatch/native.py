@@ -1,6 +1,7 @@
 """How does compiled code reach memory, files and C functions?
 
-1. `inline` compiles a part of a kernel, `Kernel` a kernel that is cached on disk.
+1. `inline` compiles a part of a kernel, `Kernel` a kernel that is cached on disk, `Routine` a function that kernels
+   call by its address.
 2. `view` gives an array at an address, `load` one element of it, `pread` fills one from a file or memory and counts the
    bytes and the time, `call_decompress` and `call_inflate` call C decoders by address: kernels that hold a ctypes
    object could not be cached.
@@ -12,6 +13,7 @@ Caches are renewed when a kernel's own file changes, not when this one does: rem
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import sys
@@ -74,6 +76,41 @@ class Kernel:
             # Kernels raise nothing: this came from loading or saving the cache.
             self._compiled = self._compile()
             return self._compiled(*arguments)
+
+
+class Routine:
+    """A compiled function of integers, (n,) int64 to int64, that kernels call by its address (`call_routine`).
+
+    A kernel contains all that it calls otherwise, and is compiled with it for each combination of types. A routine is
+    compiled once, and cached by itself where that is possible. It must raise nothing.
+    """
+
+    def __init__(self, function: Callable[..., int]) -> None:
+        self._function = function
+        self._compiled: Any = None
+        self.__doc__ = function.__doc__
+
+    @property
+    def address(self) -> int:
+        """Address of the compiled function, which is compiled or loaded if that has not happened yet."""
+        if self._compiled is None:
+            with global_compiler_lock:
+                if self._compiled is None:
+                    self._compiled = self._compile()
+        return int(self._compiled.address)
+
+    def __call__(self, *integers: int) -> int:
+        """Call the function without the GIL."""
+        self.address  # noqa: B018
+        return int(self._compiled.ctypes(*integers))
+
+    def _compile(self) -> Any:
+        signature = types.int64(*[types.int64] * len(inspect.signature(self._function).parameters))
+        try:
+            return numba.cfunc(signature, cache=True, error_model="numpy")(self._function)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+            # As for kernels: no folder for the cache, or one that cannot be written or is damaged.
+            return numba.cfunc(signature, error_model="numpy")(self._function)
 
 
 # A thread may be compiling, or loading from the cache, while another one forks. The fork waits for it, or the child
@@ -283,6 +320,19 @@ def call_inflate(typing: Any, function: Any, context_: Any, source: Any, size: A
         return builder.sext(result, ir.IntType(64))
 
     return types.int64(*[types.int64] * 6), generate
+
+
+@intrinsic
+def call_routine(typing: Any, address: Any, integers: Any) -> Any:
+    """Call the `Routine` at an address with a tuple of int64; gives its int64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        int64 = ir.IntType(64)
+        function_type = ir.FunctionType(int64, [int64] * integers.count)
+        given = cgutils.unpack_tuple(builder, arguments[1], integers.count)  # type: ignore[no-untyped-call]
+        return builder.call(builder.inttoptr(arguments[0], function_type.as_pointer()), given)
+
+    return types.int64(types.int64, integers), generate
 
 
 READ_OK, READ_FAILED, READ_SHORT = 0, 1, 2

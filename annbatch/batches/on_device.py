@@ -26,7 +26,7 @@ from annbatch.device.window_memory import WindowMemory, WindowMemoryPool
 from annbatch.plan.column_selection import NO_LOOKUP
 from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import WindowPlan, address
-from annbatch.shards.decode_kernels import native_types
+from annbatch.shards.scatter_kernels import native_types
 from annbatch.shards.shard_index import Located
 from annbatch.stores.elements import Work
 from annbatch.transform import LogNormalize, ValueKernel

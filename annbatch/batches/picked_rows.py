@@ -18,7 +18,7 @@ from annbatch.plan.chunk_pieces import cut
 from annbatch.plan.column_selection import Selection, join_pieces
 from annbatch.plan.row_places import RowPlan
 from annbatch.plan.window import Ints
-from annbatch.shards.decode_kernels import native_types
+from annbatch.shards.scatter_kernels import native_types
 from annbatch.shards.select_scatter import Picked
 from annbatch.shards.shard_index import Located
 from annbatch.stores.elements import Elements, Work

@@ -30,8 +30,9 @@ from annbatch.remote.chunk_objects import ChunkObjects, fetch_chunks, fetch_piec
 from annbatch.remote.request_pool import Requests
 from annbatch.shards.array_metadata import parse
 from annbatch.shards.codecs import Codec, Decoder, Workspace
-from annbatch.shards.decode_kernels import Status, read_pieces
+from annbatch.shards.decode_kernels import Status
 from annbatch.shards.scatter import Form, Scatter
+from annbatch.shards.scatter_kernels import read_pieces
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,8 @@ Without zarr or HDF5, and without the GIL. In the order in which an array is rea
 5. `chunk_files`: where in which file each chunk is.
 6. `page_cache`: whether it holds chunks, and how the system is asked to fill it; `uncached_reads`: the way past it.
 7. `checksum`: crc32c at the speed of memory; `hdf5_bytes`: fletcher32, lzf and byte order.
-8. `decode_kernels`: the compiled loops that read, check, decode and place.
+8. `decode_kernels`: the compiled function that reads, checks and decodes a chunk; `scatter_kernels`: the loops that
+   call it, and place what it decoded.
 9. `scatter`: how threads share the chunks of a window.
 10. `select_kernels` and `select_scatter`: the same where few columns of a CSR matrix are wanted;
     `select_vectors`: 32 column numbers at once.
@@ -20,7 +21,8 @@ The packed format (``docs/packed.md``):
 
 12. `packed_layout`: where in a packed chunk does what stand.
 13. `packed_encoder`: integers to bytes.
-14. `packed_kernels`: the compiled loop that decodes the blocks that are wanted; `packed_vectors`: 16 values at once.
+14. `packed_kernels`: the compiled function that decodes the blocks that are wanted; `packed_vectors`: 16 values at
+    once.
 15. `packed_codec`: both as a codec of zarr's.
 
 Other rooms take `ShardedArray`. Arrays in object stores (`annbatch.remote`) use the same metadata, index, codecs and

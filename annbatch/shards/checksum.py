@@ -13,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core.registry import cpu_target
 
-from annbatch.native import Array, Kernel, address_of, inline, intrinsic, types, view
+from annbatch.native import Array, Routine, inline, intrinsic, types, view
 
 _POLYNOMIAL = 0x82F63B78
 _STREAM = 2048
@@ -117,7 +117,12 @@ def crc32c_at(address: int, size: int) -> int:
     return state ^ 0xFFFFFFFF
 
 
-@Kernel
+@Routine
+def CRC32C(address: int, size: int) -> int:
+    """Give the crc32c of ``size`` bytes at an address, as the kernels that decode chunks call it."""
+    return crc32c_at(address, size)
+
+
 def crc32c(buffer: Array) -> int:
     """Give the crc32c (RFC 3720, B.4) of a contiguous uint8 array."""
-    return int(crc32c_at(address_of(buffer), buffer.size))
+    return CRC32C(buffer.ctypes.data, buffer.size)

@@ -4,7 +4,7 @@
    `Decoder`, or the reason why not; `annbatch.shards.hdf5_chunks` does the same for HDF5.
 2. `library` loads libblosc2, which decodes blosc, zstd and zlib, and lets it decode known chunks before it is trusted.
 3. A `Workspace` is what one thread needs to decode: contexts of the libraries and its buffers.
-4. `calls_of` chooses which function the kernels call: that of libblosc2, or of libdeflate for zlib streams.
+4. `decompressor` chooses which function the kernels call: that of libblosc2, or of libdeflate for zlib streams.
 
 gzip has no public C interface here: `gunzip` decodes it in Python, with a bounded output.
 """
@@ -92,10 +92,9 @@ class Decoder:
         return self.crc32c or self.fletcher32 or self.codec in (Codec.PACKED, Codec.ZLIB)
 
     @property
-    def chain(self) -> tuple[int, int, int, int, int]:
-        """Codec, shuffle, delta, `Checksum` and byte order, as kernels take them."""
-        checksum = Checksum.CRC32C if self.crc32c else Checksum.FLETCHER32 if self.fletcher32 else Checksum.NONE
-        return int(self.codec), self.shuffle, int(self.delta), int(checksum), int(self.swapped)
+    def checksum(self) -> Checksum:
+        """What the stored bytes end in."""
+        return Checksum.CRC32C if self.crc32c else Checksum.FLETCHER32 if self.fletcher32 else Checksum.NONE
 
     def stored_nbytes(self, n: int, itemsize: int) -> tuple[int, int]:
         """Give the fewest and the most bytes that a chunk of ``n`` elements can be stored in."""
@@ -363,18 +362,12 @@ def _free_in_owner(loaded: Library, context: int, pid: int) -> None:
         loaded.free_context(context)
 
 
-Chain = tuple[int, int, int, int, int]
+def decompressor(codec: Codec, workspace: Workspace) -> tuple[int, int, int]:
+    """Give the address of the C function that decodes, that of its context, and the codec as kernels take it.
 
-
-def calls_of(decoders: Sequence[Decoder], workspace: Workspace) -> tuple[int, int, tuple[Chain, ...]]:
-    """Give the address of the C function that decodes, that of its context, and the chain of each of the decoders.
-
-    It is libdeflate's if that is there and zlib streams are all that there is to decode, else libblosc2's.
+    zlib streams are decoded by libdeflate if that is there; libblosc2 decodes all others.
     """
-    chains = tuple(decoder.chain for decoder in decoders)
-    codecs = {decoder.codec for decoder in decoders}
-    if Codec.ZLIB in codecs and codecs <= {Codec.ZLIB, Codec.RAW, Codec.LZF} and (inflater := libdeflate()) is not None:
-        chosen = tuple((int(Codec.LIBDEFLATE) if one[0] == Codec.ZLIB else one[0], *one[1:]) for one in chains)
-        return inflater.decompress_address, workspace.inflating, chosen
+    if codec is Codec.ZLIB and (inflater := libdeflate()) is not None:
+        return inflater.decompress_address, workspace.inflating, int(Codec.LIBDEFLATE)
     loaded = library()
-    return loaded.decompress_address if isinstance(loaded, Library) else 0, workspace.context, chains
+    return loaded.decompress_address if isinstance(loaded, Library) else 0, workspace.context, int(codec)

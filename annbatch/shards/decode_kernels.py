@@ -1,14 +1,14 @@
-"""How do the stored bytes of inner chunks become elements in their final places, without the GIL?
+"""How do the stored bytes of an inner chunk become elements, without the GIL?
 
-For each inner chunk, `scatter_chunks`
+`DECODE` is the compiled function that does so for one chunk of a `Job`. It
 
 1. reads its bytes with ``pread`` (of plain bytes, only those that a piece wants) and checks their checksum
    (`annbatch.shards.checksum`, `annbatch.shards.hdf5_bytes`),
 2. checks the compressor's header, which is never trusted, and decodes into a scratch that stays in the cache,
-3. undoes byte shuffle, byte order and differences, and copies each row piece, with a cast, to its address.
+3. undoes byte shuffle, byte order and differences.
 
-`scatter_buffer` is step 3 for elements that somebody else decoded. Both return a `Status`; nothing is written outside
-scratch and destination whatever the bytes say. Types are few: `native_types` maps (stored, wanted) to what is compiled.
+It knows of elements only how many bytes they have, so it is compiled once for all types and all kernels that call it.
+It returns a `Status`, and writes nothing outside its buffers whatever the bytes say.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.counters import BYTES_DECODED
+from annbatch.counters import BYTES_DECODED, N_COUNTS, of_thread
 from annbatch.native import (
+    IN_MEMORY,
     READ_FAILED,
     READ_SHORT,
     Kernel,
+    Routine,
     accumulate_vectors,
     address_of,
     call_decompress,
     call_inflate,
+    call_routine,
     inline,
     pread,
-    stream_line,
-    streamed,
-    take_ticket,
     view,
 )
-from annbatch.shards.checksum import crc32c_at
-from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Checksum, Codec
-from annbatch.shards.hdf5_bytes import decode_lzf, fletcher32_at, swap_bytes
+from annbatch.shards.checksum import CRC32C
+from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Checksum, Codec, Decoder, Workspace, decompressor
+from annbatch.shards.hdf5_bytes import DECODE_LZF, FLETCHER32, SWAP_BYTES
 
 Array = np.ndarray[Any, Any]
-Chain = tuple[int, int, int, int, int]
 
 _RAW, _BLOSC, _ZSTD = int(Codec.RAW), int(Codec.BLOSC), int(Codec.ZSTD)
 _ZLIB, _LZF, _LIBDEFLATE = int(Codec.ZLIB), int(Codec.LZF), int(Codec.LIBDEFLATE)
@@ -48,7 +47,8 @@ _GAP_NBYTES = 4096
 """What is read along between two pieces: as much as another call would cost."""
 _HEAD, _TAIL = HEAD_NBYTES, TAIL_NBYTES
 _BYTES, _WORDS = np.empty(0, np.uint8), np.empty(0, np.int32)
-_PAIRS, _QUADS = np.empty(0, np.uint16), np.empty(0, np.uint32)
+_PAIRS, _QUADS, _OCTETS = np.empty(0, np.uint16), np.empty(0, np.uint32), np.empty(0, np.uint64)
+_OFFSETS = np.empty(0, np.int64)
 
 
 class Status(IntEnum):
@@ -87,8 +87,13 @@ _OK, _, _, _SIZE, _CHECKSUM, _HEADER, _DECODE, _PIECE, _LIMIT, _FLETCHER = (int(
 
 
 @inline
-def _read_checked(fd: int, offset: int, size: int, raw: Array, checksum: int, counts: Array) -> tuple[int, int]:
-    """Read stored bytes to ``raw[_HEAD:]``; give the status and how many of them are the compressor's."""
+def _read_checked(
+    fd: int, offset: int, size: int, raw: Array, checksum: int, check: int, counts: Array
+) -> tuple[int, int]:
+    """Read stored bytes to ``raw[_HEAD:]``; give the status and how many of them are the compressor's.
+
+    ``check`` is the address of the routine that computes the checksum, if there is one.
+    """
     if offset < 0 or size <= (4 if checksum != _NOTHING else 0) or size > raw.size - _HEAD - _TAIL:
         return _SIZE, 0
     address = address_of(raw) + _HEAD
@@ -100,9 +105,9 @@ def _read_checked(fd: int, offset: int, size: int, raw: Array, checksum: int, co
     stored = (
         np.int64(raw[end]) | np.int64(raw[end + 1]) << 8 | np.int64(raw[end + 2]) << 16 | np.int64(raw[end + 3]) << 24
     )
+    found = call_routine(check, (address, size))
     if checksum == _CRC32C:
-        return (_OK if crc32c_at(address, size) == stored else _CHECKSUM), size
-    found = fletcher32_at(address, size)
+        return (_OK if found == stored else _CHECKSUM), size
     # HDF5 before 1.6.3 stored the bytes of each half in the other order, and later versions still take that.
     swapped = (found & 0x00FF00FF) << 8 | (found >> 8) & 0x00FF00FF
     return (_OK if stored in (found, swapped) else _FLETCHER), size
@@ -116,10 +121,13 @@ def _read_wanted(
     pieces: tuple[Array, Array, int, int],
     target: Array,
     itemsize: int,
-    is_swapped: bool,
+    swap: int,
     counts: Array,
 ) -> int:
-    """Read only those of plain stored bytes that pieces want, to their places in ``target``."""
+    """Read only those of plain stored bytes that pieces want, to their places in ``target``.
+
+    ``swap`` is the address of the routine that swaps their bytes, or 0.
+    """
     src, length, first, last = pieces
     n, gap = target.size // itemsize, _GAP_NBYTES // itemsize
     piece = first
@@ -139,8 +147,8 @@ def _read_wanted(
         if status != _OK:
             return status
         counts[BYTES_DECODED] += (stop - start) * itemsize
-        if is_swapped:
-            swap_bytes(address, stop - start, itemsize)
+        if swap != 0:
+            call_routine(swap, (address, stop - start, itemsize))
     return _OK
 
 
@@ -192,7 +200,8 @@ def _decode(decompress: int, context: int, codec: int, raw: Array, size: int, ta
         status = call_inflate(decompress, context, address_of(raw) + start, size, address_of(target), target.size)
         return _OK if status == 0 else _DECODE
     elif codec == _LZF:
-        return _OK if decode_lzf(raw, start, size, target) else _DECODE
+        is_decoded = call_routine(decompress, (address_of(raw) + start, size, address_of(target), target.size))
+        return _OK if is_decoded != 0 else _DECODE
     else:
         return _DECODE
     source = address_of(raw) + start
@@ -220,7 +229,7 @@ def _unshuffle(planes: Array, target: Array, element_nbytes: int) -> None:
 
 
 @inline
-def _accumulate(values: Array) -> None:
+def _accumulate_as(values: Array) -> None:
     """Replace integers by their running sums, which wrap as their type does."""
     lanes = 16 // values.itemsize
     n_vectors = values.size // lanes
@@ -229,220 +238,157 @@ def _accumulate(values: Array) -> None:
         values[i] += values[i - 1]
 
 
-@inline
-def decode_chunk(
-    decompress: int,
-    context: int,
-    chain: Chain,
-    fd: int,
-    offset: int,
-    size: int,
-    fill: Array,
-    pieces: tuple[Array, Array, int, int],
-    raw: Array,
-    shuffled: Array,
-    scratch: Array,
-    counts: Array,
-) -> int:
-    """Read, check and decode one chunk into ``scratch``, or at least what some pieces want of it.
+@Routine
+def ACCUMULATE(address: int, n: int, itemsize: int) -> int:
+    """Replace ``n`` integers by their running sums, as the former codec ``delta`` needs it; gives 0."""
+    if itemsize == 1:
+        _accumulate_as(view(address, n, _BYTES))
+    elif itemsize == 2:
+        _accumulate_as(view(address, n, _PAIRS))
+    elif itemsize == 4:
+        _accumulate_as(view(address, n, _QUADS))
+    else:
+        _accumulate_as(view(address, n, _OCTETS))
+    return 0
 
-    ``chain`` is what `annbatch.shards.codecs.calls_of` chose; ``pieces`` holds the first element and the length of each
-    piece, and which of them are those of this chunk.
+
+@inline
+def _fill(address: int, nbytes: int, element: int, itemsize: int, counts: Array) -> None:
+    """Write copies of one element, which is at another address."""
+    pread(IN_MEMORY, address, itemsize, element, counts)
+    done = itemsize
+    while done < nbytes:
+        n = min(done, nbytes - done)
+        pread(IN_MEMORY, address + done, n, address, counts)
+        done += n
+
+
+_DECOMPRESS, _CONTEXT, _CODEC, _SHUFFLE, _CHECKSUM_KIND, _CHECK, _SWAP, _SUM = range(8)
+_ITEMSIZE, _FILLING, _SOURCES, _LENGTHS, _RAW_AT, _RAW_NBYTES = range(8, 14)
+_SHUFFLED_AT, _SHUFFLED_NBYTES, _SCRATCH_AT, _SCRATCH_NBYTES, _COUNTS_AT = range(14, 19)
+_N_FIELDS = 19
+
+
+class Job:
+    """What all chunks have in common that one thread decodes, in the form that `DECODE` takes.
+
+    Parameters
+    ----------
+    decoder
+        How they are decoded.
+    workspace
+        Of the thread.
+    fill
+        (1,) of the stored dtype: the element that missing chunks consist of.
+    sources, lengths
+        (n_pieces,) int64: a piece's first element in its chunk, its number of elements.
+    raw, shuffled
+        uint8 buffers: for stored bytes, as `annbatch.shards.codecs.Workspace.raw` has them; for a chunk before its
+        shuffle is undone.
+    scratch
+        A buffer for a decoded chunk, of any dtype.
+
+    Attributes
+    ----------
+    fields
+        (19,) int64: how chunks are decoded, addresses of routines and arrays.
+
+    Raises
+    ------
+    ValueError
+        If sources or lengths are not int64.
     """
-    codec, shuffle, delta, checksum, swapped = chain
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        workspace: Workspace,
+        fill: Array,
+        sources: Array,
+        lengths: Array,
+        raw: Array,
+        shuffled: Array,
+        scratch: Array,
+    ) -> None:
+        for name, array in (("sources", sources), ("lengths", lengths)):
+            if array.dtype != np.int64:
+                raise ValueError(f"{name} must be int64, got {array.dtype}")
+        decompress, context, codec = decompressor(decoder.codec, workspace)
+        if decoder.codec is Codec.LZF:
+            decompress = DECODE_LZF.address
+        counts = of_thread()
+        # Kept, as only their addresses are in the fields.
+        self._arrays = fill, sources, lengths, raw, shuffled, scratch, counts
+        self.fields = np.array(
+            [
+                *(decompress, context, codec, decoder.shuffle, decoder.checksum),
+                CRC32C.address if decoder.crc32c else FLETCHER32.address if decoder.fletcher32 else 0,
+                SWAP_BYTES.address if decoder.swapped else 0,
+                ACCUMULATE.address if decoder.delta else 0,
+                *(fill.nbytes, fill.ctypes.data, sources.ctypes.data, lengths.ctypes.data),
+                *(number for buffer in (raw, shuffled, scratch) for number in (buffer.ctypes.data, buffer.nbytes)),
+                counts.ctypes.data,
+            ],
+            np.int64,
+        )
+
+
+@Routine
+def DECODE(job_at: int, fd: int, offset: int, size: int, first: int, last: int) -> int:
+    """Read, check and decode one chunk into the job's scratch, or at least what some pieces want of it.
+
+    Parameters
+    ----------
+    job_at
+        Address of the fields of a `Job`.
+    fd, offset, size
+        Where the chunk is stored, as `annbatch.shards.shard_index.Located` has it; offset -1 means that it is missing
+        and all ``fill``.
+    first, last
+        The pieces [first, last) are those of this chunk.
+
+    Returns
+    -------
+    int
+        A `Status`.
+    """
+    job = view(job_at, _N_FIELDS, _OFFSETS)
+    codec, shuffle, itemsize, checksum = job[_CODEC], job[_SHUFFLE], job[_ITEMSIZE], job[_CHECKSUM_KIND]
+    swap, accumulate = job[_SWAP], job[_SUM]
+    scratch, nbytes = job[_SCRATCH_AT], job[_SCRATCH_NBYTES]
+    counts = view(job[_COUNTS_AT], N_COUNTS, _OFFSETS)
     if offset == -1:
-        for i in range(scratch.size):
-            scratch[i] = fill[0]
+        _fill(scratch, nbytes, job[_FILLING], itemsize, counts)
         return _OK
     if size < -1:
         # The compressor left this chunk as it was.
-        codec, size = _RAW, -size - 1
-    target = view(address_of(scratch), scratch.size * scratch.itemsize, _BYTES)
-    if codec == _RAW and shuffle == 1 and delta == 0 and checksum == _NOTHING:
-        return _read_wanted(fd, offset, size, pieces, target, scratch.itemsize, swapped != 0, counts)
-    status, stored = _read_checked(fd, offset, size, raw, checksum, counts)
+        codec, size = np.int64(_RAW), -size - 1
+    target = view(scratch, nbytes, _BYTES)
+    if codec == _RAW and shuffle == 1 and accumulate == 0 and checksum == _NOTHING:
+        pieces = view(job[_SOURCES], last, _OFFSETS), view(job[_LENGTHS], last, _OFFSETS), first, last
+        return _read_wanted(fd, offset, size, pieces, target, itemsize, swap, counts)
+    raw, shuffled = view(job[_RAW_AT], job[_RAW_NBYTES], _BYTES), view(job[_SHUFFLED_AT], job[_SHUFFLED_NBYTES], _BYTES)
+    status, stored = _read_checked(fd, offset, size, raw, checksum, job[_CHECK], counts)
     if status == _OK:
-        status = _decode(decompress, context, codec, raw, stored, shuffled if shuffle > 1 else target)
+        decoded = shuffled if shuffle > 1 else target
+        status = _decode(job[_DECOMPRESS], job[_CONTEXT], codec, raw, stored, decoded)
     if status != _OK:
         return status
     if shuffle > 1:
         _unshuffle(shuffled, target, shuffle)
-    if swapped != 0:
-        swap_bytes(address_of(scratch), scratch.size, scratch.itemsize)
-    if delta != 0:
-        _accumulate(scratch)
-    counts[BYTES_DECODED] += target.size
-    return _OK
-
-
-@inline
-def place(source: Array, src: Array, length: Array, dst: Array, first: int, last: int, limit: int, like: Array) -> int:
-    """Copy the pieces [first, last) of decoded elements, with a cast, to their addresses; gives a `Status`."""
-    for piece in range(first, last):
-        start, n = src[piece], length[piece]
-        if start < 0 or n < 0 or start > source.size or n > source.size - start:
-            return _PIECE
-        if n == 0:
-            continue
-        # Not a slice, which counts references: each count would wait until all lines have reached the memory.
-        values = view(address_of(source) + start * source.itemsize, n, source)
-        if limit >= 0:
-            low = high = values[0]
-            for i in range(n):
-                low, high = min(low, values[i]), max(high, values[i])
-            if low < 0 or high >= limit:
-                return _LIMIT
-        target = view(dst[piece], n, like)
-        head = min(n, (-dst[piece] % 64) // like.itemsize)
-        per_line = 64 // like.itemsize
-        n_lines = (n - head) // per_line
-        for i in range(head):
-            target[i] = values[i]
-        at, to = address_of(source) + (start + head) * source.itemsize, dst[piece] + head * like.itemsize
-        for line in range(n_lines):
-            stream_line(to + line * 64, at + line * per_line * source.itemsize, like, source)
-        for i in range(head + n_lines * per_line, n):
-            target[i] = values[i]
-    streamed()
+    if swap != 0:
+        call_routine(swap, (scratch, nbytes // itemsize, itemsize))
+    if accumulate != 0:
+        call_routine(accumulate, (scratch, nbytes // itemsize, itemsize))
+    counts[BYTES_DECODED] += nbytes
     return _OK
 
 
 @Kernel
-def scatter_chunks(
-    decompress: int,
-    context: int,
-    chain: Chain,
-    fds: Array,
-    offsets: Array,
-    sizes: Array,
-    piece_ptr: Array,
-    piece_src: Array,
-    piece_len: Array,
-    piece_dst: Array,
-    limit: int,
-    fill: Array,
-    raw: Array,
-    shuffled: Array,
-    scratch: Array,
-    like: Array,
-    tickets: Array,
-    counts: Array,
-) -> tuple[int, int]:
-    """Read, check, decode and scatter inner chunks, one after the other until none is left.
-
-    Several threads may be given the same chunks and tickets: each chunk then falls to one of them.
-
-    Parameters
-    ----------
-    decompress, context, chain
-        As `annbatch.shards.codecs.calls_of` gives them.
-    fds, offsets, sizes
-        (n,) int32, int64, int64: where each chunk is stored, as `Located` has it; offset -1 means that it is missing
-        and all ``fill``.
-    piece_ptr
-        (n + 1,) int64: chunk j serves the pieces ``piece_ptr[j]`` to ``piece_ptr[j + 1]``.
-    piece_src, piece_len, piece_dst
-        int64: a piece's first element in its chunk, its number of elements, the address that it goes to.
-    limit
-        Values must be >= 0 and below it; negative means that they are not checked.
-    fill
-        (1,) of the stored dtype.
-    raw, shuffled, scratch
-        Buffers of a `Workspace`; ``scratch`` has the stored dtype and the size of a chunk.
-    like
-        An empty array of the destination's dtype.
-    tickets
-        (1,) int64: the next chunk to take; every thread counts it up.
-    counts
-        Those of the thread, see `annbatch.counters.of_thread`.
-
-    Returns
-    -------
-    tuple of int
-        The `Status`, and the chunk where it arose.
-    """
-    j = take_ticket(tickets)
-    while j < fds.size:
-        if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > piece_dst.size:
-            return _PIECE, j
-        where, own = (fds[j], offsets[j], sizes[j]), (piece_src, piece_len, piece_ptr[j], piece_ptr[j + 1])
-        status = decode_chunk(decompress, context, chain, *where, fill, own, raw, shuffled, scratch, counts)
-        if status != _OK:
-            return status, j
-        status = place(scratch, piece_src, piece_len, piece_dst, piece_ptr[j], piece_ptr[j + 1], limit, like)
-        if status != _OK:
-            return status, j
-        j = take_ticket(tickets)
-    return _OK, -1
-
-
-@Kernel
-def scatter_buffer(source: Array, piece_src: Array, piece_len: Array, piece_dst: Array, limit: int, like: Array) -> int:
-    """Scatter pieces of decoded elements; the parameters and the `Status` are those of `scatter_chunks`."""
-    return int(place(source, piece_src, piece_len, piece_dst, 0, piece_dst.size, limit, like))
-
-
-@Kernel
-def read_stored(fd: int, offset: int, size: int, raw: Array, verify: bool, counts: Array) -> tuple[int, int]:
-    """Read the stored bytes of one chunk to ``raw[HEAD_NBYTES:]`` and check their crc32c.
+def read_stored(fd: int, offset: int, size: int, raw: Array, crc32c: int, counts: Array) -> tuple[int, int]:
+    """Read the stored bytes of one chunk to ``raw[HEAD_NBYTES:]``, and check them if the address of `CRC32C` is given.
 
     Gives the `Status` and how many of the bytes are the compressor's.
     """
-    status, n = _read_checked(fd, offset, size, raw, _CRC32C if verify else _NOTHING, counts)
+    status, n = _read_checked(fd, offset, size, raw, _CRC32C if crc32c != 0 else _NOTHING, crc32c, counts)
     return status, n
-
-
-@Kernel
-def read_pieces(
-    fds: Array,
-    offsets: Array,
-    piece_ptr: Array,
-    piece_src: Array,
-    piece_len: Array,
-    piece_dst: Array,
-    fill: Array,
-    counts: Array,
-) -> tuple[int, int]:
-    """Read pieces of uncompressed chunks straight to their addresses; of missing chunks (-1) they are ``fill``.
-
-    ``fill`` holds the bytes of one element; the other parameters are those of `scatter_chunks`. Gives the `Status` and
-    the chunk where it arose.
-    """
-    for j in range(fds.size):
-        if piece_ptr[j] < 0 or piece_ptr[j] > piece_ptr[j + 1] or piece_ptr[j + 1] > piece_dst.size:
-            return _PIECE, j
-        for piece in range(piece_ptr[j], piece_ptr[j + 1]):
-            n = piece_len[piece] * fill.size
-            if offsets[j] == -1:
-                target = view(piece_dst[piece], n, _BYTES)
-                for i in range(n):
-                    target[i] = fill[i % fill.size]
-            else:
-                status = pread(fds[j], piece_dst[piece], n, offsets[j] + piece_src[piece] * fill.size, counts)
-                if status != _OK:
-                    return status, j
-    return _OK, -1
-
-
-def copy_types(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], np.dtype[Any]]:
-    """Give the types as which a kernel shall see source and destination of a plain copy."""
-    return np.dtype(f"u{dtype.itemsize}"), np.dtype(f"u{dtype.itemsize}")
-
-
-def native_types(stored: np.dtype[Any], wanted: np.dtype[Any]) -> tuple[np.dtype[Any], np.dtype[Any]] | None:
-    """Give the types as which a kernel shall see source and destination, so that few kernels serve all pairs.
-
-    A copy sees unsigned integers, and so does every integer whose sign the cast ignores.
-    None means that kernels and NumPy would not agree on the cast, so that NumPy has to make it.
-    """
-    if stored == wanted:
-        return copy_types(stored)
-    if np.float16 in (stored, wanted) or wanted.kind not in "iuf" or (stored.kind == "f" and wanted.kind != "f"):
-        return None
-    if stored.kind == "b":
-        stored = copy_types(stored)[0]
-    if stored.kind in "iu" and wanted.kind in "iu":
-        wanted = copy_types(wanted)[0]
-        if wanted.itemsize <= stored.itemsize:
-            stored = copy_types(stored)[0]
-    return stored, wanted

@@ -1,11 +1,11 @@
 """How are the bytes of HDF5's own filters decoded, in compiled code?
 
-1. `fletcher32_at` computes the checksum of HDF5's fletcher32 filter.
-2. `decode_lzf` undoes the lzf filter that h5py brings along.
-3. `swap_bytes` turns big-endian elements into little-endian ones.
+1. `FLETCHER32` computes the checksum of HDF5's fletcher32 filter.
+2. `DECODE_LZF` undoes the lzf filter that h5py brings along.
+3. `SWAP_BYTES` turns big-endian elements into little-endian ones.
 
-Nothing is read or written outside of what is given, whatever the bytes say. After a change here remove
-``__pycache__``, as `annbatch.native` says.
+They are routines of their own: whoever needs none of them compiles none. Nothing is read or written outside of what is
+given, whatever the bytes say. After a change here remove ``__pycache__``, as `annbatch.native` says.
 
 Formats: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html and http://oldhome.schmorp.de/marc/liblzf.html
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.native import Array, inline, view
+from annbatch.native import Routine, inline, view
 
 _BYTES = np.empty(0, np.uint8)
 _PAIRS, _QUADS, _OCTETS = np.empty(0, np.uint16), np.empty(0, np.uint32), np.empty(0, np.uint64)
@@ -24,8 +24,8 @@ _FLETCHER_WORDS = 1 << 20
 """Words whose sums fit into 64 bits: 2**20 * 2**20 * 2**16 is below 2**63."""
 
 
-@inline
-def fletcher32_at(address: int, size: int) -> int:
+@Routine
+def FLETCHER32(address: int, size: int) -> int:
     """Give the Fletcher-32 checksum of bytes, as HDF5 computes it: sums of big-endian words of 16 bits."""
     stored = view(address, size, _BYTES)
     low: Any = np.uint64(0)
@@ -52,17 +52,18 @@ def _folded(total: Any) -> Any:
     return total
 
 
-@inline
-def decode_lzf(source: Array, start: int, size: int, target: Array) -> bool:
-    """Decode the ``size`` bytes at ``source[start:]``; say whether they gave exactly ``target``."""
-    at, end, done = np.int64(start), np.int64(start) + size, np.int64(0)
+@Routine
+def DECODE_LZF(source_at: int, size: int, target_at: int, room: int) -> int:
+    """Decode ``size`` bytes; give 1 if they gave exactly ``room`` bytes at the target, else 0."""
+    source, target = view(source_at, size, _BYTES), view(target_at, room, _BYTES)
+    at, end, done = np.int64(0), size, np.int64(0)
     while at < end:
         control = np.int64(source[at])
         at += 1
         if control < 32:
             n = control + 1
             if n > end - at or n > target.size - done:
-                return False
+                return 0
             for i in range(n):
                 target[done + i] = source[at + i]
             at += n
@@ -70,24 +71,24 @@ def decode_lzf(source: Array, start: int, size: int, target: Array) -> bool:
             n = (control >> 5) + 2
             if n == 9:
                 if at >= end:
-                    return False
+                    return 0
                 n += np.int64(source[at])
                 at += 1
             if at >= end:
-                return False
+                return 0
             back = ((control & 31) << 8) + np.int64(source[at]) + 1
             at += 1
             if back > done or n > target.size - done:
-                return False
+                return 0
             for i in range(n):
                 target[done + i] = target[done + i - back]
         done += n
-    return bool(done == target.size)
+    return int(done == target.size)
 
 
-@inline
-def swap_bytes(address: int, n: int, itemsize: int) -> None:
-    """Reverse the bytes of each of ``n`` elements at an address."""
+@Routine
+def SWAP_BYTES(address: int, n: int, itemsize: int) -> int:
+    """Reverse the bytes of each of ``n`` elements at an address; gives 0."""
     if itemsize == 2:
         pairs = view(address, n, _PAIRS)
         for i in range(n):
@@ -108,3 +109,4 @@ def swap_bytes(address: int, n: int, itemsize: int) -> None:
                 0x0000FFFF0000FFFF
             )
             octets[i] = one << np.uint64(32) | one >> np.uint64(32)
+    return 0

@@ -24,8 +24,9 @@ from annbatch.plan.window import Ints, address
 from annbatch.shards.array_metadata import describe
 from annbatch.shards.chunk_files import MAX_FILES, ChunkFiles
 from annbatch.shards.codecs import Codec, Decoder, Workspace
-from annbatch.shards.decode_kernels import Status, read_pieces
+from annbatch.shards.decode_kernels import Status
 from annbatch.shards.scatter import Form, Scatter
+from annbatch.shards.scatter_kernels import read_pieces
 from annbatch.shards.shard_index import Located
 
 

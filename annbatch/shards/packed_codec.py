@@ -15,15 +15,15 @@ import numpy.typing as npt
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.registry import register_codec
 
-from annbatch.counters import of_thread
 from annbatch.errors import CorruptStoreError
 from annbatch.native import IN_MEMORY
 from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES
 from annbatch.shards.decode_kernels import Status
 from annbatch.shards.packed_encoder import packed
-from annbatch.shards.packed_kernels import scatter_packed
+from annbatch.shards.packed_kernels import PackedJob
 from annbatch.shards.packed_layout import BLOCK, Layout, can_pack, parse_delta
 from annbatch.shards.packed_layout import NAME as NAME
+from annbatch.shards.scatter_kernels import scatter_packed
 
 
 @dataclass(frozen=True)
@@ -111,21 +111,12 @@ def unpacked(stored: npt.NDArray[np.uint8], n: int, dtype: np.dtype[Any], *, del
         raise CorruptStoreError(f"a packed chunk of {n} values must be {rule}, got {stored.size}")
     values, scratch = np.empty(n, seen), np.empty(layout.n_blocks * BLOCK, seen)
     zero = np.zeros(1, np.int64)
-    status, _ = scatter_packed(
-        delta,
-        np.array([IN_MEMORY], np.int32),
-        zero + stored.ctypes.data,
-        zero + stored.size,
-        *(np.array([0, 1], np.int64), np.array([0, 1], np.int64), zero, zero + n, zero + values.ctypes.data),
-        -1,
-        np.zeros(1, seen),
-        np.empty(HEAD_NBYTES + stored.size + TAIL_NBYTES, np.uint8),
-        scratch,
-        scratch[:n],
-        np.empty(0, seen),
-        np.zeros(1, np.int64),
-        of_thread(),
-    )
+    at = np.array([IN_MEMORY], np.int32), zero + stored.ctypes.data, zero + stored.size
+    bounds, raw = np.array([0, 1], np.int64), np.empty(HEAD_NBYTES + stored.size + TAIL_NBYTES, np.uint8)
+    pieces = bounds, zero, zero + n
+    job = PackedJob(delta, n, at, bounds, pieces, np.zeros(1, seen), raw, scratch)
+    ends = zero + values.ctypes.data, -1, scratch[:n], np.empty(0, seen), np.zeros(1, np.int64)
+    status, _ = scatter_packed(job.decode, job.fields, bounds, *pieces, *ends)
     if status != Status.OK:
         raise CorruptStoreError(f"a packed chunk cannot be read: {Status(status).text}")
     return values.view(dtype.newbyteorder("="))

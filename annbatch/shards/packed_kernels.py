@@ -1,12 +1,13 @@
-"""How do packed chunks become elements in their final places, no block more than is wanted?
+"""How do the blocks that are wanted of packed chunks become elements, and no others?
 
-For each chunk, `scatter_packed`
+For each chunk of a `PackedJob`, the routine of its type (`DECODE_PACKED`)
 
 1. reads it from its table to the last block that is wanted, with its neighbours where they are wanted, too; of a large
    chunk, its table and then the groups of blocks that are wanted,
 2. checks the table, and the checksum of each group that it uses,
-3. decodes each wanted block once, into its place in a scratch that stays in the cache,
-4. copies each row piece, with a cast, to its address.
+3. decodes each wanted block once, into its place in a scratch that stays in the cache.
+
+It is compiled once for all kernels that call it, as `annbatch.shards.decode_kernels.DECODE` is.
 
 Nothing is read or written outside the buffers whatever the bytes say: `docs/packed.md` lists the checks.
 """
@@ -17,22 +18,22 @@ from typing import Any
 
 import numpy as np
 
-from annbatch.counters import BYTES_DECODED
+from annbatch.counters import BYTES_DECODED, N_COUNTS, of_thread
 from annbatch.native import (
     IN_MEMORY,
     Kernel,
+    Routine,
     accumulate_vectors,
     address_of,
+    call_routine,
     inline,
-    inserted,
     load,
     pread,
-    take_ticket,
     view,
 )
-from annbatch.shards.checksum import crc32c_at
+from annbatch.shards.checksum import CRC32C
 from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES
-from annbatch.shards.decode_kernels import Status, place
+from annbatch.shards.decode_kernels import Status
 from annbatch.shards.packed_layout import BLOCK, FLAGS_NBYTES, GROUP, LANES
 from annbatch.shards.packed_vectors import (
     add_row,
@@ -53,6 +54,7 @@ _HEAD, _TAIL = HEAD_NBYTES, TAIL_NBYTES
 _BLOCK, _GROUP, _ROWS, _FLAGS = BLOCK, GROUP, BLOCK // LANES, FLAGS_NBYTES
 _ROW_NBYTES = 2 * LANES
 _BYTES, _PAIRS, _WORDS = np.empty(0, np.uint8), np.empty(0, np.uint16), np.empty(0, np.int32)
+_OFFSETS = np.empty(0, np.int64)
 
 RUN_NBYTES = 1 << 15
 """Chunks that lie one behind the other are read in one request, up to this size."""
@@ -213,6 +215,7 @@ def _check_groups(
     stored: Any,
     n_read: Any,
     checksums: Any,
+    check: Any,
     edges: Any,
     first: Any,
     stop: Any,
@@ -234,7 +237,8 @@ def _check_groups(
             return status
     for group in range(first, stop):
         start, end = blocks + edges[group * _GROUP], blocks + edges[min((group + 1) * _GROUP, n_blocks)]
-        if crc32c_at(stored + start, end - start) != _unsigned(load(stored + checksums + 4 * group, _WORDS)):
+        recorded = _unsigned(load(stored + checksums + 4 * group, _WORDS))
+        if call_routine(check, (stored + start, end - start)) != recorded:
             return _CHECKSUM
         checked[group] = mark
     return _OK
@@ -245,165 +249,168 @@ def _unsigned(word: Any) -> Any:
     return np.int64(word) & 0xFFFFFFFF
 
 
-@inline
-def decoding_state(n: Any, itemsize: Any) -> Any:
-    """Give what `decode_wanted` remembers of chunks of ``n`` values from one to the next."""
-    n_blocks = (n + _BLOCK - 1) // _BLOCK
-    # The chunk, counted from 1, of which each block was decoded last, and of which each group was checked.
-    decoded, checked = np.zeros(n_blocks, np.int64), np.zeros((n_blocks + _GROUP - 1) // _GROUP, np.int64)
-    descriptors, edges = np.empty(n_blocks, np.int32), np.empty(n_blocks + 1, np.int32)
-    return descriptors, edges, decoded, checked, np.empty(_BLOCK + 144, np.uint16)
+_DELTA, _N, _CHECK, _FDS, _OFFSETS_AT, _SIZES, _RUNS, _PIECE_PTR, _PIECE_SRC, _PIECE_LEN, _N_PIECES = range(11)
+_FILL, _RAW, _RAW_NBYTES, _SCRATCH, _SCRATCH_NBYTES, _COUNTS_AT, _N_READ = range(11, 18)
+_DESCRIPTORS, _EDGES, _DECODED, _CHECKED, _HALVES = range(18, 23)
+_N_FIELDS = 23
 
 
-@inserted
-def decode_wanted(
-    delta: Any,
-    at: Any,
-    runs: Any,
-    run: Any,
-    j: Any,
-    n_read: Any,
-    pieces: Any,
-    fill: Any,
-    raw: Any,
-    buffers: Any,
-    state: Any,
-    counts: Any,
-) -> Any:
-    """Decode the blocks of one chunk of a run that pieces want.
-
-    Parameters
-    ----------
-    at
-        Descriptors, offsets and sizes of the chunks.
-    n_read
-        Bytes of the run that are in ``raw``; negative if it has to be read.
-    pieces
-        ``piece_ptr``, ``piece_src`` and ``piece_len`` of `scatter_packed`.
-    buffers
-        Its ``scratch`` and ``elements``.
-    state
-        A `decoding_state`.
-    delta, runs, run, j, fill, raw, counts
-        As `scatter_packed` has them; ``j`` is the chunk.
-
-    Returns
-    -------
-    tuple of int
-        The `Status`, and ``n_read``.
-    """
-    (fds, offsets, sizes), (piece_ptr, piece_src, piece_len), (scratch, elements) = at, pieces, buffers
-    descriptors, edges, decoded, checked, halves = state
-    first, last, size, start = piece_ptr[j], piece_ptr[j + 1], sizes[j], offsets[runs[run]]
-    n, itemsize, n_blocks = elements.size, scratch.itemsize, descriptors.size
-    bases, checksums = 4 + 4 * n_blocks, 4 + (4 + itemsize) * n_blocks
-    table_nbytes = checksums + 4 * checked.size
-    memory, room, within = address_of(raw) + _HEAD, raw.size - _HEAD - _TAIL, offsets[j] - start
-    if first < 0 or first > last or last > piece_len.size:
-        return _PIECE, n_read
-    if start == -1:
-        for i in range(n):
-            elements[i] = fill[0]
-        return _OK, n_read
-    if start < 0 or within < 0 or size < table_nbytes or within + size > room or scratch.size < n_blocks * _BLOCK:
-        return _SIZE, n_read
-    if n_read < 0:
-        end = runs[run + 1] - 1
-        more = _first_nbytes(
-            *(sizes[end], table_nbytes, n, piece_src, piece_len, piece_ptr[end], piece_ptr[end + 1], end == j)
-        )
-        n_read = offsets[end] - start + more
-        if n_read < table_nbytes or n_read > room:
-            return _SIZE, n_read
-        status = pread(fds[j], memory, n_read, start, counts)
-        if status != _OK:
-            return status, n_read
-    stored = memory + within
-    if crc32c_at(stored + 4, table_nbytes - 4) != _unsigned(load(stored, _WORDS)):
-        return _CHECKSUM, n_read
-    # A chunk in a run lies anywhere; its descriptors are handled many at once.
-    pread(IN_MEMORY, address_of(descriptors), 4 * n_blocks, stored + 4, counts)
-    if not edges_of(descriptors, itemsize, edges) or edges[n_blocks] != size - table_nbytes:
-        return _DECODE, n_read
-    for piece in range(first, last):
-        begin, length = piece_src[piece], piece_len[piece]
-        if begin < 0 or length < 0 or begin > n or length > n - begin:
-            return _PIECE, n_read
-        if length == 0:
-            continue
-        block, stop = begin // _BLOCK, (begin + length - 1) // _BLOCK + 1
-        status = _check_groups(
-            *(fds[j], offsets[j], stored, n_read - within, checksums, edges),
-            *(block // _GROUP, (stop - 1) // _GROUP + 1, checked, j + 1, counts),
-        )
-        if status != _OK:
-            return status, n_read
-        for b in range(block, stop):
-            if decoded[b] != j + 1:
-                decoded[b] = j + 1
-                counts[BYTES_DECODED] += _BLOCK * itemsize
-                target = view(address_of(scratch) + b * _BLOCK * itemsize, _BLOCK, scratch)
-                base = load(stored + bases + itemsize * b, scratch)
-                block_at = stored + table_nbytes + edges[b]
-                if not _decode_block(block_at, _unsigned(descriptors[b]), base, delta, target, halves):
-                    return _DECODE, n_read
-    return _OK, n_read
-
-
-@Kernel
-def scatter_packed(
-    delta: bool,
-    fds: Array,
-    offsets: Array,
-    sizes: Array,
-    runs: Array,
-    piece_ptr: Array,
-    piece_src: Array,
-    piece_len: Array,
-    piece_dst: Array,
-    limit: int,
-    fill: Array,
-    raw: Array,
-    scratch: Array,
-    elements: Array,
-    like: Array,
-    tickets: Array,
-    counts: Array,
-) -> tuple[int, int]:
-    """Read, check, decode and scatter packed chunks, one after the other until none is left.
+class PackedJob:
+    """What all chunks have in common that one thread decodes, in the form that `DECODE_PACKED` takes.
 
     Parameters
     ----------
     delta
         As in ``docs/packed.md``.
+    n
+        Elements of a chunk.
+    stored
+        Descriptors, offsets and sizes of the chunks, as `annbatch.shards.shard_index.Located` has them; offset -1 means
+        that a chunk is missing and all ``fill``.
     runs
         What `plan_runs` gives.
-    raw, scratch
-        Buffers of a `Workspace`; ``raw`` has room for a run, ``scratch`` is of unsigned integers and has room for whole
-        blocks.
-    elements
-        The elements of a chunk at the front of ``scratch``, as they are cast.
-    fds, offsets, sizes, piece_ptr, piece_src, piece_len, piece_dst, limit, fill, like, tickets, counts
-        As `annbatch.shards.decode_kernels.scatter_chunks` has them; a ticket is a run.
+    pieces
+        ``piece_ptr``, ``piece_src`` and ``piece_len`` of `annbatch.shards.scatter_kernels.scatter_chunks`.
+    fill
+        (1,) of the stored dtype.
+    raw
+        A buffer as `annbatch.shards.codecs.Workspace.raw` has it, with room for a run.
+    scratch
+        A buffer of whole blocks, of any dtype as wide as the stored one.
 
-    Returns
-    -------
-    tuple of int
-        The `Status`, and the chunk where it arose.
+    Attributes
+    ----------
+    decode
+        Address of the routine.
+    fields
+        (23,) int64, which it also writes: how chunks are decoded, addresses of arrays, bytes of a run that were read.
+
+    Raises
+    ------
+    ValueError
+        If an array has another dtype than the routine takes.
     """
-    at, pieces = (fds, offsets, sizes), (piece_ptr, piece_src, piece_len)
-    state = decoding_state(elements.size, scratch.itemsize)
-    run = take_ticket(tickets)
-    while run < runs.size - 1:
-        n_read = np.int64(-1)
-        for j in range(runs[run], runs[run + 1]):
-            status, n_read = decode_wanted(
-                delta, at, runs, run, j, n_read, pieces, fill, raw, (scratch, elements), state, counts
+
+    def __init__(
+        self,
+        delta: bool,
+        n: int,
+        stored: tuple[Array, Array, Array],
+        runs: Array,
+        pieces: tuple[Array, Array, Array],
+        fill: Array,
+        raw: Array,
+        scratch: Array,
+    ) -> None:
+        wrong = [one.dtype for one in (*stored[1:], runs, *pieces) if one.dtype != np.int64]
+        if wrong or stored[0].dtype != np.int32:
+            raise ValueError(f"descriptors must be int32, offsets, sizes, runs and pieces int64, got {wrong}")
+        n_blocks, counts = -(-n // _BLOCK), of_thread()
+        # The chunk, counted from 1, of which each block was decoded last, and of which each group was checked.
+        decoded, checked = np.zeros(n_blocks, np.int64), np.zeros(-(-n_blocks // _GROUP), np.int64)
+        state = (
+            *(np.empty(n_blocks, np.int32), np.empty(n_blocks + 1, np.int32)),
+            *(decoded, checked, np.empty(_BLOCK + 144, np.uint16)),
+        )
+        # Kept, as only their addresses are in the fields.
+        self._arrays = stored, runs, pieces, fill, raw, scratch, counts, state
+        self.decode = DECODE_PACKED[fill.itemsize].address
+        places = (one.ctypes.data for one in (*stored, runs, *pieces))
+        buffers = (number for one in (raw, scratch) for number in (one.ctypes.data, one.nbytes))
+        self.fields = np.array(
+            [
+                *(int(delta), n, CRC32C.address, *places, len(pieces[1]), fill.ctypes.data, *buffers),
+                *(counts.ctypes.data, -1, *(one.ctypes.data for one in state)),
+            ],
+            np.int64,
+        )
+
+
+def _routine(like: Array) -> Routine:
+    """Make the routine for unsigned integers."""
+
+    @Routine
+    def decode_wanted(job_at: int, run: int, j: int) -> int:
+        """Decode the blocks of chunk ``j``, of a run, that pieces want; give the `Status`.
+
+        The chunks of a run come one after the other, the first one first: all are read with that.
+        """
+        job = view(job_at, _N_FIELDS, _OFFSETS)
+        n, itemsize, check = job[_N], like.itemsize, job[_CHECK]
+        runs = view(job[_RUNS], run + 2, _OFFSETS)
+        end = runs[run + 1]
+        fds, sizes = view(job[_FDS], end, _WORDS), view(job[_SIZES], end, _OFFSETS)
+        offsets = view(job[_OFFSETS_AT], end, _OFFSETS)
+        piece_ptr = view(job[_PIECE_PTR], end + 1, _OFFSETS)
+        piece_src = view(job[_PIECE_SRC], job[_N_PIECES], _OFFSETS)
+        piece_len = view(job[_PIECE_LEN], job[_N_PIECES], _OFFSETS)
+        counts = view(job[_COUNTS_AT], N_COUNTS, _OFFSETS)
+        n_blocks = (n + _BLOCK - 1) // _BLOCK
+        descriptors, edges = view(job[_DESCRIPTORS], n_blocks, _WORDS), view(job[_EDGES], n_blocks + 1, _WORDS)
+        decoded = view(job[_DECODED], n_blocks, _OFFSETS)
+        checked = view(job[_CHECKED], (n_blocks + _GROUP - 1) // _GROUP, _OFFSETS)
+        halves = view(job[_HALVES], _BLOCK + 144, _PAIRS)
+        scratch = view(job[_SCRATCH], job[_SCRATCH_NBYTES] // itemsize, like)
+        first, last, size, start = piece_ptr[j], piece_ptr[j + 1], sizes[j], offsets[runs[run]]
+        bases, checksums = 4 + 4 * n_blocks, 4 + (4 + itemsize) * n_blocks
+        table_nbytes = checksums + 4 * checked.size
+        memory, room, within = job[_RAW] + _HEAD, job[_RAW_NBYTES] - _HEAD - _TAIL, offsets[j] - start
+        if first < 0 or first > last or last > piece_len.size:
+            return _PIECE
+        if start == -1:
+            fill = load(job[_FILL], like)
+            for i in range(n):
+                scratch[i] = fill
+            return _OK
+        if start < 0 or within < 0 or size < table_nbytes or within + size > room or scratch.size < n_blocks * _BLOCK:
+            return _SIZE
+        if j == runs[run]:
+            k = end - 1
+            more = _first_nbytes(
+                *(sizes[k], table_nbytes, n, piece_src, piece_len, piece_ptr[k], piece_ptr[k + 1], k == j)
             )
-            if status == _OK:
-                first, last = piece_ptr[j], piece_ptr[j + 1]
-                status = place(elements, piece_src, piece_len, piece_dst, first, last, limit, like)
+            n_read = offsets[k] - start + more
+            if n_read < table_nbytes or n_read > room:
+                return _SIZE
+            status: int = pread(fds[j], memory, n_read, start, counts)
             if status != _OK:
-                return status, j
-        run = take_ticket(tickets)
-    return _OK, -1
+                return status
+            job[_N_READ] = n_read
+        n_read = job[_N_READ]
+        stored = memory + within
+        if call_routine(check, (stored + 4, table_nbytes - 4)) != _unsigned(load(stored, _WORDS)):
+            return _CHECKSUM
+        # A chunk in a run lies anywhere; its descriptors are handled many at once.
+        pread(IN_MEMORY, address_of(descriptors), 4 * n_blocks, stored + 4, counts)
+        if not edges_of(descriptors, itemsize, edges) or edges[n_blocks] != size - table_nbytes:
+            return _DECODE
+        for piece in range(first, last):
+            begin, length = piece_src[piece], piece_len[piece]
+            if begin < 0 or length < 0 or begin > n or length > n - begin:
+                return _PIECE
+            if length == 0:
+                continue
+            block, stop = begin // _BLOCK, (begin + length - 1) // _BLOCK + 1
+            status = _check_groups(
+                *(fds[j], offsets[j], stored, n_read - within, checksums, check, edges),
+                *(block // _GROUP, (stop - 1) // _GROUP + 1, checked, j + 1, counts),
+            )
+            if status != _OK:
+                return status
+            for b in range(block, stop):
+                if decoded[b] != j + 1:
+                    decoded[b] = j + 1
+                    counts[BYTES_DECODED] += _BLOCK * itemsize
+                    target = view(job[_SCRATCH] + b * _BLOCK * itemsize, _BLOCK, like)
+                    base = load(stored + bases + itemsize * b, like)
+                    block_at = stored + table_nbytes + edges[b]
+                    is_delta = job[_DELTA] != 0
+                    if not _decode_block(block_at, _unsigned(descriptors[b]), base, is_delta, target, halves):
+                        return _DECODE
+        return _OK
+
+    return decode_wanted
+
+
+DECODE_PACKED = {nbytes: _routine(np.empty(0, f"u{nbytes}")) for nbytes in (1, 2, 4, 8)}
+"""Width of the elements in bytes -> the routine that decodes the wanted blocks of a chunk."""

@@ -21,11 +21,13 @@ import numpy.typing as npt
 from annbatch.counters import BYTES_DECODED, of_thread
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.plan.chunk_pieces import Pieces
+from annbatch.shards.checksum import CRC32C
 from annbatch.shards.chunk_files import ChunkFiles, Places, locate_all
-from annbatch.shards.codecs import HEAD_NBYTES, Codec, Decoder, Workspace, calls_of, gunzip
-from annbatch.shards.decode_kernels import Status, copy_types, native_types, read_stored, scatter_buffer, scatter_chunks
-from annbatch.shards.packed_kernels import RUN_NBYTES, plan_runs, scatter_packed
+from annbatch.shards.codecs import HEAD_NBYTES, Codec, Decoder, Workspace, gunzip
+from annbatch.shards.decode_kernels import DECODE, Job, Status, read_stored
+from annbatch.shards.packed_kernels import RUN_NBYTES, PackedJob, plan_runs
 from annbatch.shards.packed_layout import BLOCK, Layout
+from annbatch.shards.scatter_kernels import copy_types, native_types, scatter_buffer, scatter_chunks, scatter_packed
 from annbatch.shards.shard_index import Located
 
 Ints = npt.NDArray[np.int64]
@@ -133,31 +135,22 @@ class Scatter:
     def _run_kernel(self, workspace: Workspace, types: tuple[np.dtype[Any], np.dtype[Any]]) -> None:
         decoder, nbytes, located, pieces = self.form.decoder, self.form.nbytes, self.located, self.pieces
         stored = located.fds, located.offsets, located.nbytes
-        wanted = (
-            *(pieces.bounds, pieces.sources, pieces.lengths, pieces.targets),
-            self._limit(),
-            np.frombuffer(bytearray(self.form.fill), types[0]),
-        )
-        ends = np.empty(0, types[1]), self.tickets, of_thread()
+        wanted = pieces.bounds, pieces.sources, pieces.lengths, pieces.targets, self._limit()
+        fill, like = np.frombuffer(bytearray(self.form.fill), types[0]), np.empty(0, types[1])
         if decoder.codec is Codec.PACKED:
             layout = Layout(self.form.chunk_elements, self.form.dtype.itemsize)
             scratch = workspace.scratch(layout.n_blocks * BLOCK * layout.itemsize)
-            blocks, elements = scratch.view(copy_types(self.form.dtype)[0]), scratch[:nbytes].view(types[0])
             raw = workspace.raw(max(self.form.max_stored_nbytes, RUN_NBYTES))
-            status, j = scatter_packed(decoder.delta, *stored, self.runs, *wanted, raw, blocks, elements, *ends)
+            n, own = self.form.chunk_elements, (pieces.bounds, pieces.sources, pieces.lengths)
+            packed = PackedJob(decoder.delta, n, stored, self.runs, own, fill, raw, scratch)
+            ends = scratch[:nbytes].view(types[0]), like, self.tickets
+            status, j = scatter_packed(packed.decode, packed.fields, self.runs, *wanted, *ends)
         else:
-            decompress, context, (chain,) = calls_of([decoder], workspace)
-            status, j = scatter_chunks(
-                decompress,
-                context,
-                chain,
-                *stored,
-                *wanted,
-                workspace.raw(self.form.max_stored_nbytes),
-                workspace.shuffled(nbytes if decoder.shuffle > 1 else 0),
-                workspace.scratch(nbytes).view(types[0]),
-                *ends,
-            )
+            scratch = workspace.scratch(nbytes).view(types[0])
+            raw = workspace.raw(self.form.max_stored_nbytes)
+            shuffled = workspace.shuffled(nbytes if decoder.shuffle > 1 else 0)
+            job = Job(decoder, workspace, fill, pieces.sources, pieces.lengths, raw, shuffled, scratch)
+            status, j = scatter_chunks(DECODE.address, job.fields, *stored, *wanted, scratch, like, self.tickets)
         if status != Status.OK:
             self.fail(status, j)
 
@@ -190,9 +183,9 @@ class Scatter:
             one.run(workspace)
             return decoded
         raw = workspace.raw(form.max_stored_nbytes)
-        status, size = read_stored(
-            located.fds[0], located.offsets[0], located.nbytes[0], raw, form.decoder.crc32c, of_thread()
-        )
+        check = CRC32C.address if form.decoder.crc32c else 0
+        where = located.fds[0], located.offsets[0], located.nbytes[0]
+        status, size = read_stored(*where, raw, check, of_thread())
         if status != Status.OK:
             self.fail(status, j)
         plain = gunzip(raw[HEAD_NBYTES : HEAD_NBYTES + size], form.nbytes)

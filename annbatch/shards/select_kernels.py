@@ -18,14 +18,14 @@ import numpy as np
 from annbatch.native import (
     Kernel,
     address_of,
+    call_routine,
     count_bits,
     first_bit,
     inserted,
     pointer,
     take_ticket,
 )
-from annbatch.shards.decode_kernels import Array, Chain, Status, decode_chunk
-from annbatch.shards.packed_kernels import decode_wanted, decoding_state
+from annbatch.shards.decode_kernels import Array, Status
 from annbatch.shards.select_vectors import find_wanted
 
 _OK, _PIECE, _LIMIT = int(Status.OK), int(Status.PIECE), int(Status.LIMIT)
@@ -108,23 +108,18 @@ def _pick(
 
 @Kernel
 def select_chunks(
-    decompress: int,
-    context: int,
-    chains: tuple[Chain, Chain],
+    decode: int,
+    jobs: tuple[Array, Array],
     values_at: tuple[Array, Array, Array],
     indices_at: tuple[Array, Array, Array],
-    fills: tuple[Array, Array],
     pieces: tuple[Array, Array, Array],
     firsts: Array,
     picked: tuple[Array, Array],
     found: tuple[Array, Array],
     wanted: tuple[Array, Array, Array],
-    raw: Array,
-    shuffled: tuple[Array, Array],
     scratch: tuple[Array, Array],
     numbers: Array,
     tickets: Array,
-    counts: Array,
 ) -> tuple[int, int, int]:
     """Read, check and decode chunks of values and of column numbers, until none is left, and pick wanted elements.
 
@@ -132,12 +127,11 @@ def select_chunks(
 
     Parameters
     ----------
-    decompress, context, chains
-        As `annbatch.shards.codecs.calls_of` gives them, for values and for column numbers.
+    decode, jobs
+        The address of `annbatch.shards.decode_kernels.DECODE`, and the fields of its jobs, for values and for column
+        numbers.
     values_at, indices_at
         Descriptors, offsets and sizes of the chunks, (n,) each.
-    fills
-        The elements that missing chunks consist of, (1,) each.
     pieces
         (n + 1,), (n_pieces,), (n_pieces,) int64: which pieces each chunk has; the first element and the length of each.
     firsts
@@ -149,14 +143,12 @@ def select_chunks(
     wanted
         (n_columns,) uint8: 1 for the columns that are wanted, column numbers must be below that; the `bitmap_of` these;
         (n_columns,) int32: their numbers among the wanted ones.
-    raw, shuffled, scratch
-        Buffers, of values and of column numbers; ``scratch`` has the size of a chunk, and 64 bytes lie behind it.
+    scratch
+        Those of the jobs, of the stored dtypes; 64 bytes lie behind each.
     numbers
         A buffer, (elements of a chunk + `PLACES_ROOM`,) int32.
     tickets
         (1,) int64: the next chunk to take.
-    counts
-        Those of the thread, see `annbatch.counters.of_thread`.
 
     Returns
     -------
@@ -171,32 +163,17 @@ def select_chunks(
         if first < 0 or first > last or last > found[0].size:
             return _PIECE, j, 1
         fds, offsets, sizes = indices_at
-        where, own_pieces = (fds[j], offsets[j], sizes[j]), (piece_src, piece_len, piece_ptr[j], piece_ptr[j + 1])
-        status = decode_chunk(
-            decompress, context, chains[1], *where, fills[1], own_pieces, raw, shuffled[1], columns, counts
-        )
+        where = np.int64(fds[j]), offsets[j], sizes[j], first, last
+        status = call_routine(decode, (address_of(jobs[1]), *where))
         if status != _OK:
             return status, j, 1
         fds, offsets, sizes = values_at
-        where = fds[j], offsets[j], sizes[j]
-        status = decode_chunk(
-            decompress, context, chains[0], *where, fills[0], own_pieces, raw, shuffled[0], values, counts
-        )
+        where = np.int64(fds[j]), offsets[j], sizes[j], first, last
+        status = call_routine(decode, (address_of(jobs[0]), *where))
         if status != _OK:
             return status, j, 0
-        status = _pick(
-            values,
-            columns,
-            (piece_src, piece_len),
-            first,
-            last,
-            picked,
-            firsts[j],
-            firsts[j + 1],
-            found,
-            wanted,
-            numbers,
-        )
+        own, at, end = (piece_src, piece_len), firsts[j], firsts[j + 1]
+        status = _pick(values, columns, own, first, last, picked, at, end, found, wanted, numbers)
         if status != _OK:
             return status, j, 1
         j = take_ticket(tickets)
@@ -205,36 +182,30 @@ def select_chunks(
 
 @Kernel
 def select_packed(
-    deltas: tuple[bool, bool],
-    values_at: tuple[Array, Array, Array],
-    indices_at: tuple[Array, Array, Array],
+    decodes: tuple[int, int],
+    jobs: tuple[Array, Array],
     runs: Array,
-    fills: tuple[Array, Array],
     pieces: tuple[Array, Array, Array],
     firsts: Array,
     picked: tuple[Array, Array],
     found: tuple[Array, Array],
     wanted: tuple[Array, Array, Array],
-    raw: tuple[Array, Array],
     scratch: tuple[Array, Array],
-    elements: tuple[Array, Array],
     numbers: Array,
     tickets: Array,
-    counts: Array,
 ) -> tuple[int, int, int]:
     """Do with packed chunks what `select_chunks` does with others.
 
     Parameters
     ----------
-    deltas
-        Of values and of column numbers, as in ``docs/packed.md``.
+    decodes, jobs
+        Those of a `annbatch.shards.packed_kernels.PackedJob` for values and of one for column numbers.
     runs
-        Chunks that are read in one request, as `annbatch.shards.packed_kernels.plan_runs` says, of both arrays.
-    raw, scratch, elements
-        Of values and of column numbers, as `annbatch.shards.packed_kernels.scatter_packed` takes them; 64 bytes lie
-        behind ``scratch``.
-    values_at, indices_at, fills, pieces, firsts, picked, found, wanted, numbers, tickets, counts
-        As `select_chunks` has them; a ticket is a run.
+        Those of both jobs; a ticket is a run.
+    scratch
+        The elements of a chunk at the front of the jobs' scratches; 64 bytes lie behind these.
+    pieces, firsts, picked, found, wanted, numbers, tickets
+        As `select_chunks` has them.
 
     Returns
     -------
@@ -242,27 +213,18 @@ def select_packed(
         As `select_chunks` does.
     """
     piece_ptr, piece_src, piece_len = pieces
-    of_values = decoding_state(elements[0].size, scratch[0].itemsize)
-    of_indices = decoding_state(elements[1].size, scratch[1].itemsize)
-    buffers, columns = (scratch[0], elements[0]), (scratch[1], elements[1])
+    values, columns = scratch
     run = take_ticket(tickets)
     while run < runs.size - 1:
-        n_values = n_indices = np.int64(-1)
         for j in range(runs[run], runs[run + 1]):
-            status, n_indices = decode_wanted(
-                deltas[1], indices_at, runs, run, j, n_indices, pieces, fills[1], raw[1], columns, of_indices, counts
-            )
+            status = call_routine(decodes[1], (address_of(jobs[1]), run, j))
             if status != _OK:
                 return status, j, 1
-            status, n_values = decode_wanted(
-                deltas[0], values_at, runs, run, j, n_values, pieces, fills[0], raw[0], buffers, of_values, counts
-            )
+            status = call_routine(decodes[0], (address_of(jobs[0]), run, j))
             if status != _OK:
                 return status, j, 0
-            first, last, at, end = piece_ptr[j], piece_ptr[j + 1], firsts[j], firsts[j + 1]
-            status = _pick(
-                elements[0], elements[1], (piece_src, piece_len), first, last, picked, at, end, found, wanted, numbers
-            )
+            own, first, last = (piece_src, piece_len), piece_ptr[j], piece_ptr[j + 1]
+            status = _pick(values, columns, own, first, last, picked, firsts[j], firsts[j + 1], found, wanted, numbers)
             if status != _OK:
                 return status, j, 1
         run = take_ticket(tickets)

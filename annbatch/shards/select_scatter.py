@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from annbatch.counters import of_thread
 from annbatch.plan.column_selection import Selection
-from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec, Workspace, calls_of
-from annbatch.shards.decode_kernels import Status, copy_types
-from annbatch.shards.packed_kernels import RUN_NBYTES
+from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec, Workspace
+from annbatch.shards.decode_kernels import DECODE, Job, Status
+from annbatch.shards.packed_kernels import RUN_NBYTES, PackedJob
 from annbatch.shards.packed_layout import BLOCK
 from annbatch.shards.scatter import Form, Scatter
+from annbatch.shards.scatter_kernels import copy_types
 from annbatch.shards.select_kernels import PLACES_ROOM, select_chunks, select_packed
 from annbatch.shards.select_vectors import bitmap_of
 
@@ -83,54 +83,54 @@ class SelectScatter:
         stored = [(one.located.fds, one.located.offsets, one.located.nbytes) for one in both]
         fills = tuple(np.frombuffer(bytearray(form.fill), kind) for form, kind in zip(forms, types, strict=True))
         wanted = (
-            fills,
             (pieces.bounds, pieces.sources, pieces.lengths),
             np.append(0, np.cumsum(pieces.lengths))[pieces.bounds],
             (picked.values.view(types[0]), picked.columns.view(types[1])),
             (picked.firsts, picked.counts),
             (self.selection.is_wanted, self.bitmap, self.selection.lookup),
         )
-        ends_with = memory[ends[2] :].view(np.int32), self.tickets, of_thread()
+        ends_with = memory[ends[2] :].view(np.int32), self.tickets
         run = self._run_packed if is_packed else self._run_others
-        status, j, is_index = run(workspace, stored, wanted, scratch, ends_with)
+        status, j, is_index = run(workspace, stored, fills, wanted, scratch, ends_with)
         if status != Status.OK:
             both[is_index].fail(status, j)
 
     def _run_others(
-        self, workspace: Workspace, stored: Any, wanted: Any, scratch: Any, ends_with: Any
+        self, workspace: Workspace, stored: Any, fills: Any, wanted: Any, scratch: Any, ends_with: Any
     ) -> tuple[int, int, int]:
         forms = self.values.form, self.indices.form
-        decompress, context, chains = calls_of([form.decoder for form in forms], workspace)
         shuffled_nbytes = [form.nbytes if form.decoder.shuffle > 1 else 0 for form in forms]
         shuffled = workspace.shuffled(max(shuffled_nbytes))
+        raw = workspace.raw(max(form.max_stored_nbytes for form in forms))
+        _, sources, lengths = wanted[0]
+        jobs = [
+            Job(form.decoder, workspace, fill, sources, lengths, raw, shuffled[:nbytes], decoded)
+            for form, fill, nbytes, decoded in zip(forms, fills, shuffled_nbytes, scratch, strict=True)
+        ]
         found: tuple[int, int, int] = select_chunks(
-            decompress,
-            context,
-            chains,
-            *stored,
-            *wanted,
-            workspace.raw(max(form.max_stored_nbytes for form in forms)),
-            tuple(shuffled[:nbytes] for nbytes in shuffled_nbytes),
-            tuple(scratch),
-            *ends_with,
+            DECODE.address, tuple(job.fields for job in jobs), *stored, *wanted, tuple(scratch), *ends_with
         )
         return found
 
     def _run_packed(
-        self, workspace: Workspace, stored: Any, wanted: Any, scratch: Any, ends_with: Any
+        self, workspace: Workspace, stored: Any, fills: Any, wanted: Any, scratch: Any, ends_with: Any
     ) -> tuple[int, int, int]:
         forms = self.values.form, self.indices.form
         # Room for what `Workspace.raw` has around a run, twice.
         nbytes = -(-max(RUN_NBYTES, *(form.max_stored_nbytes for form in forms)) // 64) * 64 + HEAD_NBYTES + TAIL_NBYTES
         raw = workspace.raw(2 * nbytes)
+        # Where both can be read at once.
+        runs = np.union1d(self.values.runs, self.indices.runs)
+        own = zip(forms, stored, fills, (raw[:nbytes], raw[nbytes : 2 * nbytes]), scratch, strict=True)
+        jobs = [
+            PackedJob(form.decoder.delta, form.chunk_elements, at, runs, wanted[0], fill, buffer, blocks)
+            for form, at, fill, buffer, blocks in own
+        ]
         found: tuple[int, int, int] = select_packed(
-            tuple(form.decoder.delta for form in forms),
-            *stored,
-            # Where both can be read at once.
-            np.union1d(self.values.runs, self.indices.runs),
+            tuple(job.decode for job in jobs),
+            tuple(job.fields for job in jobs),
+            runs,
             *wanted,
-            (raw[:nbytes], raw[nbytes : 2 * nbytes]),
-            tuple(scratch),
             tuple(blocks[: form.chunk_elements] for blocks, form in zip(scratch, forms, strict=True)),
             *ends_with,
         )

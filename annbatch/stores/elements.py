@@ -29,9 +29,10 @@ from annbatch.plan.chunk_pieces import Pieces
 from annbatch.remote.remote_array import RemoteArray
 from annbatch.shards.chunk_files import MAX_FILES, ChunkFiles
 from annbatch.shards.codecs import Workspace
-from annbatch.shards.decode_kernels import Status, copy_types, native_types, scatter_buffer
+from annbatch.shards.decode_kernels import Status
 from annbatch.shards.local_array import ShardedArray
 from annbatch.shards.scatter import Form, Scatter
+from annbatch.shards.scatter_kernels import copy_types, native_types, scatter_buffer
 from annbatch.shards.shard_index import Located
 from annbatch.stores.array_opening import ThisProcess, own_array
 

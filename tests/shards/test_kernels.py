@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import annbatch
 from annbatch.counters import BYTES_READ, N_COUNTS, READ_NS
-from annbatch.shards.checksum import crc32c
-from annbatch.shards.decode_kernels import Status, copy_types, native_types, read_pieces, read_stored, scatter_buffer
+from annbatch.shards.checksum import CRC32C, crc32c
+from annbatch.shards.decode_kernels import Status, read_stored
+from annbatch.shards.scatter_kernels import copy_types, native_types, read_pieces, scatter_buffer
 from edge_values import TYPES, edge_values
 
 # To itself, and to what a loader hands over; to narrower integers and to other kinds, one of each.
@@ -121,16 +122,16 @@ def test_reading_reports_short_and_failed_reads(tmp_path: Path) -> None:
     raw = np.zeros(64 * 4, np.uint8)
     fd, counts = os.open(path, os.O_RDONLY), np.zeros(N_COUNTS, np.int64)
     try:
-        assert read_stored(fd, 10, 50, raw, False, counts) == (Status.OK, 50)
+        assert read_stored(fd, 10, 50, raw, 0, counts) == (Status.OK, 50)
         assert raw[64:114].tolist() == list(range(10, 60))
         assert counts[BYTES_READ] == 50
         assert counts[READ_NS] > 0
-        assert read_stored(fd, 60, 41, raw, False, counts)[0] == Status.SHORT
-        assert read_stored(fd, 0, 100, raw, True, counts)[0] == Status.CHECKSUM
-        assert read_stored(fd, -1, 10, raw, False, counts)[0] == Status.SIZE
-        assert read_stored(fd, 0, 129, raw, False, counts)[0] == Status.SIZE
-        assert read_stored(fd, 0, 4, raw, True, counts)[0] == Status.SIZE
-        assert read_stored(-1, 0, 10, raw, False, counts)[0] == Status.READ
+        assert read_stored(fd, 60, 41, raw, 0, counts)[0] == Status.SHORT
+        assert read_stored(fd, 0, 100, raw, CRC32C.address, counts)[0] == Status.CHECKSUM
+        assert read_stored(fd, -1, 10, raw, 0, counts)[0] == Status.SIZE
+        assert read_stored(fd, 0, 129, raw, 0, counts)[0] == Status.SIZE
+        assert read_stored(fd, 0, 4, raw, CRC32C.address, counts)[0] == Status.SIZE
+        assert read_stored(-1, 0, 10, raw, 0, counts)[0] == Status.READ
         out = np.zeros(5, "u2")
         one, bounds, fill = np.ones(1, np.int64), np.array([0, 1]), np.array([7, 8], np.uint8)
         to, fds = out.ctypes.data * one, np.array([fd], "i4")
@@ -149,24 +150,31 @@ def test_every_status_has_its_text() -> None:
     assert len({status.text for status in Status}) == len(Status)
 
 
+CALLS = (
+    "import numpy as np; from annbatch.shards.checksum import crc32c; "
+    "from annbatch.shards.packed_kernels import plan_runs; one = np.ones(1, np.int64); "
+    "results = crc32c(np.frombuffer(b'123456789', np.uint8)), plan_runs(one.astype(np.int32), one, one)[1]; "
+)
+"""A program that calls a routine and a kernel."""
+
+
 def test_a_damaged_cache_costs_a_compilation(tmp_path: Path) -> None:
-    code = (
-        "import numpy as np; from annbatch.shards.checksum import crc32c; "
-        "print(crc32c(np.frombuffer(b'123456789', np.uint8)))"
-    )
+    code = f"{CALLS}print(*results)"
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
 
-    def run() -> str:
+    def run() -> list[str]:
         return subprocess.run(
             [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
-        ).stdout
+        ).stdout.split()
 
-    assert int(run()) == 0xE3069283
+    assert run() == [str(0xE3069283), "1"]
     entries = [path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".nbi", ".nbc")]
-    assert {path.suffix for path in entries} == {".nbi", ".nbc"}
+    assert {(path.name.split(".")[1].split("-")[0], path.suffix) for path in entries} == {
+        (name, suffix) for name in ("CRC32C", "plan_runs") for suffix in (".nbi", ".nbc")
+    }
     for path in entries:
         path.write_bytes(path.read_bytes()[:-7])
-    assert int(run()) == 0xE3069283
+    assert run() == [str(0xE3069283), "1"]
 
 
 def test_an_unwritable_cache_is_done_without(tmp_path: Path) -> None:
@@ -177,9 +185,9 @@ def test_an_unwritable_cache_is_done_without(tmp_path: Path) -> None:
     blocked = tmp_path / "home"
     blocked.write_text("")
     code = (
-        "import numpy as np, annbatch; from annbatch.shards.checksum import crc32c; "
-        "print(annbatch.__file__, crc32c._compiled._cache.__class__.__name__, "
-        "crc32c(np.frombuffer(b'123456789', np.uint8)))"
+        f"{CALLS}import annbatch; from annbatch.shards.checksum import CRC32C; "
+        "caches = [one._compiled._cache.__class__.__name__ for one in (CRC32C, plan_runs)]; "
+        "print(annbatch.__file__, *caches, *results)"
     )
     hidden = {"NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "PYTHONPATH"}
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
@@ -187,7 +195,7 @@ def test_an_unwritable_cache_is_done_without(tmp_path: Path) -> None:
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     ).stdout.split()
-    assert shown == [str(package / "__init__.py"), "NullCache", str(0xE3069283)]
+    assert shown == [str(package / "__init__.py"), "NullCache", "NullCache", str(0xE3069283), "1"]
 
 
 def _fuzz(count: int, seed: int) -> None:

@@ -20,9 +20,9 @@ import h5py
 import numcodecs
 import numpy as np
 
-from annbatch.counters import of_thread
-from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec, Decoder, Library, Workspace, calls_of, library
-from annbatch.shards.decode_kernels import Status, scatter_chunks
+from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES, Codec, Decoder, Library, Workspace, library
+from annbatch.shards.decode_kernels import DECODE, Job, Status
+from annbatch.shards.scatter_kernels import scatter_chunks
 
 N = 6000
 DTYPE = np.dtype("u2")
@@ -151,11 +151,11 @@ def main() -> None:
             os.ftruncate(file.fileno(), 0)
             os.pwrite(file.fileno(), stored, 0)
             decoder = Decoder(codec, shuffle, verify and not fletcher, delta, fletcher, swapped)
-            decompress, context, (chain,) = calls_of([decoder], workspace)
+            own_raw, elements = raw[max(0, raw.size - nbytes) :], scratch.view(DTYPE)
+            job = Job(decoder, workspace, np.zeros(1, DTYPE), one[:1], one[1:], own_raw, shuffled, elements)
             status, _ = scatter_chunks(
-                decompress,
-                context,
-                chain,
+                DECODE.address,
+                job.fields,
                 np.array([file.fileno()], np.int32),
                 one[:1],
                 np.array([-len(stored) - 1 if left else len(stored)], np.int64),
@@ -164,13 +164,9 @@ def main() -> None:
                 one[1:],
                 np.array([target.ctypes.data], np.int64),
                 -1,
-                np.zeros(1, DTYPE),
-                raw[max(0, raw.size - nbytes) :],
-                shuffled,
-                scratch.view(DTYPE),
+                elements,
                 np.empty(0, np.float32),
                 np.zeros(1, np.int64),
-                of_thread(),
             )
             assert all((buffer[:MARGIN] == CANARY).all() for buffer in buffers), "a byte was written before a buffer"
             return Status(status)

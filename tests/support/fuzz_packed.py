@@ -15,12 +15,12 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from annbatch.counters import of_thread
 from annbatch.shards.codecs import HEAD_NBYTES, TAIL_NBYTES
 from annbatch.shards.decode_kernels import Status
 from annbatch.shards.packed_encoder import packed
-from annbatch.shards.packed_kernels import scatter_packed
+from annbatch.shards.packed_kernels import PackedJob
 from annbatch.shards.packed_layout import BLOCK, Layout
+from annbatch.shards.scatter_kernels import scatter_packed
 from fuzz_decoder import CANARY, MARGIN, guarded
 
 N = 2600
@@ -105,21 +105,17 @@ def main() -> None:
                 os.ftruncate(file.fileno(), 0)
                 os.pwrite(file.fileno(), stored, 0)
                 room = len(stored) + HEAD_NBYTES + TAIL_NBYTES
+                at = np.array([file.fileno()], np.int32), np.zeros(1, np.int64), np.array([len(stored)], np.int64)
+                runs, pieces = np.array([0, 1], np.int64), (np.array([0, 2], np.int64), starts, lengths)
+                own_raw = raw[MARGIN:][max(0, raw.size - MARGIN - room) :]
+                job = PackedJob(delta, N, at, runs, pieces, np.zeros(1, dtype), own_raw, elements)
                 status, _ = scatter_packed(
-                    delta,
-                    np.array([file.fileno()], np.int32),
-                    np.zeros(1, np.int64),
-                    np.array([len(stored)], np.int64),
-                    *(np.array([0, 1], np.int64), np.array([0, 2], np.int64), starts, lengths),
+                    *(job.decode, job.fields, runs, *pieces),
                     target[MARGIN:].ctypes.data + 4 * (N - lengths),
                     30000 if i & 1 else -1,
-                    np.zeros(1, dtype),
-                    raw[MARGIN:][max(0, raw.size - MARGIN - room) :],
-                    elements,
                     elements[:N],
                     np.empty(0, np.float32),
                     np.zeros(1, np.int64),
-                    of_thread(),
                 )
                 kind = Status(status).name
                 counts[kind] = counts.get(kind, 0) + 1
