@@ -252,8 +252,9 @@ def info(collection: str, as_json: bool) -> None:
 def verify(collection: str, progress: bool, as_json: bool) -> None:
     """Read COLLECTION in full and check it.
 
-    Checks the checksum of every file, row counts, that indptr never falls, and that column numbers are in range and
-    sorted. Continues after damage and names every damaged store.
+    Checks the checksum of every file. Then checks X and layers (shapes, indptr, column numbers), obs (a value for each
+    cell, codes that have a category), obsm (rows) and var (the names of the genes). Continues after damage and names
+    every damaged store.
     """
     found = Collection.open(collection)
     damage: dict[str, str] = {}

@@ -10,26 +10,29 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import zarr
 
 from annbatch import verify
-from annbatch.errors import CorruptStoreError
+from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.stores.collection import Collection
 from annbatch.write import create_anndata_collection
+from datagen import awkward_obs
 
 N, WIDTH = 8, 5
+CUBE = np.zeros((N, 2, 2))
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Collection:
-    """X and a layer are sparse, another layer is dense; two elements or more stand in every row."""
+    """X and a layer are sparse, another layer is dense, obs has columns of each kind; each row has several elements."""
     x = np.arange(1, N * WIDTH + 1, dtype=np.float32).reshape(N, WIDTH)
     x[:, 2] = 0
     layers = {"raw": sp.csr_matrix(x), "dense": x}
-    adata = ad.AnnData(sp.csr_matrix(x), layers=layers)
-    adata.obs_names = [f"cell{i}" for i in range(N)]
+    obs = awkward_obs(range(N))
+    adata = ad.AnnData(sp.csr_matrix(x), obs, layers=layers, obsm={"pca": x[:, :2]})
     path = tmp_path_factory.mktemp("whole") / "store"
     found = create_anndata_collection(adata, path, progress=False, dense=["layers/dense"])
     return replace(found, stores=tuple(replace(store, files={}) for store in found.stores))
@@ -123,11 +126,79 @@ for _path in ("X", "layers/raw"):
     }
 MATRICES |= {
     "fewer rows in a dense layer": (lambda root: shorten(root, "layers/dense"), "layers/dense: must have the shape"),
+    "no layer": (lambda root: remove(root, "layers/raw"), "must have the matrices of the manifest, .*'layers/raw'"),
     "fewer obs names": (
         lambda root: shorten(root, "obs/_index"),
         f"obs: must have the {N} rows of the manifest, got 7",
     ),
 }
+
+
+def remove(root: Any, path: str) -> None:
+    del root[path]
+
+
+def overwrite(path: str) -> Callable[[Any], None]:
+    """Write something else in place of the only chunk of an array."""
+
+    def damage(root: Any) -> None:
+        (file,) = (one for one in (Path(root.store.root) / path).rglob("*") if one.is_file() and one.suffix != ".json")
+        file.write_bytes(b"no")
+
+    return damage
+
+
+def relist(columns: Callable[[list[str]], list[str]]) -> Callable[[Any], None]:
+    return lambda root: root["obs"].attrs.update({"column-order": columns(list(root["obs"].attrs["column-order"]))})
+
+
+TABLES: dict[str, tuple[Callable[[Any], None], str]] = {
+    "a code without a category": (
+        lambda root: edit(root["obs/stage/codes"], 2, 3),
+        r"obs\['stage'\]: codes must lie in \[-1, 3\), got 3",
+    ),
+    "a code below -1": (lambda root: edit(root["obs/cell_type/codes"], 0, -2), r"obs\['cell_type'\]: codes must lie"),
+    "fewer categories": (lambda root: shorten(root, "obs/stage/categories"), r"obs\['stage'\]: codes must lie"),
+    "a category twice": (
+        lambda root: edit(root["obs/stage/categories"], 0, "mid"),
+        r"obs\['stage'\]: cannot be read: .*unique",
+    ),
+    "fewer values of a mask": (lambda root: shorten(root, "obs/age/mask"), r"obs\['age'\]: must have n_obs = 8"),
+    "a column that is not there": (lambda root: remove(root, "obs/score"), r"obs\['score'\]: cannot be read"),
+    "a column that is not listed": (
+        relist(lambda columns: [name for name in columns if name != "score"]),
+        "obs: must have the columns of the manifest, lacks .*score",
+    ),
+    "a column of another frame": (
+        relist(lambda columns: ["nowhere" if name == "score" else name for name in columns]),
+        "obs: must have the columns of the manifest, lacks .*score",
+    ),
+    "names in no order": (relist(lambda columns: [*columns, "nowhere"]), r"obs\['nowhere'\]: cannot be read"),
+    "fewer rows of obsm": (lambda root: shorten(root, "obsm/pca"), "obsm/pca: must have 8 rows, got 7"),
+    "another encoding": (
+        lambda root: root["obs/score"].attrs.update({"encoding-type": "of the future"}),
+        r"obs\['score'\]: encoding 'of the future' cannot be read",
+    ),
+    "fewer genes": (
+        lambda root: shorten(root, "var/_index"),
+        f"var: must have the {WIDTH} genes of the manifest, got 4",
+    ),
+    "genes that are swapped": (
+        lambda root: edit(root["var/_index"], slice(0, 2), np.array(["1", "0"], object)),
+        "var: must have the names of the manifest in their order",
+    ),
+}
+for _name in ("cell_type/codes", "n_counts", "score", "doublet", "age/values", "treated/mask"):
+    TABLES[f"fewer values in {_name}"] = (
+        lambda root, name=_name: shorten(root, f"obs/{name}"),
+        rf"obs\['{_name.partition('/')[0]}'\]: must have n_obs = 8 values, got 7",
+    )
+    TABLES[f"a chunk of {_name} that cannot be decoded"] = (
+        overwrite(f"obs/{_name}"),
+        rf"obs.*{_name.partition('/')[0]}.*",
+    )
+for _name in ("obsm/pca", "var/_index", "obs/_index"):
+    TABLES[f"a chunk of {_name} that cannot be decoded"] = (overwrite(_name), _name.partition("/")[0])
 
 
 @pytest.mark.parametrize("name", MATRICES)
@@ -138,6 +209,34 @@ def test_what_is_damaged(collection: Collection, name: str, monkeypatch: pytest.
         monkeypatch.setattr(verify, "_BLOCK_ELEMENTS", block)
         with pytest.raises(CorruptStoreError, match=message):
             check(collection)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_that_are_damaged(collection: Collection, name: str):
+    damage, message = TABLES[name]
+    damage(zarr.open_group(collection.store_paths[0], mode="r+"))
+    with pytest.raises(StoreError, match=message):
+        check(collection)
+
+
+@pytest.mark.filterwarnings("ignore:zarr v3 autosharding")
+def test_other_elements_of_obsm(collection: Collection):
+    """Other programs have tables and sparse matrices there, and arrays of three dimensions."""
+    root: Any = zarr.open_group(collection.store_paths[0], mode="r+")
+    table = pd.DataFrame({"a": range(N), "b": pd.Categorical(["x"] * N)}, index=ad.io.read_elem(root["obs"]).index)
+    held = {"table": table, "sparse": sp.csr_matrix(np.eye(N, 3)), "columns": sp.csc_matrix(np.eye(N, 3)), "cube": CUBE}
+    for name, element in held.items():
+        ad.io.write_elem(root, f"obsm/{name}", element)
+    assert sum(check(collection)) == N
+    edit(root["obsm/sparse/indices"], 0, 3)
+    with pytest.raises(CorruptStoreError, match="obsm/sparse: column numbers must ascend"):
+        check(collection)
+    edit(root["obsm/sparse/indices"], 0, 0)
+    for name, element in held.items():
+        ad.io.write_elem(root, f"obsm/{name}", element[:-1])
+        with pytest.raises(CorruptStoreError, match=f"obsm/{name}: must have {N} rows, got {N - 1}"):
+            check(collection)
+        ad.io.write_elem(root, f"obsm/{name}", element)
 
 
 @pytest.mark.parametrize("change", [{"nnz": 4 * N - 1}, {"nnz": 4 * N + 1}, {"n_obs": N + 1}], ids=str)
