@@ -1,12 +1,13 @@
 """Is a file still the one that was opened?
 
-A `FileStamp` remembers size and time of a file. It can also tell the contents from others, of which it reads samples.
+A `FileStamp` remembers size and time of a file, and of the other files that hold parts of what it leads to. It can also
+tell the contents from others, of which it reads samples.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,13 @@ class FileStamp:
     path: Path
     nbytes: int
     mtime_ns: int
+    others: tuple[FileStamp, ...] = field(default=(), compare=False)
+    """Other files in which parts of it lie, as HDF5 allows (`annbatch.stores.hdf5_links`)."""
+
+    @property
+    def each(self) -> tuple[FileStamp, ...]:
+        """The file and the others."""
+        return self, *self.others
 
     @classmethod
     def of(cls, path: Path) -> FileStamp:
@@ -32,7 +40,12 @@ class FileStamp:
         return cls(path, status.st_size, status.st_mtime_ns)
 
     def check(self, status: os.stat_result | None = None) -> None:
-        """Raise StoreError if the file is not there any more, or has changed; ``status`` as ``os.stat`` gives it."""
+        """Raise StoreError if the file is not there any more, or has changed, or one of the others.
+
+        ``status`` is what ``os.stat`` gives of the file.
+        """
+        for other in self.others:
+            other.check()
         try:
             found = self.path.stat() if status is None else status
         except OSError as e:
@@ -42,7 +55,7 @@ class FileStamp:
             raise StoreError(f"{self.path}: has changed{size} since it was opened; open it again")
 
     def digest(self) -> str:
-        """Give what tells the contents from others: the size, and a checksum of samples from start to end.
+        """Give what tells the contents of the file from others': the size, and a checksum of samples of all of it.
 
         It is the same for a copy of the file.
         """

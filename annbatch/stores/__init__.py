@@ -30,9 +30,9 @@ In the order in which a collection is opened:
 25. `store_genes`: the genes of a loader, and where those of each store go; `store_var`: the var of one store.
 26. `common_type`: which type the values of several stores have together.
 27. `array_opening`: how an array is opened: by the kernels, or by zarr.
-28. `hdf5_arrays`: the same for a dataset of an HDF5 file; `hdf5_files`: how h5py reads one, and `hdf5_filters`: whether
-   it can; `file_index`: what is kept of a file, so that it opens faster the next time, with `indexed_columns`,
-   `indexed_matrices` and `indexed_genes`.
+28. `hdf5_arrays`: the same for a dataset of an HDF5 file; `hdf5_links`: which other files hold parts of a file;
+   `hdf5_files`: how h5py reads one, and `hdf5_filters`: whether it can; `file_index`: what is kept of a file, so that
+   it opens faster the next time, with `indexed_columns`, `indexed_matrices` and `indexed_genes`.
 29. `elements`: how the elements of an array get to their places in the batches.
 30. `selected_elements`: the same for the elements of wanted columns alone.
 31. `chunk_arrival`: how chunks get into memory while others are decoded.

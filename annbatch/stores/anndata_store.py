@@ -30,12 +30,13 @@ from annbatch.shards.file_stamp import FileStamp
 from annbatch.stores.array_opening import open_each, part_of, reopened
 from annbatch.stores.collection import Collection
 from annbatch.stores.elements import Elements, elements_of
-from annbatch.stores.hdf5_arrays import Hdf5Array, stamp_behind, with_filters
+from annbatch.stores.hdf5_arrays import Hdf5Array, with_filters
 from annbatch.stores.hdf5_arrays import describe as described
+from annbatch.stores.hdf5_links import stamp_behind
 from annbatch.stores.label_columns import StoreColumn
 from annbatch.stores.lazy_tables import in_memory, is_lazy
 from annbatch.stores.manifest import StoreEntry
-from annbatch.stores.obs_access import Obs, ObsInMemory, columns_there, obs_of
+from annbatch.stores.obs_access import Obs, ObsInFile, ObsInMemory, columns_there, obs_of
 from annbatch.stores.obs_rows import check_length
 from annbatch.stores.obsm_tables import array_of_table
 from annbatch.stores.refusals import refuse_executable
@@ -67,7 +68,7 @@ class SparseMatrix:
     slow: str | None
     """Why zarr or h5py reads it; None where the direct path does."""
     file: FileStamp | None = None
-    """The HDF5 file that holds it; None if none does."""
+    """The HDF5 file that holds it, and others that hold parts of it; None if none does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +84,7 @@ class DenseMatrix:
     slow: str | None
     """Why zarr or h5py reads it; None where the direct path does."""
     file: FileStamp | None = None
-    """The HDF5 file that holds it; None if none does."""
+    """The HDF5 file that holds it, and others that hold parts of it; None if none does."""
 
 
 Matrix = SparseMatrix | DenseMatrix
@@ -118,8 +119,10 @@ class Store:
 
     @property
     def files(self) -> list[FileStamp]:
-        """The HDF5 files that hold its matrices, each once."""
-        return list(dict.fromkeys(matrix.file for matrix in self.matrices.values() if matrix.file is not None))
+        """The HDF5 files that hold it, or parts of it, each once."""
+        found = [self.obs.stamp] if isinstance(self.obs, ObsInFile) else []
+        found += [matrix.file for matrix in self.matrices.values() if matrix.file is not None]
+        return list(dict.fromkeys(one for stamp in found for one in stamp.each))
 
 
 @numcodecs_are_known()
@@ -235,12 +238,16 @@ def _given(found: Any, name: str, cache: DiskCache | None) -> Matrix:
     if isinstance(found, zarr.Group):
         return _stored(found, name, cache=cache)
     if form == "csr":
+        _check_numbers(found.dtype, name)
         return _sparse(name, found.shape, found.data.dtype, found)
     if isinstance(found, zarr.Array):
         return _stored(found, name, cache=cache)
     if isinstance(found, pd.DataFrame):
         found = array_of_table(found, name)
+    if isinstance(found, np.ma.MaskedArray):
+        raise InputError(f"{name}: must not be a masked array, whose mask would be lost; fill it, as X.filled(0) does")
     if isinstance(found, np.ndarray) and found.ndim == 2:
+        _check_numbers(found.dtype, name)
         return _dense(name, np.ascontiguousarray(found))
     if isinstance(found, np.ndarray):
         raise InputError(f"{name}: must have two dimensions, got {found.ndim}: its shape is {found.shape}")

@@ -5,8 +5,8 @@ A `FileIndex` is a folder that several processes may use at once:
 1. `FileIndex.save` writes down, for each file, where the chunks of its matrices lie, the obs columns that were read,
    and the digest of its gene names. Lists of names are files of their own, one for all files that have the same.
    `FileIndex.keep` adds further obs columns, and the names of the cells, when somebody has asked for them.
-2. `FileIndex.load` gives the store again if the file has the size and time that it had then; `FileIndex.columns` and
-   `FileIndex.cell_names` give what else was kept.
+2. `FileIndex.load` gives the store again if the file, and the others that hold parts of its obs and var, have the size
+   and time that they had then; `FileIndex.columns` and `FileIndex.cell_names` give what else was kept.
 3. `FileIndex.lists` joins the genes of files. Where they differ, it keeps the result for the same files in the same
    order.
 4. Files are written under another name and then renamed. What is damaged, was written by another version or on another
@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ class FileIndex:
         name = str(stamp.path)
         try:
             header, arrays = self._entry(stamp)
+            stamp = replace(stamp, others=_others(header))
             kept = header["matrices"]
             matrices = {element: unpacked_matrix(kept[element], arrays, stamp) for element in wanted.elements}
             there = header["column_names"]
@@ -100,8 +102,11 @@ class FileIndex:
         try:
             # What was kept before, for other elements and labels, remains.
             header, arrays = self._entry(stamp)
+            if _others(header) != stamp.others:
+                raise ValueError("other files hold parts of it")
         except Exception:  # noqa: BLE001 as in `load`
-            header, arrays = {**_identity(stamp), "matrices": {}, "columns": {}}, Arrays()
+            others = [[str(one.path), one.nbytes, one.mtime_ns] for one in stamp.others]
+            header, arrays = {**_identity(stamp), "others": others, "matrices": {}, "columns": {}}, Arrays()
             header |= {"column_names": store.obs.column_names, "genes": genes.digest.hex(), "n_vars": genes.n}
         for key, one in store.matrices.items():
             if key not in header["matrices"] and is_direct(one, stamp):
@@ -165,6 +170,8 @@ class FileIndex:
         header, arrays = Arrays.parsed(np.fromfile(self._file(stamp), np.uint8))
         if any(header[key] != value for key, value in _identity(stamp).items()):
             raise ValueError("the file has changed")
+        for other in _others(header):
+            other.check()
         return header, arrays
 
     def _gene_names(self, digest: bytes, stamp: FileStamp, read_var: Callable[[FileStamp], pd.DataFrame]) -> bytes:
@@ -209,13 +216,18 @@ def _identity(stamp: FileStamp) -> dict[str, Any]:
     return {"path": str(stamp.path), "nbytes": stamp.nbytes, "mtime_ns": stamp.mtime_ns}
 
 
+def _others(header: Mapping[str, Any]) -> tuple[FileStamp, ...]:
+    """Give the other files that hold parts of what an entry describes, as they were."""
+    return tuple(FileStamp(Path(path), nbytes, mtime_ns) for path, nbytes, mtime_ns in header["others"])
+
+
 def _is_usable() -> bool:
     """Say whether what the kernels read is read by them here, too."""
     return array_opening.DIRECT and hasattr(os, "pread") and sys.maxsize > 2**32 and sys.byteorder == "little"
 
 
 def _may_keep(stamp: FileStamp) -> bool:
-    return _is_usable() and stamp.mtime_ns <= time.time_ns() - _SETTLED_NS
+    return _is_usable() and all(one.mtime_ns <= time.time_ns() - _SETTLED_NS for one in stamp.each)
 
 
 def _add_columns(header: dict[str, Any], arrays: Arrays, columns: Mapping[str, Any]) -> bool:

@@ -24,6 +24,7 @@ from annbatch.stores.anndata_store import Store, Wanted, checked, matrix_in_hdf5
 from annbatch.stores.file_index import FileIndex
 from annbatch.stores.hdf5_files import open_hdf5
 from annbatch.stores.hdf5_filters import ensure_filters
+from annbatch.stores.hdf5_links import stamp_of_tables
 from annbatch.stores.label_columns import columns_of_file
 from annbatch.stores.obs_access import ObsInFile
 from annbatch.stores.store_var import GeneNames, StoreVar, VarInFile, VarInMemory
@@ -61,6 +62,7 @@ def open_h5ad(path: Path, wanted: Wanted, index: FileIndex | None = None) -> Sto
         return known
     with naming(name), open_hdf5(stamp) as root:
         _check_is_anndata(root, name)
+        stamp = stamp_of_tables(root, stamp)
         matrices = {}
         for element in wanted.elements:
             with naming(f"{name} {element}"):

@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import h5py
@@ -27,6 +26,7 @@ from annbatch.shards.local_array import ShardedArray
 from annbatch.shards.scatter import Form
 from annbatch.stores.hdf5_files import open_hdf5
 from annbatch.stores.hdf5_filters import ensure_filters
+from annbatch.stores.hdf5_links import stamp_behind
 
 _MAX_CHUNKS = 2**27
 """Chunks of a dataset whose places can be kept in memory."""
@@ -39,7 +39,7 @@ class Hdf5Array:
     """A dataset of an HDF5 file."""
 
     stamp: FileStamp
-    """The file."""
+    """The file, and those in which else its elements lie."""
     name: str
     """The dataset's name in the file."""
     shape: tuple[int, ...]
@@ -68,18 +68,14 @@ def describe(dataset: h5py.Dataset, stamp: FileStamp) -> Hdf5Array:
     ------
     InputError
         If h5py has to read it, and HDF5 lacks a filter for that.
+    StoreError
+        If it lies in other files, of which one is missing or too short.
     """
     stamp = stamp_behind(dataset, stamp)
     own = _own(dataset, stamp)
     if isinstance(own, str):
         ensure_filters(dataset, f"{stamp.path}/{dataset.name.lstrip('/')}")
     return Hdf5Array(stamp, dataset.name, dataset.shape, dataset.dtype.newbyteorder("="), dataset.chunks, own)
-
-
-def stamp_behind(node: h5py.Group | h5py.Dataset, stamp: FileStamp) -> FileStamp:
-    """Give the stamp of the file that holds an object: that of the open one, unless an external link led to another."""
-    found = node.file.filename
-    return stamp if found == str(stamp.path) else FileStamp.of(Path(found).absolute())
 
 
 def with_filters(node: h5py.Group | h5py.Dataset, where: str, read: Callable[[], Read]) -> Read:

@@ -19,8 +19,9 @@ import zarr
 from zarr.storage import ZipStore
 
 from annbatch import summary
-from annbatch.errors import InputError, MissingInputError
-from annbatch.stores.hdf5_filters import load_filters
+from annbatch.errors import InputError, MissingInputError, StoreError
+from annbatch.stores.hdf5_filters import ensure_readable
+from annbatch.stores.hdf5_links import files_behind
 from annbatch.stores.stored_frame import attribute
 from annbatch.write.inputs import loom_file, tenx_file
 from annbatch.write.inputs.mtx_files import find_mtx, mtx_root
@@ -65,7 +66,7 @@ def open_path(path: str, where: str) -> Iterator[Root]:
         _check_store(Path(path), where)
         yield _of_anndata(zarr.open_group(path, mode="r"), where, None)
     elif h5py.is_hdf5(path):
-        load_filters(path, Path(path).stat().st_mtime_ns)
+        ensure_readable(path, Path(path).stat().st_mtime_ns)
         with h5py.File(path, mode="r") as file:
             yield _of_hdf5(file, where, part)
     elif is_zipfile(path):
@@ -85,7 +86,15 @@ def files_of(path: str) -> list[Path]:
     with suppress(InputError):
         if not _is_store(place) and (found := find_mtx(place, path)) is not None:
             return [found.matrix, found.features, found.barcodes]
-    return sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place] * place.exists()
+    if place.is_dir():
+        return sorted(p for p in place.rglob("*") if p.is_file())
+    if not place.exists():
+        return []
+    others: list[Path] = []
+    # Whoever opens the file says what is wrong with it.
+    with suppress(OSError, StoreError), h5py.File(place, mode="r") as file:
+        others = [other for other in files_behind(file) if other != place.absolute()]
+    return [place, *others]
 
 
 def modalities(group: Any) -> list[str]:

@@ -20,6 +20,8 @@ import zarr
 
 from annbatch.errors import InputError
 from annbatch.shards.checksum import crc32c
+from annbatch.shards.file_stamp import FileStamp
+from annbatch.stores.hdf5_links import files_behind
 from annbatch.stores.lazy_tables import in_memory
 from annbatch.stores.stored_frame import as_text
 
@@ -115,8 +117,12 @@ def _of_element(element: Any) -> Any:
     elif isinstance(element, np.ndarray) and element.dtype.kind in "biufcSU":
         parts = [element]
     elif isinstance(element, h5py.Group | h5py.Dataset):
-        stat = Path(element.file.filename).stat()
-        return [element.file.filename, element.name, stat.st_size, stat.st_mtime_ns]
+        own = FileStamp.of(Path(element.file.filename))
+        others = [FileStamp.of(path) for path in files_behind(element) if path != own.path.absolute()]
+        return [
+            *(element.file.filename, element.name, own.nbytes, own.mtime_ns),
+            *([str(one.path), one.nbytes, one.mtime_ns] for one in others),
+        ]
     elif isinstance(element, zarr.Group | zarr.Array):
         return [str(element.store_path)]
     else:
@@ -137,8 +143,8 @@ def _of_column(column: pd.Series[Any]) -> list[Any]:
         return ["category", bool(dtype.ordered), categories, _crc(column.cat.codes.to_numpy())]
     try:
         return [str(dtype), _crc(pd.util.hash_array(column.to_numpy(), categorize=True))]
-    except TypeError:
-        # Lists, or values of several types.
+    except (TypeError, ValueError):
+        # Lists, values of several types, or numbers that pandas cannot hash.
         return [str(dtype), crc32c(np.frombuffer(repr(column.tolist()).encode(), np.uint8))]
 
 
