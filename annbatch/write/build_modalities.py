@@ -216,7 +216,7 @@ def _joint_columns(
             rows.save(index.get_indexer(joint))
             names = root.column_names
             obsm = root.names("obsm")
-        columns = {str(name): BorrowedColumn(one.whole, name, rows, True) for name in names}
+        columns = {str(name): BorrowedColumn(one.whole, name, rows, True, len(index)) for name in names}
         # Those that are called like a modality say which cells it has.
         left_out = tuple(f"obsm/{name}" for name in obsm if name not in one.all_modalities)
     for number, name in enumerate(options.groupby):
@@ -229,7 +229,8 @@ def _joint_columns(
         rows.save(of_joint)
         with one.parts[modality].open() as part:
             if own_name in part.column_names:
-                columns[name] = BorrowedColumn(one.parts[modality], own_name, rows, False)
+                n_own = len(part.obs_names())
+                columns[name] = BorrowedColumn(one.parts[modality], own_name, rows, False, n_own)
     return tuple(columns.items()), left_out
 
 

@@ -65,15 +65,22 @@ def describe_all(
     genes, var_columns = SpilledGeneLists(place.emptied("genes")), VarColumns(options.merge)
     skipped = SkippedInputs(place.emptied("genes-skipped"))
     unkeyed: list[str] = []
-    columns, layers = options.obs_columns, options.layers
+    columns, layers, obsm = options.obs_columns, options.layers, options.obsm
     if present is not None:
-        columns, layers = [*(present.schema if columns is None else columns), SRC_PATH], present.layers
+        columns = [*(present.schema if columns is None else columns), SRC_PATH]
+        layers, obsm = present.layers, tuple(present.obsm)
     for number, given in enumerate(tracked(origins, "opening", "file", shown=progress)):
         checkpoint()
         with faults.collecting(given.label):
             origin = given.local(place.temporary / "inputs" / str(number), checkpoint)
             source, var = describe(
-                origin, options.x, columns, layers, var_key=options.var_key, repeated_genes=options.repeated_genes
+                origin,
+                options.x,
+                columns,
+                layers,
+                obsm,
+                var_key=options.var_key,
+                repeated_genes=options.repeated_genes,
             )
             if not source.n_obs:
                 skipped.add(number, origin.name, var.index)

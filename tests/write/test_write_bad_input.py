@@ -100,6 +100,16 @@ def clashing_obsm(directory: Path) -> list[Path]:
     return written(directory, first, second)
 
 
+def short_obsm(directory: Path) -> list[Path]:
+    first = adata()
+    first.obsm["pca"] = np.zeros((3, 2))
+    (path,) = written(directory, first)
+    with h5py.File(path, "r+") as file:
+        del file["obsm/pca"]
+        ad.io.write_elem(file, "obsm/pca", np.zeros((2, 2)))
+    return [path]
+
+
 def clashing_obs(directory: Path) -> list[Path]:
     first, second = adata(), adata(range(3, 6))
     first.obs["stage"] = [1, 2, 3]
@@ -181,6 +191,7 @@ CASES: dict[str, tuple[Make, dict[str, Any], str]] = {
         {"obsm": ["pca"]},
         "obsm 'pca' must be one array of all inputs, but has 2 columns in .*input0.h5ad, 4 columns in",
     ),
+    "obsm of another length": (short_obsm, {}, "input0.h5ad: obsm/pca must have 3 rows, got 2"),
     "obs of other kinds": (
         clashing_obs,
         {"obs_columns": ["stage"]},

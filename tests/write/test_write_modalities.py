@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -237,6 +239,26 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, inputs, give,
     with pytest.raises(InputError, match=message):
         create_anndata_collection(give(inputs), tmp_path / "out", **CUT, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_parts_of_another_length_are_refused(tmp_path, inputs):
+    """Some rows are chosen: nobody would see that others are missing, or too many."""
+    path, names = tmp_path / "cells.h5mu", [f"cell{row}" for row in range(30)]
+    with h5py.File(path, "w") as file:
+        file.attrs["encoding-type"] = "MuData"
+        for name, adata in inputs[0].items():
+            ad.io.write_elem(file, f"mod/{name}", adata)
+        ad.io.write_elem(file, "obs", pd.DataFrame({"donor": np.arange(30)}, index=names))
+    for key in ("obs/donor", "mod/rna/obs/depth", "mod/rna/X", "mod/adt/X", "mod/adt/obsm/X_pca"):
+        damaged = Path(shutil.copyfile(path, tmp_path / "damaged.h5mu"))
+        with h5py.File(damaged, "r+") as file:
+            held = ad.io.read_elem(file[key])
+            del file[key]
+            ad.io.write_elem(file, key, held[:-1])
+        with pytest.raises(InputError, match=rf"{key.rpartition('/')[2]}.* must have \d+ rows, got \d+"):
+            create_anndata_collection(damaged, tmp_path / "out", **CUT)
+    collection = create_anndata_collection(path, tmp_path / "out", **CUT)
+    assert collection.n_obs == len(joined(inputs[:1], "inner")["rna"])
 
 
 def test_names_that_repeat_within_a_modality_are_refused(tmp_path):

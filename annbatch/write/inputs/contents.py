@@ -28,6 +28,7 @@ from annbatch.write.inputs.text_file import Repeats
 
 _RAW = "raw/"
 _CHOOSE_COLUMNS = "; obs_columns= takes only the columns that it names"
+_CHOOSE_OBSM = "; obsm= takes only the arrays that it names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Source:
     matrices: Mapping[str, MatrixInfo]
     """The main matrix as ``"X"``, wherever it lies in the input, and the layers as ``"layers/…"``."""
     obsm: Mapping[str, MatrixInfo | None]
-    """Name of each obsm element; None if it is no numeric array of two dimensions."""
+    """Name of each obsm element; None if it is no dense numeric array of two dimensions, or not asked for."""
     x: str = "X"
     """Key in the input of the main matrix: ``"X"``, ``"raw/X"`` or ``"layers/…"``."""
     var_columns: tuple[Any, ...] = ()
@@ -106,6 +107,7 @@ def describe(
     x: Sequence[str] = ("X",),
     columns: Sequence[str] | None = None,
     layers: Sequence[str] | None = None,
+    obsm: Sequence[str] | None = None,
     *,
     var_key: str | None = None,
     repeated_genes: Repeats = "refuse",
@@ -116,8 +118,9 @@ def describe(
     ----------
     x
         What may be the main matrix, as `annbatch.write.inputs.main_matrix.checked_choice` gives it.
-    columns, layers
-        The obs columns and layers that will be taken, by any of their names; None for all. Others need not be readable.
+    columns, layers, obsm
+        The obs columns, layers and obsm arrays that will be taken, by any of their names; None for all. Others need not
+        be readable.
     var_key, repeated_genes
         How genes are named, as `annbatch.write.inputs.gene_naming.named_genes` takes it.
 
@@ -166,11 +169,19 @@ def describe(
                 element = root.element(key)
                 if element is not None:
                     matrices[written] = _info(matrix_of(element, f"{path}: {key}"), key, (n_obs, len(var)), path)
-        obsm = {name: _obsm_info(root.element(f"obsm/{name}"), name, n_obs) for name in root.names("obsm")}
+        held: dict[str, MatrixInfo | None] = {}
+        chosen = _asked_for(root.names("obsm"), obsm, f"{path}: obsm")
+        for name in root.names("obsm"):
+            held[name] = None
+            if name in chosen:
+                with faults.collecting(path, f"obsm/{name}", _CHOOSE_OBSM):
+                    held[name] = info = _obsm_info(root.element(f"obsm/{name}"), name)
+                    if info is not None:
+                        _check_length(info.shape[0], n_obs, f"{path}: obsm/{name}")
         own = {name: name for name in root.column_names}
         index_name = root.index_name
     faults.raise_any()
-    return Source(origin, n_obs, own, index_name, matrices, obsm, main, tuple(var.columns), offered), var
+    return Source(origin, n_obs, own, index_name, matrices, held, main, tuple(var.columns), offered), var
 
 
 def _asked_for(
@@ -209,14 +220,12 @@ def _info(matrix: Matrix, key: str, shape: tuple[int, int], path: str) -> Matrix
     return _info_of(matrix)
 
 
-def _obsm_info(element: Any, name: Any, n_obs: int) -> MatrixInfo | None:
+def _obsm_info(element: Any, name: Any) -> MatrixInfo | None:
     try:
         found = matrix_of(element, name)
     except InputError:
         return None
-    if found.format != "dense" or found.shape[0] != n_obs:
-        return None
-    return _info_of(found)
+    return _info_of(found) if found.format == "dense" else None
 
 
 def _info_of(matrix: Matrix) -> MatrixInfo:
@@ -279,8 +288,10 @@ def obsm_fault(sources: Sequence[Source], name: str) -> str | None:
     for source in sources:
         info = source.obsm[name]
         if info is None:
-            return f"is no numeric array of two dimensions in {source.name}"
+            return f"is no dense numeric array of two dimensions in {source.name}"
         widths.setdefault(info.shape[1], source.name)
+    if 0 in widths:
+        return f"has no columns in {widths[0]}"
     if len(widths) > 1:
         first = [f"{width} columns in {path}" for width, path in list(widths.items())[:3]]
         return f"has {', '.join(first)}" + (f" and {len(widths) - 3} more widths" if len(widths) > 3 else "")

@@ -25,7 +25,7 @@ import zarr
 from zarr.abc.store import Store as ZarrStore
 
 from annbatch.errors import InputError, naming
-from annbatch.stores.hdf5_filters import load_filters
+from annbatch.stores.hdf5_filters import ensure_readable
 from annbatch.stores.modality import MEASURED
 from annbatch.stores.stored_frame import stored_frame
 from annbatch.write.inputs.cell_join import RowFile
@@ -96,11 +96,11 @@ class ModalityRoot:
         return origin.names.read(start, stop)[origin.joint.mapped()[start:stop] - start]
 
     def check_column(self, name: Any) -> int:
-        """Give the length of an obs column; raises StoreError if it cannot be one."""
-        if name == MEASURED and self._origin.marked:
-            return self._origin.n_obs
-        found = self._root.check_column(name)
-        return self._origin.n_obs if found == self._origin.n_own else found
+        """Give the length of an obs column; raises StoreError if it cannot be one, InputError if it is wrong."""
+        if name != MEASURED or not self._origin.marked:
+            found = self._root.check_column(name)
+            _check_length(found, self._origin.n_own, f"{self._origin.name}: obs column {name!r}")
+        return self._origin.n_obs
 
     def column(self, name: Any) -> pd.Series[Any]:
         """Read one obs column, (n_obs,); missing where a cell is."""
@@ -153,8 +153,15 @@ class ModalityRoot:
         except InputError:
             # Whoever wants it says what is wrong with it.
             return found
+        _check_length(matrix.shape[0], self._origin.n_own, where)
         starts = self._origin.directory / re.sub(r"[^\w.-]", lambda c: f"%{ord(c[0]):x}", key)
         return choose_rows(matrix, self._rows, where, starts)
+
+
+def _check_length(found: int, n_own: int, where: str) -> None:
+    """Raise InputError unless something has a row for each cell of its input, of which some are chosen."""
+    if found != n_own:
+        raise InputError(f"{where} must have {n_own} rows, got {found}")
 
 
 def _nullable(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -178,6 +185,8 @@ class BorrowedColumn:
     """(n_joint,) the row of each joint cell, -1 where there is none."""
     is_whole: bool
     """Whether it is one of MuData itself."""
+    n_own: int
+    """Its rows in the input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +233,11 @@ class JointRoot:
         return origin.names.read(origin.first, origin.first + origin.n_obs)
 
     def check_column(self, name: Any) -> int:
-        """Give the number of rows, if the column can be read; raises StoreError if not."""
-        with _opened(self._columns[name]) as root:
-            root.check_column(self._columns[name].name)
+        """Give the number of rows; raises StoreError if it cannot be a column, InputError if its length is wrong."""
+        borrowed = self._columns[name]
+        with _opened(borrowed) as root:
+            found = root.check_column(borrowed.name)
+        _check_length(found, borrowed.n_own, f"{self._origin.name}: obs column {name!r}")
         return self._origin.n_obs
 
     def column(self, name: Any) -> pd.Series[Any]:
@@ -315,6 +326,6 @@ def open_mudata(path: str) -> Iterator[h5py.Group | zarr.Group]:
     if Path(path).is_dir():
         yield zarr.open_group(path, mode="r")
         return
-    load_filters(path, Path(path).stat().st_mtime_ns)
+    ensure_readable(path, Path(path).stat().st_mtime_ns)
     with h5py.File(path, mode="r") as file:
         yield file
