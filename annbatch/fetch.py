@@ -184,7 +184,9 @@ class Fetcher:
                 is_obsm = element.startswith("obsm/")
                 chosen, form = (None, replace(emit, bfloat16=False)) if is_obsm else (one.selection, emit)
                 joined = None if is_obsm else one.columns
-                check = partial(check_exact, name=name) if wanted.is_exact else None
+                check = None
+                if wanted.limit is not None:
+                    check = partial(check_exact, name=name, dtype=wanted.dtype, limit=wanted.limit)
                 kernel = transforms.kernels.get(name)
                 arguments = form, wanted.dtype, batch_size, chosen, self._slabs, check, kernel, joined
                 part: SparsePart | DensePart

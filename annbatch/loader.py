@@ -94,8 +94,8 @@ class Loader(LoaderData):
     casting
         Which casts to ``dtype``, or to the type that an adapter asks for, are allowed, in NumPy's terms. The default
         allows only casts that cannot lose values. float32, the default of adapters, is always allowed: wider floats are
-        rounded, and an integer that float32 cannot represent raises an error, unless ``casting`` is ``"same_kind"`` or
-        ``"unsafe"``.
+        rounded. An integer that float32, or float64, cannot represent raises an error, unless ``casting`` is
+        ``"same_kind"`` or ``"unsafe"``.
     var_names
         Genes of X and layers: names, in the order wanted; a boolean mask of all genes; or a function that takes var and
         returns such a mask, such as ``lambda var: var["highly_variable"]``. None means all genes. For a collection with

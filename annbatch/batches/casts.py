@@ -28,8 +28,8 @@ class Emitted:
 
     dtype: np.dtype[Any]
     """Their type."""
-    is_exact: bool
-    """Whether stored integers that it does not hold are an error."""
+    limit: int | None
+    """Size from which stored integers are an error, since the type does not hold all of them; None if none is."""
     is_sparse: bool
     """Whether they are stored as a sparse matrix."""
 
@@ -84,7 +84,7 @@ def emitted(
     """
     found = {}
     for element, own in dtypes.items():
-        dtype, is_exact, asked = own, False, emit.dtype
+        dtype, limit, asked = own, None, emit.dtype
         if isinstance(kernels.get(element), LogNormalize):
             asked = asked or np.dtype(np.float64 if own == np.float64 else np.float32)
             if asked.kind != "f":
@@ -94,18 +94,30 @@ def emitted(
                 dtype = np.dtype(np.float64 if asked == np.float64 else np.float32)
         elif asked is not None:
             dtype = asked
-            if emit.narrowed is None and dtype == np.float32:
-                stored = [stored_type(store.matrices[element]) for store in stores]
-                is_exact = any(one.kind in "iu" and not _can_cast(one, dtype, casting) for one in stored)
-            else:
+            if emit.narrowed is not None or dtype != np.float32:
                 check_casts(element, stores, emit.narrowed or dtype, casting)
-        found[element] = Emitted(dtype, is_exact, isinstance(stores[0].matrices[element], SparseMatrix))
+        if casting == "safe" and not element.startswith("obsm/"):
+            limit = _limit(dtype, [store.matrices[element] for store in stores])
+        found[element] = Emitted(dtype, limit, isinstance(stores[0].matrices[element], SparseMatrix))
     return found
 
 
 def stored_type(matrix: Matrix) -> np.dtype[Any]:
     """Give the type in which the values of a matrix are stored."""
     return matrix.data.dtype if isinstance(matrix, SparseMatrix) else matrix.values.dtype
+
+
+def _limit(dtype: np.dtype[Any], matrices: Sequence[Matrix]) -> int | None:
+    """Give the size from which a type does not hold all stored integers, if it is a float and they may be as large."""
+    if dtype.kind != "f":
+        return None
+    limit = 1 << np.finfo(dtype).nmant + 1
+    for matrix in matrices:
+        stored, was_held = stored_type(matrix), matrix.dtype.kind == "f" and np.can_cast(matrix.dtype, dtype)
+        # NumPy lets float64 hold all 64-bit integers, which it does not.
+        if stored.kind in "iu" and np.iinfo(stored).max > limit and not was_held:
+            return limit
+    return None
 
 
 def _can_cast(stored: np.dtype[Any], dtype: np.dtype[Any] | str, casting: Casting) -> bool:

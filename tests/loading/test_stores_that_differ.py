@@ -6,6 +6,7 @@ The odd one stands first, in the middle and last: what is looked at in the first
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anndata as ad
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from annbatch import Emit, InputError, Loader
+from annbatch import Emit, InputError, Loader, create_anndata_collection
 from epochs import each_batch
 
 N_ROWS, N_STORES = 4, 3
@@ -230,3 +231,27 @@ def test_integers_of_every_store_are_looked_at(odd: int):
     ds = loader(stores(odd, in_x(lambda x: x.astype(np.int32) + large)))
     with pytest.raises(InputError, match=r"must be below 2\*\*24 in size, got 16777[0-9]{3}"):
         list(ds.batches(Emit(dtype=np.dtype(np.float32))))
+
+
+def test_integers_that_float64_does_not_hold():
+    """No value is rounded where stores of 64-bit integers and of floats, or of integers of other signs, meet."""
+    large = sp.csr_matrix(([2**53 + 1], ([0], [0])), shape=(N_ROWS, 3), dtype=np.int64)
+    for other in (np.uint64, np.float32):
+        adatas = [store(0), store(1)]
+        adatas[0].X, adatas[1].X = adatas[0].X.astype(np.int64) + large, adatas[1].X.astype(other)
+        with pytest.raises(InputError, match=r"become float64, integers must be below 2\*\*53 in size, got 9007199"):
+            list(loader(adatas))
+        assert sum(len(batch.index) for batch in loader(adatas, casting="same_kind")) == 2 * N_ROWS
+    assert all(batch.data.data.dtype == np.int64 for batch in loader(adatas[:1]))
+    with pytest.raises(InputError, match=r"below 2\*\*53"):
+        list(loader(adatas[:1], dtype="float64"))
+
+
+def test_integers_that_were_floats(tmp_path: Path):
+    """Counts that were float32 are stored as integers, and float32 holds each of them."""
+    adata = store(0)
+    adata.X = sp.csr_matrix(([2**25], ([0], [0])), shape=(N_ROWS, 3), dtype=np.float32)
+    collection = create_anndata_collection(adata, tmp_path / "store", obsm=[], shuffle=False, progress=False)
+    assert collection.types["X"].stored == np.uint32
+    (batch,) = Loader(batch_size=N_ROWS, shuffle=False).use_collection(collection).batches(Emit(dtype=np.dtype("f4")))
+    assert batch.data.to_scipy()[0, 0] == 2**25

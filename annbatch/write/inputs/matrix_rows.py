@@ -99,7 +99,11 @@ class Matrix:
 
 
 class FileSlices:
-    """A contiguous, uncompressed HDF5 dataset, read as what it is: bytes in a row in a file."""
+    """A contiguous, uncompressed HDF5 dataset, read as what it is: bytes in a row in a file.
+
+    The kernels of loaders could read it, too (`annbatch.stores.hdf5_arrays`), but cut it into small chunks: for slices
+    one read takes less time.
+    """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
         self._path, self._offset = dataset.file.filename, dataset.id.get_offset()
@@ -163,6 +167,8 @@ def matrix_of(element: Any, where: str) -> Matrix:
     """
     if isinstance(element, Matrix):
         return element
+    if isinstance(element, np.ma.MaskedArray):
+        raise InputError(f"{where} must not be a masked array, whose mask would be lost; fill it, as X.filled(0) does")
     form = getattr(element, "format", None) if sp.issparse(element) else None
     if isinstance(element, np.ndarray) or is_array(element):
         if element.ndim != 2:
