@@ -72,14 +72,16 @@ def kind_of(column: pd.Series[Any], where: str) -> str:
     Raises
     ------
     InputError
-        If its values are of several kinds.
+        If its values are of several kinds, or numbers of more than 64 bits.
     """
-    dtype = column.dtype
+    dtype: Any = column.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         return kind_of_categories(dtype.categories, where)
     if pd.api.types.is_bool_dtype(dtype):
         return "boolean"
     if pd.api.types.is_numeric_dtype(dtype) and dtype.kind in "iuf":
+        if dtype.itemsize > 8:
+            raise InputError(f"{where} must hold numbers of at most 64 bits, got {dtype}; convert it with astype")
         return "number"
     return NO_KIND if column.isna().all() else kind_of_categories(column, where)
 
@@ -140,7 +142,12 @@ def agreed(what: str, kinds: Sequence[str], names: Sequence[str], has_value: Cal
 
 def as_categories(text: pd.Series[Any]) -> pd.Categorical:
     """Make categories of text, or of other objects, by first appearance."""
-    codes, values = pd.factorize(text.to_numpy(dtype=object, na_value=None))  # type: ignore[call-overload]
+    given: Any = text.to_numpy(dtype=object, na_value=None)  # type: ignore[call-overload]
+    codes, values = pd.factorize(given)
+    if (codes >= 0).all() and not (values[codes] == given).all():
+        # To pandas, strings end at a NUL.
+        numbers = {value: number for number, value in enumerate(dict.fromkeys(given))}
+        codes, values = np.array([numbers[value] for value in given]), list(numbers)
     return pd.Categorical.from_codes(codes, categories=pd.Index(values, dtype=object))
 
 

@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 
 import pandas as pd
 
+from annbatch.errors import InputError
 from annbatch.shards.file_stamp import FileStamp
 
 
@@ -49,9 +50,12 @@ class GeneNames:
 
     @classmethod
     def of(cls, index: pd.Index[Any]) -> GeneNames:
-        """Take the names of a table."""
+        """Take the names of a table; raises InputError if one holds a NUL."""
         text = index if index.inferred_type == "string" else index.map(str)
         joined = "\0".join(text).encode(errors="surrogatepass")
+        if joined.count(b"\0") > max(0, len(index) - 1):
+            name = next(name for name in text if "\0" in name)
+            raise InputError(f"gene names must not hold NUL, got {name!r}; rename it in var_names")
         return cls(hashlib.sha256(joined).digest(), len(index), joined)
 
     def joined(self) -> bytes:

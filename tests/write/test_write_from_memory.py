@@ -125,6 +125,39 @@ def test_a_name_that_says_nothing_is_refused(tmp_path: Path, names: list[Any]):
     assert labels.columns.tolist() == ["b"]
 
 
+def test_masks_are_not_lost(tmp_path: Path):
+    for part in ("X", "layers", "obsm"):
+        adata, masked = rich(), np.ma.masked_less(np.ones((12, 7), np.float32), 0)
+        if part == "X":
+            adata.X = masked
+        else:
+            getattr(adata, part)["masked"] = masked
+        options = {} if part == "X" else {part: ["masked"]}
+        with pytest.raises(InputError, match=f"{part}.* must not be a masked array"):
+            Loader(batch_size=4, **options).add_anndatas([adata])
+        with pytest.raises(InputError, match=f"{part}.* must not be a masked array|'masked' must be one array"):
+            create_anndata_collection(adata, tmp_path / "store", **ONE, **options)
+
+
+def test_values_that_few_libraries_tell_apart(tmp_path: Path):
+    """pandas takes strings up to a NUL for the same, and nothing stores numbers of more than 64 bits."""
+    adata = rich()
+    adata.obs["text"] = np.array(["a\0b", "a", "a\0"] * 4, object)
+    collection = create_anndata_collection(adata, tmp_path / "store", **ONE)
+    options: dict[str, Any] = {"batch_size": 5, "shuffle": False}
+    for ds in (Loader(**options).add_anndatas([adata], labels=["text"]), Loader(**options).use_collection(collection)):
+        assert [text for batch in ds for text in batch.labels["text"]] == list(adata.obs["text"])
+    adata.obs["wide"] = np.arange(12, dtype=np.longdouble)
+    adata.obsm["nothing"] = np.zeros((12, 0))
+    with pytest.warns(UserWarning, match="'obs/wide' .* at most 64 bits, got float128.*'obsm/nothing' has no columns"):
+        create_anndata_collection(adata, tmp_path / "wide", **ONE)
+    with pytest.raises(InputError, match=r"obs\['wide'\] must hold numbers of at most 64 bits"):
+        Loader(**options).add_anndatas([adata])
+    adata.var_names = [f"g\0{gene}" for gene in range(7)]
+    with pytest.raises(InputError, match=r"gene names must not hold NUL, got 'g\\x000'"):
+        Loader(**options).add_anndatas([adata], labels=[])
+
+
 def test_lazy_matrices_are_refused(tmp_path: Path):
     array = pytest.importorskip("dask.array")
     adata = ad.AnnData(array.ones((4, 3), chunks=(2, 3)))
