@@ -57,8 +57,11 @@ class PackedCodec(ArrayBytesCodec):
             raise ValueError(f"{NAME} packs integers of at most 64 bits, got {native}")
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: Any) -> int:
-        """Raise NotImplementedError: the size depends on the values."""
-        raise NotImplementedError
+        """Raise NotImplementedError: the size depends on the values, so that a shard's index cannot be packed."""
+        raise NotImplementedError(
+            f"the size of what {NAME} encodes depends on the values, so that it cannot be one of a sharding_indexed "
+            f"codec's index_codecs; use bytes and crc32c there"
+        )
 
     def _decode_sync(self, chunk_bytes: Any, chunk_spec: Any) -> Any:
         stored: npt.NDArray[np.uint8] = np.ascontiguousarray(chunk_bytes.as_numpy_array()).view(np.uint8)

@@ -196,6 +196,9 @@ def select_packed(
 ) -> tuple[int, int, int]:
     """Do with packed chunks what `select_chunks` does with others.
 
+    The two loops stay apart on purpose: packed chunks are read by runs and decoded by blocks, so that a common loop
+    would hand over the arrays of both decoders with each call.
+
     Parameters
     ----------
     decodes, jobs

@@ -3,6 +3,9 @@
 1. Two stores whose values name their row and column; later rows have more elements, and some have none.
 2. Label columns of each kind: categories that differ between the stores, and numbers, some missing.
 3. `Truth` compares any batch with SciPy's ``X[index]`` and pandas' ``obs.iloc[index]``.
+
+`annbatch.testing` has a truth of its own. This one stays apart on purpose: it tests the adapters by which that one is
+tested.
 """
 
 from __future__ import annotations
