@@ -2,12 +2,12 @@
 
 1. `verify_store` compares each file of a store with its recorded size and checksum.
 2. It then reads the matrices, a block of rows at a time: as many rows as the manifest says, ``indptr`` from 0 to the
-   number of elements and never falling, column numbers in range and ascending within each row.
+   number of elements and never falling, column numbers in range and, as the format says, ascending within each row.
 3. It reads the tables: all columns of obs, with a value for each row and codes that have a category; the elements of
    obsm; and var, whose names must be those of the manifest.
 
 Modalities are checked one after the other, and must have the same cells. Stores of other programs have no records, so
-that only steps 2 and 3 are done for them.
+that only steps 2 and 3 are done for them; their column numbers may come in any order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from annbatch import summary
 from annbatch.errors import CorruptStoreError, InputError, naming
 from annbatch.shards.codecs import numcodecs_are_known
-from annbatch.stores.collection import Collection, digest_names, verify_files
+from annbatch.stores.collection import FORMAT, Collection, digest_names, verify_files
 from annbatch.stores.manifest import StoreEntry
 from annbatch.stores.obs_access import obs_of
 from annbatch.stores.obs_rows import all_rows, open_columns, read_columns
@@ -96,12 +96,14 @@ def _verify_matrices(collection: Collection, store: StoreEntry, report: Report) 
                     raise CorruptStoreError(f"{where}: must have the shape {wanted_shape}, got {matrix.shape}")
                 if key == "X" and store.nnz is not None and matrix.nnz != store.nnz:
                     raise CorruptStoreError(f"{where}: must have {store.nnz} elements, got {matrix.nnz}")
-                _verify_matrix(matrix, where, report if key == "X" else lambda rows: None)
+                _verify_matrix(
+                    matrix, where, report if key == "X" else lambda rows: None, ascends=collection.format == FORMAT
+                )
             except InputError as e:
                 raise CorruptStoreError(str(e)) from e
 
 
-def _verify_matrix(matrix: Matrix, where: str, report: Report) -> None:
+def _verify_matrix(matrix: Matrix, where: str, report: Report, *, ascends: bool) -> None:
     if matrix.format == "dense":
         step = max(1, _BLOCK_ELEMENTS // max(1, matrix.shape[1]))
         for start in range(0, matrix.shape[0], step):
@@ -112,12 +114,18 @@ def _verify_matrix(matrix: Matrix, where: str, report: Report) -> None:
         part = slice(int(starts[start]), int(starts[stop]))
         # Values are read for their checksums alone.
         indices, _ = np.asarray(matrix.indices[part]), matrix.data[part]
-        bad = first_bad_row(starts[start : stop + 1] - starts[start], indices, matrix.shape[1])
+        edges = starts[start : stop + 1] - starts[start]
+        if ascends:
+            bad = first_bad_row(edges, indices, matrix.shape[1])
+        else:
+            wrong = np.flatnonzero((indices < 0) | (indices >= matrix.shape[1]))
+            bad = int(np.searchsorted(edges, wrong[0], "right")) - 1 if len(wrong) else -1
         if bad >= 0:
             row = start + bad
             columns = indices[starts[row] - starts[start] : starts[row + 1] - starts[start]].tolist()
             raise CorruptStoreError(
-                f"{where}: column numbers must ascend within a row and be in [0, {matrix.shape[1]}), row {row} has "
+                f"{where}: column numbers must {'ascend within a row and ' if ascends else ''}be in "
+                f"[0, {matrix.shape[1]}), row {row} has "
                 f"{str(columns[:8])[:-1]}{', …' if len(columns) > 8 else ''}]"
             )
         report(stop - start)
@@ -161,7 +169,7 @@ def _verify_obsm(collection: Collection, store: StoreEntry) -> None:
                 if found.shape[0] != store.n_obs:
                     raise CorruptStoreError(f"{where}: must have {store.n_obs} rows, got {found.shape[0]}")
                 if is_matrix:
-                    _verify_matrix(found, where, lambda rows: None)
+                    _verify_matrix(found, where, lambda rows: None, ascends=False)
             except InputError as e:
                 raise CorruptStoreError(str(e)) from e
 

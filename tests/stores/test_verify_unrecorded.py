@@ -18,6 +18,7 @@ import zarr
 from annbatch import verify
 from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.stores.collection import Collection
+from annbatch.stores.preshuffled import PRESHUFFLED
 from annbatch.write import create_anndata_collection
 from datagen import awkward_obs
 
@@ -219,6 +220,23 @@ def test_tables_that_are_damaged(collection: Collection, name: str):
         check(collection)
 
 
+def test_column_numbers_of_other_programs(collection: Collection):
+    """They need not ascend, but must be in range."""
+    root: Any = zarr.open_group(collection.store_paths[0], mode="r+")
+    swap_columns("X", 3)(root)
+    with pytest.raises(CorruptStoreError, match="X: column numbers must ascend"):
+        check(collection)
+    other = replace(collection, format=PRESHUFFLED, types={})
+    assert sum(check(other)) == N
+    for row in (0, 3, N - 1):
+        place = int(root["X/indptr"][row])
+        own = int(root["X/indices"][place])
+        edit(root["X/indices"], place, WIDTH)
+        with pytest.raises(CorruptStoreError, match=rf"X: column numbers must be in \[0, {WIDTH}\), row {row} has"):
+            check(other)
+        edit(root["X/indices"], place, own)
+
+
 @pytest.mark.filterwarnings("ignore:zarr v3 autosharding")
 def test_other_elements_of_obsm(collection: Collection):
     """Other programs have tables and sparse matrices there, and arrays of three dimensions."""
@@ -229,7 +247,7 @@ def test_other_elements_of_obsm(collection: Collection):
         ad.io.write_elem(root, f"obsm/{name}", element)
     assert sum(check(collection)) == N
     edit(root["obsm/sparse/indices"], 0, 3)
-    with pytest.raises(CorruptStoreError, match="obsm/sparse: column numbers must ascend"):
+    with pytest.raises(CorruptStoreError, match=r"obsm/sparse: column numbers must be in \[0, 3\), row 0 has \[3\]"):
         check(collection)
     edit(root["obsm/sparse/indices"], 0, 0)
     for name, element in held.items():
