@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from annbatch.remote.disk_cache import DiskCache
 from annbatch.stores.anndata_store import Store, Wanted, open_anndata, open_stores
 from annbatch.stores.collection import Collection
 from annbatch.stores.file_index import FileIndex
-from annbatch.stores.h5ad_file import h5ad_paths, open_h5ad
+from annbatch.stores.h5ad_file import h5ad_paths
 from annbatch.stores.joint_store import mask_column, open_joint_stores
 from annbatch.stores.location import locate
 from annbatch.stores.modality import check_prefixed, own_names
 from annbatch.stores.obs_access import check_asked
+from annbatch.stores.parallel_opening import open_h5ads
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Sources:
         self._check_modalities((), opening)
         chosen = self._same_labels(labels)
         wanted = Wanted(chosen, opening.elements)
-        stores = [open_h5ad(file, wanted, opening.index) for file in files]
+        stores = open_h5ads(files, wanted, opening.index)
         return replace(self, stores=self._with_stores(stores, chosen), labels=chosen, given=(*self.given, *files))
 
     def with_collection(self, path: Any, labels: Sequence[str] | None, opening: Opening) -> Sources:
@@ -134,18 +136,21 @@ class Sources:
             If that is not at hand in this process, or an element is not there.
         """
         found = Sources()
-        for one in self.given:
-            if one is None:
-                raise InputError(
-                    "layers, obsm, modalities and the cache can only be replaced in the process that opened the "
-                    "stores: call replace before the loader is sent to another process"
-                )
-            if isinstance(one, Collection):
-                found = found.with_collection(one, self.labels, opening)
-            elif isinstance(one, Path):
-                found = found.with_h5ads(one, self.labels, opening)
-            else:
-                found = found.with_anndatas([one], self.labels, opening)
+        for are_files, alike in groupby(self.given, lambda one: isinstance(one, Path)):
+            if are_files:
+                found = found.with_h5ads(alike, self.labels, opening)
+                continue
+            for one in alike:
+                if one is None:
+                    raise InputError(
+                        "layers, obsm, modalities and the cache can only be replaced in the process that opened the "
+                        "stores: call replace before the loader is sent to another process"
+                    )
+                if isinstance(one, Collection):
+                    found = found.with_collection(one, self.labels, opening)
+                else:
+                    assert isinstance(one, ad.AnnData)
+                    found = found.with_anndatas([one], self.labels, opening)
         return found
 
     @property

@@ -7,7 +7,8 @@ In the order in which a collection is opened:
 3. `manifest`: what the manifest records of a store, a file and an element; `preshuffled`: what is known of a collection
    of scverse annbatch, which has none.
 4. `modality`: what the manifest records of a modality, and how options name what belongs to one.
-5. `anndata_store`: what each store holds: matrices, obs columns and var; `h5ad_file`: the same for an ``.h5ad`` file.
+5. `anndata_store`: what each store holds: matrices, obs columns and var; `h5ad_file`: the same for an ``.h5ad`` file,
+   and `parallel_opening` for many.
 6. `joint_store`: what the modalities of a store share: rows and label columns.
 7. `obsm_tables`: tables in obsm, which are read as arrays.
 8. `lazy_tables`: which parts of an AnnData have to be read before they are in memory.
@@ -38,6 +39,6 @@ In the order in which a collection is opened:
 31. `chunk_arrival`: how chunks get into memory while others are decoded.
 32. `slices`: slices of long one-dimensional arrays, such as ``indptr`` and obs columns.
 
-Other rooms take `Collection`, `open_stores`, `open_anndata` and `open_h5ad`, and read through `Store`, `Elements` and
+Other rooms take `Collection`, `open_stores`, `open_anndata` and `open_h5ads`, and read through `Store`, `Elements` and
 `ArraySlices`.
 """

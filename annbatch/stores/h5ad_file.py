@@ -1,7 +1,7 @@
 """How is an ``.h5ad`` file opened for reading, as it is?
 
-`open_h5ad` describes its matrices, reads the label columns and var, and closes it. Rows are read from where they lie in
-the file, by `annbatch.stores.hdf5_arrays`.
+`open_h5ad` describes its matrices, reads the label columns and var, and closes it; `known_h5ad` does without the file
+where an index knows it. Rows are read from where they lie in the file, by `annbatch.stores.hdf5_arrays`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from annbatch.remote.urls import is_url
 from annbatch.shards.file_stamp import FileStamp
 from annbatch.stores.anndata_store import Store, Wanted, checked, matrix_in_hdf5
 from annbatch.stores.file_index import FileIndex
+from annbatch.stores.hdf5_arrays import with_filters
 from annbatch.stores.hdf5_files import open_hdf5
 from annbatch.stores.hdf5_filters import ensure_filters
 from annbatch.stores.hdf5_links import stamp_of_tables
@@ -75,6 +76,15 @@ def open_h5ad(path: Path, wanted: Wanted, index: FileIndex | None = None) -> Sto
     return store
 
 
+def known_h5ad(path: Path, wanted: Wanted, index: FileIndex) -> Store | None:
+    """Give what an ``index`` knows of a file; None if the file has to be opened."""
+    try:
+        return index.load(FileStamp.of(path), wanted, _var_table)
+    except OSError:
+        # `open_h5ad` says why.
+        return None
+
+
 def h5ad_paths(paths: Any) -> list[Path]:
     """Give one path or several as absolute paths; raises InputError if there is none, or one is a URL or no path."""
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
@@ -113,13 +123,11 @@ def _obs(
     """Give obs with the label columns that it has, and these as they were read."""
     values: dict[str, Any] = {}
     with naming(f"{name} obs"):
-        # HDF5 says what filter it lacks only when it reads.
-        ensure_filters(root["obs"], f"{name} obs")
         frame = stored_frame(root, "obs", lambda: n_obs, f"{name} obs")
         there = frame.column_names
 
         def read(column: str) -> Any:
-            values[column] = frame.column(column)
+            values[column] = with_filters(root["obs"], f"{name} obs", lambda: frame.column(column))
             return values[column]
 
         asked = None if labels is None else [label for label in labels if label in there]
@@ -129,15 +137,18 @@ def _obs(
 
 def _var(root: h5py.File, name: str, stamp: FileStamp, n_vars: int) -> StoreVar:
     """Give var; of a data frame whose names are strings, nothing else is read before somebody asks for it."""
-    with naming(f"{name} var"):
-        ensure_filters(root["var"], f"{name} var")
+
+    def read() -> StoreVar:
         names = _text_names(root["var"])
-        if names is not None:
-            joined = b"\0".join(names[()].tolist())
-            # Names that are no UTF-8 are an error now, not when somebody asks for them.
-            joined.decode()
-            return VarInFile(stamp, GeneNames.shared(joined, len(names)), _var_table)
-        return VarInMemory(_table(root, name, n_vars))
+        if names is None:
+            return VarInMemory(_table(root, name, n_vars))
+        joined = b"\0".join(names[()].tolist())
+        # Names that are no UTF-8 are an error now, not when somebody asks for them.
+        joined.decode()
+        return VarInFile(stamp, GeneNames.shared(joined, len(names)), _var_table)
+
+    with naming(f"{name} var"):
+        return with_filters(root["var"], f"{name} var", read)
 
 
 def _text_names(var: Any) -> h5py.Dataset | None:

@@ -57,7 +57,9 @@ class Hdf5Array:
 
     def __getitem__(self, part: Any) -> NDArray[Any]:
         with open_hdf5(self.stamp) as file:
-            found: NDArray[Any] = file[self.name][part]
+            dataset = file[self.name]
+            # Another process may have opened it, and loaded the filter.
+            found: NDArray[Any] = with_filters(dataset, f"{self.stamp.path}{self.name}", lambda: dataset[part])
         return found.astype(self.dtype, copy=False)
 
 

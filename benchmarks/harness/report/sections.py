@@ -141,7 +141,8 @@ SECTIONS = {
         "Opening many files",
         open_files_table,
         '`Loader(join="outer", cache_dir=…).use_h5ad(paths, labels=["cell_type", "donor"])`, in new processes: with an '
-        "empty `cache_dir`, and with what the process before has kept there. Medians and ranges of the rounds.",
+        "empty `cache_dir`, and with what the process before has kept there. CPU time includes that of worker "
+        "processes. Medians and ranges of the rounds.",
         page="h5ad",
     ),
     "in-place": Section(
