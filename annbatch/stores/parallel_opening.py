@@ -133,9 +133,9 @@ def open_h5ads(files: Sequence[Path], wanted: Wanted, index: FileIndex | None = 
             n_opened += 1
             if n_opened == 1:
                 # What a process does only once took part of the time until now.
-                began = time.perf_counter()
+                began = _own_time_s()
             elif not openings.has_started:
-                openings.start(_n_workers((time.perf_counter() - began) / (n_opened - 1) * len(left)))
+                openings.start(_n_workers((_own_time_s() - began) / (n_opened - 1) * len(left)))
             openings.exchange(timeout_s=0)
         while openings.is_asked:
             openings.exchange(timeout_s=None)
@@ -207,6 +207,15 @@ class _Openings:
             if store is not None and isinstance(store.obs, ObsInFile):
                 # The worker's copy of the index would say once more that it cannot be written.
                 self._stores[number] = replace(store, obs=replace(store.obs, kept=self._index))
+
+
+def _own_time_s() -> float:
+    """Give the time, less that in which other programs kept this thread from running: they would keep workers, too."""
+    try:
+        _, waited_ns, _ = Path("/proc/thread-self/schedstat").read_text().split()
+    except (OSError, ValueError):
+        waited_ns = "0"
+    return time.perf_counter() - int(waited_ns) / 1e9
 
 
 def _n_workers(left_s: float) -> int:

@@ -301,3 +301,14 @@ def test_when_workers_pay(monkeypatch: pytest.MonkeyPatch) -> None:
     for executable in ("/usr/bin/uwsgi", ""):
         monkeypatch.setattr(parallel_opening, "_interpreter", lambda name=executable: name)
         assert parallel_opening._n_workers(100 * worth_s) == 0
+
+
+def test_the_time_of_other_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is slow counts, other programs do not; where the system does not tell them apart, both do."""
+    for is_known in (True, False):
+        if not is_known:
+            monkeypatch.setattr(Path, "read_text", lambda self: "nothing")
+        began, own = time.perf_counter(), parallel_opening._own_time_s()
+        time.sleep(0.1)
+        own = parallel_opening._own_time_s() - own
+        assert 0.05 < own <= time.perf_counter() - began
