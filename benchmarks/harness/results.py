@@ -47,10 +47,10 @@ def save(
     """
     arguments.results.mkdir(parents=True, exist_ok=True)
     path: Path = arguments.results / f"{kind}-{slug(arguments.machine)}.json"
-    # Where the work folder lies and which interpreters were there is nobody's business and changes no figure.
+    # Where folders lie and which interpreters were there is nobody's business and changes no figure.
     words, skip = [], False
     for word in sys.argv[1:]:
-        if skip or word.split("=")[0] in ("--work", "--python", "--results"):
+        if skip or word.split("=")[0] in ("--work", "--folder", "--python", "--results"):
             skip = not skip and "=" not in word
             continue
         words.append(word)

@@ -178,6 +178,22 @@ def test_other_processes(files: dict[str, Path], cells: ad.AnnData) -> None:
         check(sent.replace(batch_size=7, layers=["dense"]), cells, name)
 
 
+@pytest.mark.slow
+def test_a_process_without_the_filter(files: dict[str, Path], cells: ad.AnnData, tmp_path: Path) -> None:
+    """Whoever gets a loader loads hdf5plugin when it reads."""
+    (tmp_path / "loader").write_bytes(pickle.dumps(Loader(**OPTIONS).use_h5ad(files["bitshuffle"], labels=[])))
+    program = f"""
+import pickle, sys
+sys.path[:] = {sys.path!r}
+with open({str(tmp_path / "loader")!r}, "rb") as file:
+    ds = pickle.load(file)
+assert "hdf5plugin" not in sys.modules
+print(sum(batch["layers"]["dense"].sum(dtype=float) for batch in ds))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(float(done.stdout), cells.X.sum(dtype=float))
+
+
 def test_resume(files: dict[str, Path], cells: ad.AnnData, tmp_path: Path) -> None:
     """A state goes on with a copy of the files, and not with files that hold other numbers."""
     ds = Loader(**OPTIONS).use_h5ad(files["contiguous"], labels=[])
