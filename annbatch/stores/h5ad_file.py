@@ -110,8 +110,13 @@ def _check_is_anndata(root: h5py.File, name: str) -> None:
 
 
 def _element(root: h5py.File, element: str, name: str) -> Any:
+    part, _, key = element.partition("/")
+    if key and isinstance(root.get(part), h5py.Dataset):
+        raise InputError(
+            f"{name}: {part} must be a group to be read in place, got one array, as anndata before 0.7 wrote it; "
+            f"{_OF_OTHER_FILES}"
+        )
     if element not in root or attribute(root[element], "encoding-type") == "null":
-        part, _, key = element.partition("/")
         held = f", {part} holds {summary.short(sorted(root[part]))}" if key and part in root else ""
         raise InputError(f"{name}: {element} is missing{held}")
     return root[element]

@@ -6,6 +6,7 @@ writes today with the options, filters and contents that people use.
 
 from __future__ import annotations
 
+import importlib.util
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -157,6 +158,28 @@ def test_what_anndata_writes(tmp_path: Path) -> None:
         assert (ds._opened().stores[0].matrices["X"].slow is None) == is_direct, (name, repr(ds))
         check(ds, [truth], list(truth.obs), name)
         assert ds.var.equals(truth.var), name
+
+
+@pytest.mark.filterwarnings("ignore:Moving element:FutureWarning")
+def test_a_file_of_scanpy() -> None:
+    """One that many programs read; scanpy need not be imported for that."""
+    scanpy = importlib.util.find_spec("scanpy")
+    if scanpy is None or scanpy.origin is None:
+        pytest.skip("scanpy is not installed")
+    path = Path(scanpy.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad"
+    truth = ad.read_h5ad(path)
+    check(Loader(**OPTIONS).use_h5ad(path), [truth], list(truth.obs), "scanpy")
+    with pytest.raises(InputError, match="obsm must be a group to be read in place, got one array.*before 0.7"):
+        Loader(**OPTIONS, obsm=["X_pca"]).use_h5ad(path)
+
+
+def test_a_sparse_matrix_in_obsm(tmp_path: Path) -> None:
+    adata = cells()
+    adata.obsm["some"] = adata.X.tocsr()[:, :5]
+    adata.write_h5ad(tmp_path / "cells.h5ad", compression="gzip")
+    for batch in each_batch(Loader(**OPTIONS, obsm=["some"]).use_h5ad(tmp_path / "cells.h5ad", labels=[])):
+        found = batch["obsm"]["some"].to_scipy()
+        np.testing.assert_array_equal(found.toarray(), adata.obsm["some"][batch.index].toarray())
 
 
 def test_a_file_without_cells(tmp_path: Path) -> None:
