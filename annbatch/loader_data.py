@@ -196,6 +196,9 @@ class LoaderData(Summary):
 
         Cells are in the order of the files. A small ``chunk_size`` and a large ``preload_nchunks`` mix them best.
 
+        If opening the files takes more than a few seconds, worker processes open some of them. They end before this
+        method returns.
+
         Parameters
         ----------
         paths
