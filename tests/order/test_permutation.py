@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from annbatch.order.permutation import Feistel, Held, Key, Purpose, shuffle, shuffled
+from annbatch.order import permutation as permutation_module
+from annbatch.order.permutation import HELD_LIMIT, Feistel, Held, Key, Purpose, permutation, shuffle, shuffled
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 100, 1000, 4097])
@@ -72,3 +73,32 @@ def test_the_steps_of_a_shuffle_are_the_high_bits_of_a_product():
         j = words[i] * (i + 1) >> 64
         things[i], things[j] = things[j], things[i]
     assert shuffled(300, key).tolist() == things
+
+
+def test_the_network_gives_the_same_order_in_every_version():
+    """Who goes on with a run would get other rows: this may only change with `annbatch.order.consumers.VERSION`."""
+    order = Feistel.make(10**12, Key(3, 4, Purpose.BLOCKS))
+    things = order.forward(np.array([0, 1, 10**12 - 1]))
+    assert things.tolist() == [666084848177, 367516565939, 422457529441]
+    assert order.inverse(things).tolist() == [0, 1, 10**12 - 1]
+
+
+@pytest.mark.parametrize(
+    ("n", "half_bits"), [(1, 1), (2, 1), (4, 1), (5, 2), (16, 2), (17, 3), (2**22, 11), (2**22 + 1, 12)]
+)
+def test_the_network_is_no_larger_than_it_must_be(n: int, half_bits: int):
+    assert Feistel.make(n, Key(0, 0, Purpose.BLOCKS)).half_bits == half_bits
+
+
+def test_large_permutations_take_no_memory(monkeypatch: pytest.MonkeyPatch):
+    key = Key(0, 0, Purpose.BLOCKS)
+    assert isinstance(permutation(HELD_LIMIT + 1, key), Feistel)
+    # The limit is part of the order.
+    assert HELD_LIMIT == 2**22
+    monkeypatch.setattr(permutation_module, "HELD_LIMIT", 10)
+    assert isinstance(permutation(10, key), Held)
+    assert isinstance(permutation(11, key), Feistel)
+
+
+def test_shuffled_and_held_are_what_is_documented():
+    assert permutation(5, Key(0, 0, Purpose.BLOCKS)).forward(np.arange(5)).tolist() == [1, 3, 0, 4, 2]

@@ -14,7 +14,7 @@ from annbatch.errors import InputError
 from annbatch.order import splits
 from annbatch.order.row_selection import Runs
 from annbatch.order.row_table import Classes
-from annbatch.order.splits import Divisible, describe, run_rows
+from annbatch.order.splits import Divisible, describe, describe_fold, folds, run_rows
 
 N = 40
 ROWS = np.arange(3, N, 2)
@@ -74,7 +74,7 @@ def test_given_rows(owners: list[int], ordered: bool, masks: bool, data: st.Data
 
 
 def test_parts_are_sets_unless_their_order_counts():
-    assert rows_of(split({"a": [9, 3, 7]}, ROWS, N, 0, None)["a"]) == [3, 7, 9]
+    assert rows_of(splits.split({"a": [9, 3, 7]}, Divisible(ROWS, N), 0)["a"]) == [3, 7, 9]
 
 
 def test_rows_behind_the_last_one_are_refused():
@@ -91,6 +91,35 @@ def test_the_same_seed_gives_the_same_parts_in_every_version():
         "test": [2, 5, 15, 17],
         "rest": [0, 7, 8, 9, 11, 14],
     }
+
+
+def test_the_same_seed_gives_the_same_stratified_parts_in_every_version():
+    """Of each class, the one of missing values too, each part has its share up to one row."""
+    codes = np.array([0, 1, 0, -1, 1, 0, 0, -1, 1, 0, 0, 1, -1, 0, 1, 0, 0, 1, 0, -1], np.int8)
+    whole = Divisible(np.arange(20), 20, strata=Classes("kind", codes, pd.Index(["a", "b"])))
+    parts = splits.split({"train": 0.5, "test": 0.2, "rest": None}, whole, 7)
+    assert {name: rows_of(part) for name, part in parts.items()} == {
+        "train": [1, 4, 6, 10, 12, 13, 14, 16, 18, 19],
+        "test": [2, 5, 17],
+        "rest": [0, 3, 7, 8, 9, 11, 15],
+    }
+    assert [rows_of(fold["test"]) for fold in folds(3, whole, 7)] == [
+        [1, 3, 4, 6, 10, 18],
+        [2, 5, 12, 13, 14, 16, 17],
+        [0, 7, 8, 9, 11, 15, 19],
+    ]
+
+
+def test_the_largest_group_goes_to_the_smallest_fold():
+    """Rows without a group are one group."""
+    codes = np.array([0, 0, 0, 1, 1, 2, -1, -1, -1, -1], np.int8)
+    whole = Divisible(np.arange(10), 10, by=Classes("donor", codes, pd.Index(["a", "b", "c", "none"])))
+    found = [{name: rows_of(part) for name, part in fold.items()} for fold in folds(2, whole, 0)]
+    first, second = [0, 1, 2, 3, 4], [5, 6, 7, 8, 9]
+    assert found == [{"train": first, "test": second}, {"train": second, "test": first}]
+    assert [rows_of(fold["test"]) for fold in folds(4, whole, 0)] == [[6, 7, 8, 9], [0, 1, 2], [3, 4], [5]]
+    with pytest.raises(InputError, match="n_folds must be at most 4, the number of groups of 'donor', got 5"):
+        folds(5, whole, 0)
 
 
 def test_a_mask_follows_the_order_of_the_table_and_names_none():
@@ -190,4 +219,20 @@ def test_descriptions_tell_parts_apart():
         "parts": {"a": None, "b": ["x", "3"]},
         "by": "kind",
         "seed": 0,
+    }
+    strata = Divisible(ROWS, N, strata=BY)
+    assert describe({"a": 0.5}, "a", strata, 1) == {
+        "part": "a",
+        "parts": {"a": 0.5},
+        "by": None,
+        "stratify": "kind",
+        "seed": 1,
+    }
+    assert describe_fold(1, 3, "test", strata, 2) == {
+        "part": "test",
+        "fold": 1,
+        "n_folds": 3,
+        "by": None,
+        "stratify": "kind",
+        "seed": 2,
     }
