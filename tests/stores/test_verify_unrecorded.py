@@ -132,6 +132,10 @@ MATRICES |= {
         lambda root: shorten(root, "obs/_index"),
         f"obs: must have the {N} rows of the manifest, got 7",
     ),
+    "more obs names": (
+        lambda root: root["obs/_index"].resize((N + 1,)),
+        f"obs: must have the {N} rows of the manifest, got 9",
+    ),
 }
 
 

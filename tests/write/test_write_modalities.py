@@ -268,21 +268,31 @@ def test_names_that_repeat_within_a_modality_are_refused(tmp_path):
         create_anndata_collection([sample], tmp_path / "out", **CUT)
 
 
-def test_verify_sees_cells_that_do_not_match(tmp_path, built):
+def swap(names: Any) -> None:
+    names[:2] = names[:2][::-1]
+
+
+@pytest.mark.parametrize(
+    ("obs", "damage", "message"),
+    [
+        ("mod/adt/obs", swap, "must have the cells of the store in their order, got another name than .* in row 0"),
+        ("mod/adt/obs", lambda names: names.resize((names.shape[0] - 1,)), r"must have the \d+ rows of the manifest"),
+        ("mod/rna/obs", lambda names: names.resize((names.shape[0] + 1,)), r"must have the \d+ rows of the manifest"),
+        ("obs", lambda names: names.resize((names.shape[0] - 1,)), r"must have the \d+ rows of the manifest"),
+    ],
+    ids=["swapped", "fewer", "more", "fewer in the store"],
+)
+def test_verify_sees_cells_that_do_not_match(tmp_path, built, obs, damage, message):
     shutil.copytree(built["inner"].path, tmp_path / "out")
     manifest = tmp_path / "out" / "collection.json"
     found = json.loads(manifest.read_text())
     for store in found["stores"]:
         store["files"] = {}
     manifest.write_text(json.dumps(found))
-    names = zarr.open_array(tmp_path / "out" / "chunk_1.zarr" / "mod" / "adt" / "obs" / "_index", mode="r+")
-    names[:2] = names[:2][::-1]
+    damage(zarr.open_array(tmp_path / "out" / "chunk_1.zarr" / obs / "_index", mode="r+"))
     collection = Collection.open(tmp_path / "out")
     verify_store(collection, collection.stores[0])
-    with pytest.raises(
-        CorruptStoreError,
-        match="chunk_1.zarr/mod/adt/obs: must have the cells of the store in their order",
-    ):
+    with pytest.raises(CorruptStoreError, match=f"chunk_1.zarr/{obs}: {message}"):
         verify_store(collection, collection.stores[1])
 
 
