@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from annbatch.order import permutation as permutation_module
-from annbatch.order.permutation import HELD_LIMIT, Feistel, Held, Key, Purpose, permutation, shuffle, shuffled
+from annbatch.order.permutation import HELD_LIMIT, MAX_WORD, Feistel, Held, Key, Purpose, permutation, shuffle, shuffled
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 100, 1000, 4097])
@@ -102,3 +102,10 @@ def test_large_permutations_take_no_memory(monkeypatch: pytest.MonkeyPatch):
 
 def test_shuffled_and_held_are_what_is_documented():
     assert permutation(5, Key(0, 0, Purpose.BLOCKS)).forward(np.arange(5)).tolist() == [1, 3, 0, 4, 2]
+
+
+def test_seeds_and_epochs_have_64_bits():
+    assert len(Key(MAX_WORD - 1, MAX_WORD - 1, Purpose.MIX).words(1)) == 1
+    for key in (Key(MAX_WORD, 0, Purpose.MIX), Key(0, MAX_WORD, Purpose.MIX)):
+        with pytest.raises(OverflowError):
+            key.words(1)

@@ -71,7 +71,7 @@ import json, sys
 from pathlib import Path
 import trials
 running = [
-    trials.begin(copy, ["test_case.py"], trials.Limits(cpu_s=2, clock_s=3 if copy.name == "waits" else 300))
+    trials.begin(copy, ["test_case.py"], trials.Limits(cpu_s=1, clock_s=3 if copy.name == "waits" else 300))
     for copy in Path(sys.argv[1]).iterdir()
 ]
 outcomes = {}
