@@ -12,7 +12,7 @@ import contextlib
 import difflib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import count
 from pathlib import Path
 
@@ -109,14 +109,15 @@ def difference(was: str, now: str) -> str:
 class Planter:
     """Writes sources of one module into copies of the tree."""
 
-    def __init__(self, path: str, source: str, stale: list[str]) -> None:
+    def __init__(self, path: str, source: str, stale: Mapping[str, str]) -> None:
         self.path, self.source = path, source
-        self._renewed = [path, *stale]
+        self._stale = dict(stale)
+        """Path to source of other files that must be compiled anew."""
         self._times = count(1)
 
     def plant(self, copy: Path, source: str) -> None:
-        """Write a source that Python and numba have in no cache: both compare times of files, Python to the second."""
-        (copy / self.path).write_text(source, encoding="utf-8")
+        """Write a source that is in no cache: Python knows files by their time in seconds, numba by what they hold."""
         time_s = next(self._times)
-        for name in self._renewed:
+        for name, text in (self._stale | {self.path: source}).items():
+            (copy / name).write_text(f"{text}# {time_s}\n", encoding="utf-8")
             os.utime(copy / name, (time_s, time_s))

@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import tomllib
@@ -55,6 +56,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="parts of the modules' paths, say order/; none means all of them")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many mutants to run at a time")
     arguments = parser.parse_args()
+    # Whoever ends it by a signal need not end its children and remove its files.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     names = arguments.names
     chosen = {path: tests for path, tests in modules().items() if not names or any(name in path for name in names)}
     if not chosen:
@@ -82,7 +85,8 @@ def mutate(path: str, tests: list[str], folder: Path, n_jobs: int) -> dict[str, 
     copies = [folder / str(i) for i in range(n_jobs)]
     copy_tree(copies[0])
     source = (copies[0] / path).read_text(encoding="utf-8")
-    planter = Planter(path, source, stale_kernels(copies[0], path))
+    stale = {name: (copies[0] / name).read_text(encoding="utf-8") for name in stale_kernels(copies[0], path)}
+    planter = Planter(path, source, stale)
     # The first run compiles kernels, and tells what is imported.
     first = passed(trials.run(copies[0], tests, FIRST_RUN, keep_bytecode=True))
     if str(copies[0] / path) not in first.imported.values():
@@ -90,7 +94,7 @@ def mutate(path: str, tests: list[str], folder: Path, n_jobs: int) -> dict[str, 
     trials.import_packages(first.imported, copies[0])
     planter.plant(copies[0], source)
     unchanged = passed(trials.run(copies[0], tests, FIRST_RUN))
-    limits = trials.Limits(cpu_s=10 + 4 * unchanged.cpu_s, clock_s=60 + 10 * max(unchanged.cpu_s, unchanged.clock_s))
+    limits = trials.Limits(cpu_s=5 + 3 * unchanged.cpu_s, clock_s=60 + 10 * max(unchanged.cpu_s, unchanged.clock_s))
     for copy in copies[1:]:
         shutil.copytree(copies[0], copy)
     digest = hashlib.sha256(source.encode()).hexdigest()[:12]

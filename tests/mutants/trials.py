@@ -155,6 +155,7 @@ def _run_pytest(copy: Path, tests: Sequence[str], limits: Limits, first: Sequenc
     """Run pytest in this process, which has just been forked for it."""
     # A group of its own can be ended with the processes that tests started.
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     scratch = _scratch(copy)
     output = os.open(scratch / "output", os.O_CREAT | os.O_WRONLY)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

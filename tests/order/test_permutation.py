@@ -37,6 +37,8 @@ def test_each_part_of_a_key_names_another_stream():
     keys += [Key(0, 0, Purpose.MIX, 1), Key(0, 0, Purpose.MIX, 0, 1)]
     words = {tuple(key.words(4).tolist()) for key in keys}
     assert len(words) == len(keys)
+    # The numbers are part of the order.
+    assert list(Purpose) == list(range(7))
 
 
 @pytest.mark.parametrize(
@@ -73,6 +75,19 @@ def test_the_steps_of_a_shuffle_are_the_high_bits_of_a_product():
         j = words[i] * (i + 1) >> 64
         things[i], things[j] = things[j], things[i]
     assert shuffled(300, key).tolist() == things
+
+
+def test_a_step_goes_to_the_next_place_where_the_product_does():
+    """The least word that reaches a place, and the word before it."""
+    last = [2**64 - 1] * 10
+    for n in range(2, 10):
+        for place in range(1, n):
+            reaching = -(-place * 2**64 // n)
+            for word, found in ((reaching, place), (reaching - 1, place - 1)):
+                things = np.arange(n)
+                # All later steps leave things where they are.
+                permutation_module._swap(things, np.array([*last[: n - 1], word], np.uint64))
+                assert things[found] == n - 1
 
 
 def test_the_network_gives_the_same_order_in_every_version():

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from annbatch.plan import byte_ranges
 from annbatch.plan.byte_ranges import ByteRanges, merge
 
-PIECES = st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 60), st.integers(1, 12)), max_size=20)
+PIECES = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 60) | st.just(-1) | st.just(0), st.integers(1, 12)), max_size=20
+)
 
 
 def merged(pieces: list[tuple[int, int, int]], max_gap: int, max_range: int) -> ByteRanges:
@@ -75,9 +77,9 @@ def test_limits_suit_requests_over_a_network():
     assert [len(ranges.starts) for ranges in (near, far, large, too_large)] == [1, 2, 1, 2]
 
 
-@given(st.lists(st.integers(1, 25), max_size=4))
-def test_groups_are_of_one_object_and_as_large_as_may_be(n_ranges: list[int]):
-    objects = np.repeat(np.arange(len(n_ranges)) * 3, n_ranges)
+@given(st.lists(st.integers(1, 25), max_size=4), st.integers(0, 1))
+def test_groups_are_of_one_object_and_as_large_as_may_be(n_ranges: list[int], first: int):
+    objects = np.repeat(np.arange(len(n_ranges)) * 3 + first, n_ranges)
     nothing = np.zeros(len(objects), np.int64)
     groups = ByteRanges(objects, nothing, nothing, nothing, nothing).groups()
     assert [i for group in groups for i in range(group.start, group.stop)] == list(range(len(objects)))

@@ -96,7 +96,7 @@ def test_pieces_are_joined(rows: list[list[Row]], is_sorted: bool, random):
     assert (data[-1], indices[-1]) == (0, 0)
 
 
-# Four genes of the joined ones; of the lists, the first keeps their order, the second does not, the third lacks some.
+# Of the lists, the first keeps the order of the joined genes, the second does not, and of the third some are left out.
 LISTS = [[1, 2, 6], [5, 3, 0, 4], [-1, 3, -1, 1]]
 N_JOINED = 7
 OF_STORES = [0, 1, 1, 2]

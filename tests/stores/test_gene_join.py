@@ -36,7 +36,12 @@ def lists_of(*inputs: list[str]) -> GeneLists:
         (INPUTS, "outer", list("abcde"), "got ['a', 'b', 'c', 'd', 'e']"),
         (INPUTS, "outer", list("abcdef"), "got ['a', 'b', 'c', 'd', 'e'] …"),
         (INPUTS, "outer", [], "no genes are left: join='outer' of ['a.h5ad', 'b.h5ad', 'c.h5ad'] has no gene"),
-        ([["g1"], ["g2"]], "inner", None, "no genes are left: join='inner' of"),
+        (
+            [["g1"], ["g2"]],
+            "inner",
+            None,
+            "join='inner' of ['a.h5ad', 'b.h5ad'] has no gene in common; a.h5ad",
+        ),
         (
             INPUTS,
             "same",
@@ -52,6 +57,11 @@ def lists_of(*inputs: list[str]) -> GeneLists:
 def test_what_cannot_be_joined(inputs: list[list[str]], join: Any, var_names: Any, message: str):
     with pytest.raises(InputError, match=re.escape(message)):
         join_genes(lists_of(*inputs), PATHS[: len(inputs)], join, var_names)
+
+
+def test_inputs_that_have_genes_in_common_are_not_blamed():
+    with pytest.raises(InputError, match="has no gene in common$"):
+        join_genes(lists_of(*INPUTS), PATHS, "outer", [])
 
 
 def test_given_genes_come_in_their_order():
@@ -96,3 +106,15 @@ def test_nothing_is_said_where_no_gene_is_lost():
     found = fit_genes(lists_of(["g1"], ["g2", "g1"]), PATHS[:2], pd.Index(["g1", "g2", "g3"], dtype=object))
     for strict in (False, True):
         warn_of_lost_genes(found, PATHS, strict=strict)
+
+
+def test_the_warning_names_the_line_that_builds():
+    found = fit_genes(lists_of(["g1", "x"]), PATHS[:1], pd.Index(["g1"], dtype=object))
+
+    def build() -> None:
+        warn_of_lost_genes(found, PATHS, strict=False)
+
+    with pytest.warns(UserWarning, match="genes are left out") as said:
+        build()
+    assert said[0].filename == __file__
+    assert said[0].lineno > build.__code__.co_firstlineno + 1

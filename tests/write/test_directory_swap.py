@@ -13,6 +13,8 @@ import pytest
 
 from annbatch.write.output.directory_swap import exchange
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux swaps two names in one step")
+
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
@@ -36,12 +38,22 @@ def renameat2_fails_with(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name, use_errno: SimpleNamespace(renameat2=fail))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux swaps two names in one step")
+@linux
 def test_at_once(pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # A way round would need to rename.
     monkeypatch.setattr(Path, "rename", None)
+    monkeypatch.chdir(tmp_path)
     exchange(*pair)
     assert listed(tmp_path) == {"new": ["old"], "old": ["new"]}
+    exchange(Path("new"), Path("old"))
+    assert listed(tmp_path) == {"new": ["new"], "old": ["old"]}
+
+
+@linux
+def test_the_reason_of_the_system_is_told(pair: tuple[Path, Path], tmp_path: Path):
+    ctypes.set_errno(0)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        exchange(tmp_path / "gone", pair[1])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, None])

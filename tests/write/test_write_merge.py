@@ -26,14 +26,28 @@ def sorted_runs(runs: list[list[tuple[int, int]]], grouped: bool) -> SortedRuns:
     return SortedRuns(keys, groups if grouped else None)
 
 
-@given(runs=RUNS, grouped=st.booleans())
-def test_every_cut_takes_the_rows_that_come_first(runs: list[list[tuple[int, int]]], grouped: bool):
+def check_all_cuts(runs: list[list[tuple[int, int]]], grouped: bool) -> None:
     found = sorted_runs(runs, grouped)
     rows = [((group if grouped else 0), key, i) for i, run in enumerate(runs) for group, key in run]
     rows.sort()
     for place in range(len(rows) + 1):
         expected = np.bincount([run for _, _, run in rows[:place]], minlength=len(runs))
         assert found.cut(place).tolist() == expected.tolist()
+
+
+@given(runs=RUNS, grouped=st.booleans())
+def test_every_cut_takes_the_rows_that_come_first(runs: list[list[tuple[int, int]]], grouped: bool):
+    check_all_cuts(runs, grouped)
+
+
+MANY = [[(i % 3, i * i % 7) for i in range(n)] for n in (20, 0, 7, 13)]
+TIES = [[(1, 2**64 - 1), (1, 0), (0, 2**64 - 1)], [(1, 0), (0, 2**64 - 1)], [(1, 2**64 - 1)], [(2**32 - 1, 2**63)]]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("runs", [MANY, TIES], ids=["many", "ties"])
+def test_cuts_of_a_few_runs(runs: list[list[tuple[int, int]]], grouped: bool):
+    check_all_cuts(runs, grouped)
 
 
 @given(keys=st.lists(hnp.arrays(np.uint64, st.integers(0, 30)), min_size=1, max_size=4))
@@ -48,3 +62,9 @@ def test_cuts_of_any_keys_ascend_and_add_up(keys: list[np.ndarray]):
 def test_a_place_out_of_range_is_refused(place: int):
     with pytest.raises(ValueError, match=rf"place must be in \[0, 2\], got {place}"):
         SortedRuns([np.array([1, 2], np.uint64)], None).cut(place)
+
+
+def test_each_run_has_groups():
+    run = np.array([1, 2], np.uint64)
+    with pytest.raises(ValueError, match="zip"):
+        SortedRuns([run, run], [run]).cut(1)
