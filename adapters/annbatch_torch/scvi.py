@@ -97,8 +97,9 @@ class ScviDataModule(AnnDataModule):
     ------
     annbatch.errors.InputError
         If a column is not in obs, or a cell lacks a required value; if an argument names something other than obs
-        columns and one layer; if the genes are not those of the reference, or the model takes no reference. When
-        ``train`` starts, if it was given an argument that has no effect with a data module.
+        columns and one layer; if ``parts`` are not parts of ``data``; if the genes are not those of the reference, or
+        the model takes no reference. When ``train`` starts, if it was given an argument that has no effect with a data
+        module.
     TypeError
         If the model's ``setup_anndata`` has no such argument.
 
@@ -146,6 +147,7 @@ class ScviDataModule(AnnDataModule):
             parts = ds.split(fractions, seed=seed, stratify=by)
         else:
             parts = {stage: _loader(part, batch_size, layer) for stage, part in parts.items()}
+            _check_parts(parts, ds)
         # Batch normalisation cannot take a batch of one cell.
         parts = {**parts, "train": parts["train"].replace(drop_last=parts["train"].drop_last or 2)}
         super().__init__(**parts, layout="dense")  # type: ignore[arg-type]
@@ -181,9 +183,11 @@ class ScviDataModule(AnnDataModule):
         batch_size
             Cells in a batch. None means that of training.
         """
-        ds = self._ds if stage is None else self.loaders[stage]
+        ds = self._ds if stage is None else self._loader(stage)
+        # Loaders may have been given their rows in another order.
+        rows = self._ds.rows if stage is None else self._ds.rows[self._places(stage)]
         options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-        return ScviBatches(TorchLoader(_ordered(ds, **options), layout="dense"), self._tensors)
+        return ScviBatches(TorchLoader(_ordered(ds, rows=rows, **options), layout="dense"), self._tensors)
 
     def in_memory(self, indices: npt.ArrayLike) -> ad.AnnData:
         """Read cells into an AnnData with their counts, for methods of models that take no ``dataloader``.
@@ -263,6 +267,14 @@ def _loader(data: Loader | str | os.PathLike[str], batch_size: int | None, layer
 def _ordered(ds: Loader, **options: Any) -> Loader:
     """Give a loader of all its rows, in their order, to every rank."""
     return ds.replace(shuffle=False, drop_last=False, partition=Partition(0, 1), **options)
+
+
+def _check_parts(parts: Mapping[str, Loader], ds: Loader) -> None:
+    if "train" not in parts:
+        raise InputError(f"parts must have a loader for 'train', got {', '.join(parts) or 'none'}")
+    for stage, part in parts.items():
+        if not (np.isin(part.rows, ds.rows).all() and part.var.index.equals(ds.var.index)):
+            raise InputError(f"parts[{stage!r}] must be a part that split of data returned; it has other rows or genes")
 
 
 def _of_reference(

@@ -21,7 +21,8 @@ scvi = pytest.importorskip("scvi", reason="scvi-tools is not installed: make tes
 import torch  # noqa: E402
 from lightning.pytorch import Callback, LightningDataModule  # noqa: E402
 from scvi import external  # noqa: E402
-from scvi.model import AUTOZI, PEAKVI, SCANVI, SCVI, TOTALVI, CondSCVI, LinearSCVI  # noqa: E402
+from scvi.model import AUTOZI, PEAKVI, SCANVI, SCVI, TOTALVI, AmortizedLDA, CondSCVI, DestVI, LinearSCVI  # noqa: E402
+from scvi.model.base import BaseModelClass  # noqa: E402
 
 from annbatch import Loader, create_anndata_collection  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
@@ -31,6 +32,7 @@ from annbatch_torch.scvi import ScviDataModule  # noqa: E402
 MRVI = external.TorchMRVI if hasattr(external, "TorchMRVI") else external.MRVI
 
 N_OBS, N_VARS, N_BITS = 300, 40, 9
+DOCS = Path(__file__).parents[2] / "docs"
 
 pytestmark = [
     # What scvi-tools, Lightning, pyro and JAX have to say about themselves.
@@ -130,6 +132,21 @@ def test_training_and_validation_share_out_all_cells(path):
     np.testing.assert_array_equal(ordered, in_order(path).X[::3].toarray())
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_inference_is_in_the_order_of_adata(shuffle, path):
+    """Whatever the order in which a loader was given its rows."""
+    rows = np.random.default_rng(0).permutation(N_OBS)[:90]
+    ds = Loader(batch_size=32, rows=rows, shuffle=shuffle).use_collection(path, labels=[])
+    module = ScviDataModule(SCVI, ds, parts=ds.split({"train": None, "val": rows[:20]}), batch_key="donor")
+    truth = cells()[module.adata.obs_names]
+    for stage, places in ((None, slice(None)), ("train", module.train_idx), ("val", module.val_idx)):
+        found = list(module.inference_dataloader(stage))
+        for key, wanted in (("X", truth.X.toarray()), ("batch", module.adata.obs["_scvi_batch"].to_numpy()[:, None])):
+            np.testing.assert_array_equal(torch.cat([batch[key] for batch in found]).numpy(), wanted[places])
+    with pytest.raises(InputError, match="must have a loader for 'test'"):
+        module.inference_dataloader("test")
+
+
 def test_semi_supervised_models_get_pairs(path):
     setup = {"labels_key": "cell_type", "unlabeled_category": "unknown"}
     module = ScviDataModule(SCANVI, path, batch_size=16, validation_size=0.2, **setup)
@@ -173,18 +190,31 @@ MODELS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "AUTOZI": (AUTOZI, {"batch_key": "donor"}),
     "PEAKVI": (PEAKVI, {"batch_key": "donor"}),
     "CondSCVI": (CondSCVI, {"labels_key": "site"}),
+    "POISSONVI": (external.POISSONVI, {"batch_key": "donor"}),
+    "SCAR": (external.SCAR, {}),
     "SysVI": (external.SysVI, {"batch_key": "donor"}),
     "MRVI": (MRVI, {"sample_key": "site", "batch_key": "donor"}),
 }
+# From scvi-tools 1.5 on.
+MODELS |= {
+    name: (getattr(external, name), {"batch_key": "donor"})
+    for name in ("DRVI", "JointEmbeddingSCVI")
+    if hasattr(external, name)
+}
+
+WITHOUT_COUNTS: dict[type[Any], dict[str, Any]] = {
+    LinearSCVI: {"use_observed_lib_size": True},
+    external.SCAR: {"ambient_profile": np.full(N_VARS, 1 / N_VARS)},
+    external.SysVI: {"prior": "standard_normal"},
+}
+"""What models get whose defaults need counts when they are created."""
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_train_are_saved_and_loaded(name, path, tmp_path):
     kind, setup = MODELS[name]
     module = ScviDataModule(kind, path, batch_size=64, **setup)
-    # The defaults would need counts of cells before training.
-    options = {LinearSCVI: {"use_observed_lib_size": True}, external.SysVI: {"prior": "standard_normal"}}
-    model = kind(module.adata, **options.get(kind, {}))
+    model = kind(module.adata, **WITHOUT_COUNTS.get(kind, {}))
     model.train(datamodule=module, **QUIET)
     embedding = model.get_latent_representation(dataloader=module.inference_dataloader())
     assert embedding.shape[0] == N_OBS
@@ -200,6 +230,24 @@ def test_models_train_are_saved_and_loaded(name, path, tmp_path):
     # Without the counts there is no embedding: SysVI warns and gives zeros, the others fail.
     with pytest.warns(UserWarning, match="nan") if kind is external.SysVI else pytest.raises(ValueError, match="nan"):
         model.get_latent_representation()
+
+
+def test_spots_are_deconvolved(path):
+    """The counts of both steps come from a collection: those of cells with types, and then those of spots."""
+    for first_kind, second_kind, options in (
+        (external.RNAStereoscope, external.SpatialStereoscope, {}),
+        (CondSCVI, DestVI, {"prior": "mog"}),
+    ):
+        reference = ScviDataModule(first_kind, path, batch_size=64, labels_key="site")
+        first = first_kind(reference.adata, **options)
+        first.train(datamodule=reference, **QUIET)
+        spots = ScviDataModule(second_kind, path, batch_size=64)
+        second = second_kind.from_rna_model(spots.adata, first)
+        before = {name: values.clone() for name, values in second.module.state_dict().items()}
+        second.train(datamodule=spots, **QUIET)
+        after = second.module.state_dict()
+        assert any(not torch.equal(values, after[name]) for name, values in before.items())
+        assert all(values.isfinite().all() for values in after.values())
 
 
 def test_scanvi_goes_on_from_scvi(path):
@@ -460,7 +508,7 @@ def test_query_cells_extend_a_reference(kind, path, tmp_path):
     del query.obs["cell_type"]
     query.write_h5ad(tmp_path / "query.h5ad")
     create_anndata_collection(adata_paths=[tmp_path / "query.h5ad"], output_path=tmp_path / "query")
-    with pytest.raises(InputError, match="40, of which 20 are here"):
+    with pytest.raises(InputError, match="got 40 genes, of which the data have 20: pass"):
         ScviDataModule(kind, tmp_path / "query", reference=reference)
     with pytest.raises(InputError, match="batch_key: must not be passed with a reference"):
         ScviDataModule(kind, tmp_path / "query", reference=reference, batch_key="donor")
@@ -482,6 +530,67 @@ def test_query_cells_extend_a_reference(kind, path, tmp_path):
         assert torch.equal(frozen[:, :N_VARS], reference.module.z_encoder.encoder.fc_layers[0][0].weight[:, :N_VARS])
 
 
+@pytest.mark.parametrize("kind", [PEAKVI, external.POISSONVI, external.SysVI])
+def test_query_cells_extend_other_models(kind, path, tmp_path):
+    module = ScviDataModule(kind, path, batch_size=64, batch_key="donor")
+    reference = kind(module.adata, **WITHOUT_COUNTS.get(kind, {}))
+    reference.train(datamodule=module, **QUIET)
+    query = cells()[:100].copy()
+    if kind is not external.SysVI:  # which refuses other batches
+        query.obs["donor"] = "d3"
+    create_anndata_collection(query, tmp_path / "query", progress=False)
+    found = ScviDataModule(kind, tmp_path / "query", batch_size=32, reference=reference)
+    model = kind.load_query_data(found.adata, reference)
+    model.train(datamodule=found, plan_kwargs={"weight_decay": 0.0}, **QUIET)
+    embedding = model.get_latent_representation(dataloader=found.inference_dataloader())
+    assert embedding.shape[0] == 100
+    assert np.isfinite(embedding).all()
+
+
+def test_query_cells_extend_mrvi(path, tmp_path):
+    """With ``unfrozen=True``: scvi-tools otherwise freezes all parameters of this model."""
+    module = ScviDataModule(MRVI, path, batch_size=64, sample_key="site", batch_key="donor")
+    reference = MRVI(module.adata)
+    reference.train(datamodule=module, **QUIET)
+    query = cells()[:100].copy()
+    query.obs["donor"] = "d3"
+    query.obs["site"] = "another"
+    create_anndata_collection(query, tmp_path / "query", progress=False)
+    found = ScviDataModule(MRVI, tmp_path / "query", batch_size=32, reference=reference)
+    frozen = MRVI.load_query_data(found.adata, reference)
+    with pytest.raises(ValueError, match="empty parameter list"):
+        frozen.train(datamodule=found, **QUIET)
+    model = MRVI.load_query_data(found.adata, reference, unfrozen=True)
+    weight = model.module.px.fc.weight.detach().clone()
+    assert torch.equal(weight, reference.module.px.fc.weight)
+    model.train(datamodule=found, **QUIET)
+    assert not torch.equal(model.module.px.fc.weight, weight)
+    embedding = model.get_latent_representation(dataloader=found.inference_dataloader())
+    assert embedding.shape == (100, 10)
+    assert np.isfinite(embedding).all()
+
+
+def test_models_that_take_no_data_module_say_so(path):
+    """As the page says, the error names the argument."""
+    module, other = (ScviDataModule(external.GIMVI, path, batch_key="donor") for _ in range(2))
+    model = external.GIMVI(module.adata, other.adata)
+    with pytest.raises(TypeError, match="datamodule"):
+        model.train(datamodule=module, **QUIET)
+    module = ScviDataModule(AmortizedLDA, path)
+    model = AmortizedLDA(module.adata, n_topics=3)
+    with pytest.raises(TypeError, match="datamodule"):
+        model.train(datamodule=module, **QUIET)
+
+
+def test_the_page_names_every_model():
+    page = (DOCS / "scvi.md").read_text("utf-8")
+    named = set(re.findall(r"\w+", page[page.index("## Supported models") :]))
+    classes = [getattr(room, name) for room in (scvi.model, external) for name in room.__all__]
+    models = {found.__name__ for found in classes if isinstance(found, type) and issubclass(found, BaseModelClass)}
+    assert len(models) > 20
+    assert models <= named
+
+
 def test_bad_input_is_named(path):
     with pytest.raises(InputError, match=r"batch_key: obs column 'cell_type' must have a value for each cell, but \d+"):
         ScviDataModule(SCVI, path, batch_key="cell_type")
@@ -495,13 +604,20 @@ def test_bad_input_is_named(path):
         ScviDataModule(AUTOZI, path, reference=path)
     with pytest.raises(TypeError, match="batch_keys"):
         ScviDataModule(SCVI, path, batch_keys="donor")
+    whole = Loader(batch_size=32).use_collection(path, labels=[])
+    some = whole.replace(rows=np.arange(50))
+    fewer = Loader(batch_size=32, var_names=["gene 3"], rows=np.arange(50)).use_collection(path, labels=[])
+    with pytest.raises(InputError, match="parts must have a loader for 'train', got val"):
+        ScviDataModule(SCVI, whole, parts={"val": whole})
+    for stage, parts in (("train", {"train": whole}), ("val", {"train": some, "val": fewer})):
+        with pytest.raises(InputError, match=rf"parts\['{stage}'\] must be a part that split of data returned"):
+            ScviDataModule(SCVI, some, parts=parts)
 
 
 def test_the_page_runs_as_it_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    docs = Path(__file__).parents[2] / "docs"
     included = "```{include} collection.inc\n```\n"
-    page = (docs / "scvi.md").read_text("utf-8").replace(included, (docs / "collection.inc").read_text("utf-8"))
+    page = (DOCS / "scvi.md").read_text("utf-8").replace(included, (DOCS / "collection.inc").read_text("utf-8"))
     names: dict[str, Any] = {}
     for code in re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE):
         exec(code, names)
