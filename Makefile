@@ -2,7 +2,7 @@
 #   make demo    real cells from .h5ad files into a torch and a Flax model, about two minutes after installation
 #   make test    the whole suite (ARGS="-k sampler -x" is passed on to pytest)
 #   make test-clients    the tests with scvi-tools, Ray, Keras and the other clients of docs/clients.md, in an environment of
-#                        their own; half an hour to install
+#                        their own; several minutes to install
 #   make test-scvi    those of scvi-tools alone; PYTHON=python3.12 takes its newest version
 #   make notebook     docs/notebooks/scvi.ipynb executed and saved with its outputs, in an environment of its own
 #   make test-lowest    the tests with the oldest versions that pyproject.toml allows, in an environment of their own

@@ -55,6 +55,18 @@ def test_partial_fit_goes_on_in_mid_epoch(path: Path) -> None:
     np.testing.assert_array_equal(rest, whole)
 
 
+def test_estimators_see_every_row_once(path: Path) -> None:
+    naive_bayes = pytest.importorskip("sklearn.naive_bayes", reason="scikit-learn is not installed")
+    ds = Loader(batch_size=8, chunk_size=2, preload_nchunks=4).use_collection(path, labels=["kind"])
+    estimator = naive_bayes.MultinomialNB()
+    for batch in ds:
+        estimator.partial_fit(batch["data"].to_scipy(), batch.codes["kind"], classes=range(3))
+    (whole,) = Loader(batch_size=N_ROWS, shuffle=False).use_collection(path, labels=["kind"])
+    x, codes = whole["data"].to_scipy(), whole.codes["kind"]
+    np.testing.assert_array_equal(estimator.class_count_, np.bincount(codes))
+    np.testing.assert_array_equal(estimator.feature_count_, [x[codes == code].sum(axis=0).A1 for code in range(3)])
+
+
 def test_a_lazy_anndata_holds_a_collection(path: Path) -> None:
     pytest.importorskip("xarray", reason="xarray is not installed")
     pytest.importorskip("dask.array", reason="dask is not installed")
