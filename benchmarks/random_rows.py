@@ -20,7 +20,7 @@ from harness.bixverse_cells import generate
 from harness.command_line import options, prepared
 from harness.contenders.registry import CODECS, CONTENDERS, of_codec
 from harness.environments import Unavailable
-from harness.report.speeds import ahead_of_ours
+from harness.report.random_rows import ahead_of_ours
 from harness.results import print_table, ratios, save
 from harness.rounds import measure
 from harness.settings import Setting

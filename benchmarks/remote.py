@@ -31,7 +31,7 @@ REMOTE = (
 LOCAL = {
     "direct": "annbatch-dlpack, local directory",
     "direct-packed": "annbatch-dlpack, codec packed, local directory",
-    "direct-peer-store": "annbatch-dlpack, the other's, local",
+    "direct-peer-store": "annbatch-dlpack on scverse annbatch's store, local directory",
 }
 
 

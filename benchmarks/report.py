@@ -5,7 +5,8 @@
 3. A page shows all records of its kinds, the newest first, with machine, date and command:
    ``docs/{page}-tables.inc``, which it includes.
 4. The newest record of the main benchmark, this project beside the peer, is drawn as ``docs/_static/headline.svg``, and
-   is the table of the page ``speed`` and of the README, between two comments that mark the place.
+   is the table of the page ``speed`` and of the README. The newest record of random rows is a sentence of the README.
+   Two comments mark the place of each in the README.
 
 Usage: ``python benchmarks/report.py``
 """
@@ -15,17 +16,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness import BENCHMARKS
 from harness.report.markdown import Record, origin
-from harness.report.sections import HEADLINE, NOTHING_YET, SECTIONS
+from harness.report.random_rows import random_rows_sentence
+from harness.report.sections import HEADLINE, NOTHING_YET, SECTIONS, SENTENCE
 from harness.report.speeds import readme_table
 
 DOCS = BENCHMARKS.parent / "docs"
 README = BENCHMARKS.parent / "README.md"
-BEGIN, END = "<!-- speed -->", "<!-- /speed -->"
+WIDTH = 120
+"""Columns of the README's lines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +79,26 @@ def headline(results: Path, docs: Path) -> str:
 
 
 def fill_readme(results: Path, readme: Path) -> None:
-    """Put the table of the newest results between the README's two comments."""
-    found = results_of(HEADLINE, results)
-    if not found:
-        print(f"{results} holds no results of bench.py: the table in {readme} is left as it is")
-        return
-    newest = found[0].record
-    before, rest = readme.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n\n{readme_table(newest)}\n{origin(newest)}\n{END}{after}")
+    """Put the table and the sentence of the newest results between the comments of the README."""
+    for name, kind, text_of in (("speed", HEADLINE, headline_text), ("random rows", SENTENCE, sentence)):
+        found = results_of(kind, results)
+        if not found:
+            print(f"{results} holds no results of the kind {kind}: {readme} is left as it is")
+            continue
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = readme.read_text().split(begin)
+        _, after = rest.split(end)
+        readme.write_text(f"{before}{begin}\n{text_of(found[0].record)}\n{end}{after}")
+
+
+def headline_text(record: Record) -> str:
+    """Give the README's table, with its origin."""
+    return f"\n{readme_table(record)}\n{origin(record)}"
+
+
+def sentence(record: Record) -> str:
+    """Give the README's sentence on random rows, in lines."""
+    return textwrap.fill(random_rows_sentence(record), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def relative(path: Path, page: Path) -> str:

@@ -26,6 +26,7 @@ TORCH, JAX = "adapters/annbatch_torch", "adapters/annbatch_jax"
 
 MEASURED: dict[str, tuple[str, ...]] = {
     "build-field": WRITING,
+    "build-files": WRITING,
     "build-mixing": ("annbatch/write", "annbatch/order"),
     "build-scale": WRITING,
     "calls": READING,

@@ -9,7 +9,7 @@ from harness.settings import TITLES
 PEER = "scverse annbatch 0.3.1"
 OURS = "annbatch-dlpack"
 WITH_CODEC = f"{OURS}, codec "
-CELLSTREAM = "cellstream 0.11"
+LOCAL, CACHED = ", local directory", ", cached on disk"
 CPU = "cells a CPU second"
 
 
@@ -87,22 +87,30 @@ def gpu_table(record: Record) -> str:
 
 
 def remote_table(record: Record) -> str:
-    """Speeds by distance, beside the faster of the peer's pipelines."""
+    """Speeds by distance, beside the faster of the peer's pipelines and a local directory of the same codec."""
+    local = {
+        (row["setting"].partition(", ")[0], row["contender"].removesuffix(LOCAL)): median(row)
+        for row in record["rows"]
+        if row["contender"].endswith(LOCAL)
+    }
     text = ""
     for setting in dict.fromkeys(row["setting"] for row in record["rows"]):
         rows = [row for row in record["rows"] if row["setting"] == setting]
         base = max((median(row) for row in rows if row["contender"].startswith(PEER)), default=None)
-        lines = [
-            (
-                row["contender"],
-                rate(row),
-                f"{median(row) / base:.1f}×" if base else "",
-                cpu_rate(row),
-                f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
+        lines = []
+        for row in sorted(rows, key=median, reverse=True):
+            near = local.get((setting.partition(", ")[0], row["contender"].removesuffix(CACHED)))
+            lines.append(
+                (
+                    row["contender"],
+                    rate(row),
+                    f"{median(row) / near:.0%}" if near else "",
+                    f"{median(row) / base:.1f}×" if base else "",
+                    cpu_rate(row),
+                    f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
+                )
             )
-            for row in sorted(rows, key=median, reverse=True)
-        ]
-        head = ("", "cells/s", f"against the faster {PEER}" if base else "", CPU, "peak memory")
+        head = ("", "cells/s", "of a local directory", f"against the faster {PEER}" if base else "", CPU, "peak memory")
         text += f"\n**Blocks × blocks a window, delay: {setting}**\n\n{table(head, lines)}"
     return text
 
@@ -235,63 +243,3 @@ def codecs_table(record: Record) -> str:
             (f"`{codec}`", f"{rows[settings[0]]['bytes_per_cell']:,.0f}", *(both_rates(rows[one]) for one in settings))
         )
     return table(("`codec`", "bytes a cell", *(TITLES.get(one, one) for one in settings)), lines)
-
-
-def build_table(record: Record) -> str:
-    """Seconds, cells per second, peak memory and bytes of each build; ratios are those to the slowest."""
-    base = min(map(median, record["rows"]))
-    lines = [
-        (
-            row["contender"],
-            row["setting"],
-            f"{middle(row['seconds']):.1f} s",
-            f"{middle(row['cpu_s']):.1f} s" if "cpu_s" in row else "",
-            rate(row),
-            f"{median(row) / base:.2f}×",
-            f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
-            f"{row['bytes_per_cell']:,.0f}",
-        )
-        for row in record["rows"]
-    ]
-    return table(("", "", "time", "CPU time", "cells/s", "ratio", "peak memory", "bytes a cell"), lines)
-
-
-def random_rows_table(record: Record) -> str:
-    """Speeds of random rows, by wall and by CPU time, beside cellstream, a table an input and batch size."""
-    text = ""
-    for cells, size in dict.fromkeys((row["cells"], row["batch_size"]) for row in record["rows"]):
-        rows = [row for row in record["rows"] if (row["cells"], row["batch_size"]) == (cells, size)]
-        base = next((row for row in rows if row["contender"] == CELLSTREAM), None)
-        lines = []
-        for row in sorted(rows, key=lambda row: median(row, "cells_per_cpu_s"), reverse=True):
-            by_wall, by_cpu = (
-                "" if base is None else "{:.2f}× ({:.2f}–{:.2f})".format(*ratios(row, base, key))
-                for key in ("cells_per_s", "cells_per_cpu_s")
-            )
-            memory = f"{row['peak_rss_bytes'] / 1e6:,.0f} MB"
-            lines.append((row["contender"], cpu_rate(row), by_cpu, rate(row), by_wall, memory))
-        head = ("", CPU, f"against {CELLSTREAM}", "cells/s", f"against {CELLSTREAM}", "peak memory")
-        facts = rows[0]
-        size_of = f"{facts['n_obs']:,} cells, {facts['nnz'] / facts['n_obs']:,.0f} values a cell"
-        text += f"\n**Batches of {size:,}, {cells} ({size_of})**\n\n{table(head, lines)}"
-    return f"{ahead_of_ours(record)}\n{text}"
-
-
-def ahead_of_ours(record: Record) -> str:
-    """Say where other contenders gave more cells a CPU second, or a second, than the best of this project."""
-    found = []
-    for key, what in (("cells_per_cpu_s", "a CPU second"), ("cells_per_s", "a second")):
-        for cells, setting in dict.fromkeys((row["cells"], row["setting"]) for row in record["rows"]):
-            rows = [row for row in record["rows"] if (row["cells"], row["setting"]) == (cells, setting)]
-            own = [row for row in rows if row["contender"].startswith(OURS)]
-            best = max(own, key=lambda row: median(row, key), default=None)
-            for row in rows:
-                if best is not None and row not in own and median(row, key) > median(best, key):
-                    times = median(row, key) / median(best, key)
-                    found.append(
-                        f"{row['contender']} gives {times:.2f} times as many cells {what} as {best['contender']} "
-                        f"({setting}, {cells})"
-                    )
-    if not found:
-        return "No other contender gives more cells, a second or a CPU second, than the best codec of this project.\n"
-    return "Ahead of the best codec of this project:\n\n" + "".join(f"- {line}\n" for line in found)
