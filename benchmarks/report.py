@@ -93,7 +93,7 @@ def fill_readme(results: Path, readme: Path) -> None:
 
 def headline_text(record: Record) -> str:
     """Give the README's table, with its origin."""
-    return f"\n{readme_table(record)}\n{origin(record)}"
+    return f"{readme_table(record)}\n{origin(record).rstrip()}"
 
 
 def sentence(record: Record) -> str:

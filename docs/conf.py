@@ -10,7 +10,9 @@ from pathlib import Path
 
 import click
 from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 # With all that it imports, before autodoc puts mocks in place: anndata cannot stand a mocked CuPy.
@@ -26,6 +28,15 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 # Single backticks in docstrings are names.
 default_role = "py:obj"
+nitpicky = True
+# Other projects. Their documentation is not looked up, so that this one builds without a network.
+nitpick_ignore_regex = [
+    (
+        "py:.*",
+        r"(anndata|asyncio|collections|contextlib|cupy|cupyx|dask|flax|grain|jax|lightning|logging|mudata|numpy|obstore|"
+        r"os|pandas|pathlib|pyarrow|ray|scipy|scvi|torch|torchdata|transformers|zarr)\..*",
+    )
+]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -75,5 +86,28 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(text, text, language="none")]
 
 
+def public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
+) -> nodes.Element | None:
+    """Link a name of this project by the public name that ends like it.
+
+    Annotations name classes by the modules that define them (`annbatch.loader.Loader`), and docstrings by their own
+    names (`InputError`, `Loader.stats`).
+    """
+    if node.get("refdomain") != "py":
+        return None
+    parts = node["reftarget"].split(".")
+    if parts[0].startswith("annbatch"):
+        # What follows the modules: a class with its members, or a function.
+        classes = [i for i, part in enumerate(parts) if part[:1].isupper()]
+        parts = parts[classes[0] if classes else -1 :]
+    domain = env.get_domain("py")
+    found = [name for name in domain.objects if f".{name}".endswith(f".{'.'.join(parts)}")]
+    if len(found) != 1:
+        return None
+    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, contnode)
+
+
 def setup(app: Sphinx) -> None:
     app.add_directive("command-help", CommandHelp)
+    app.connect("missing-reference", public_name)

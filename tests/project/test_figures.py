@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +86,32 @@ def test_the_headline_is_of_the_newest_result() -> None:
         assert shown in text
     origin = f"{newest['machine']}; {newest['date']}"
     assert origin in (ROOT / "docs" / "speed-tables.inc").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def report(measured_code: Any) -> Any:
+    return pytest.importorskip("report")
+
+
+def test_pages_show_the_results_as_they_are(report: Any, tmp_path: Path) -> None:
+    results, docs = ROOT / "benchmarks" / "results", ROOT / "docs"
+    for kind, shown in report.SECTIONS.items():
+        tables = docs / f"{shown.page}-tables.inc"
+        assert report.section(kind, results, tables).strip() in tables.read_text(encoding="utf-8"), kind
+    readme = tmp_path / "README.md"
+    shutil.copy(ROOT / "README.md", readme)
+    report.fill_readme(results, readme)
+    assert readme.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["genes", "obs", "types"])
+def test_builds_from_many_files_are_measured_and_shown(command: str, tmp_path: Path, report: Any) -> None:
+    options = ["--files", "2", "3", "--genes", "60", "--columns", "4", "--rounds", "1", "--folder", str(tmp_path)]
+    script = [sys.executable, str(ROOT / "benchmarks" / "build_files.py"), command, *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([*script, "--results", str(tmp_path)], env=environment, check=True)
+    text = report.section("build-files", tmp_path, tmp_path / "building-tables.inc")
+    assert f"`python benchmarks/build_files.py {command} --files 2 3 --genes 60 --columns 4 --rounds 1`" in text
+    assert len(re.findall(r"^\| build \| [23] \|.* ms \|.* MB \| float32 \|$", text, re.MULTILINE)) == 2
+    assert text.count("| AnnData only reads obs |") == (2 if command == "obs" else 0)

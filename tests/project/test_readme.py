@@ -138,5 +138,5 @@ def test_page_runs(page: str, folder: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_readme_is_short() -> None:
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 3
     assert len(README.read_text(encoding="utf-8").splitlines()) < 150

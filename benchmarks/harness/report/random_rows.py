@@ -58,16 +58,13 @@ def random_rows_sentence(record: Record) -> str:
     first = record["rows"][0]["cells"]
     rows = {(row["contender"], row["batch_size"]): row for row in record["rows"] if row["cells"] == first}
 
+    sizes = sorted({size for _, size in rows})
+    key = "cells_per_cpu_s"
+
     def range_of(contender: str) -> str:
-        key = "cells_per_cpu_s"
-        found = [
-            median(rows[contender, size], key) / median(row, key)
-            for (name, size), row in rows.items()
-            if name == CELLSTREAM
-        ]
+        found = [ratios(rows[contender, size], rows[CELLSTREAM, size], key)[0] for size in sizes]
         return f"{min(found):.2f}× to {max(found):.2f}×"
 
-    sizes = sorted({size for _, size in rows})
     return (
         f'For rows drawn one by one, `codec="packed"` gives {range_of(f"{WITH_CODEC}packed")} as many cells per CPU '
         "second as [cellstream](https://pypi.org/project/cellstream/) 0.11, a reader made for that. "
