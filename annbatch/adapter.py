@@ -199,7 +199,7 @@ class Adapter(Summary, ABC):
 
     @property
     def partition(self) -> Partition | None:
-        """The consumer that this process is: the core loader's ``partition``, otherwise what the framework says."""
+        """The consumer that this process is, from the core loader's ``partition`` or otherwise from the framework."""
         return self.loader.partition
 
     def set_epoch(self, epoch: int) -> None:

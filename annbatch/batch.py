@@ -114,7 +114,7 @@ class Emit:
     pad_rows: bool = False
     """Whether to pad short batches to ``batch_size`` with empty rows, whose code and index are -1."""
     parts: int | None = None
-    """Number of parts into which to cut each sparse matrix, one for each device: runs of ``batch_size / parts`` rows.
+    """Number of parts into which to cut each sparse matrix, one for each device, of ``batch_size / parts`` rows each.
     The arrays get a first axis, (parts, …), and all parts of a batch have the capacity of the largest. Needs
     ``pad_rows``. None means no parts."""
     alike: bool = False
@@ -174,11 +174,11 @@ class Modality(Summary, Mapping[str, Any]):
     """
 
     data: Any
-    """Counts: a `CSR`, or a dense (n_rows, n_vars) array."""
+    """Counts, as a `CSR` or a dense (n_rows, n_vars) array."""
     layers: Mapping[str, Any] | None = None
     """Layers by name, matrices like ``data``; None if none were asked for."""
     obsm: Mapping[str, Any] | None = None
-    """Elements of obsm by name, as in `Batch.obsm`; None if none were asked for."""
+    """Elements of obsm by name, as in `Fields.obsm`; None if none were asked for."""
     mask: Any = None
     """Which cells have the modality, (n_rows,) bool; None if all have."""
 
@@ -217,7 +217,7 @@ class Fields(Summary):
     """The contents of a batch, in the arrays of any framework."""
 
     data: Any
-    """Counts: a `CSR`, or a dense (n_rows, n_vars) array; None if there are modalities."""
+    """Counts, as a `CSR` or a dense (n_rows, n_vars) array; None if there are modalities."""
     codes: Mapping[str, Any]
     """Label columns by name, as (n_rows,) numbers. Categories, text and nullable booleans are int32 codes into
     ``Loader.categories`` (missing -1); booleans are bool; integers int64; integers of which some may be missing float64
@@ -230,8 +230,8 @@ class Fields(Summary):
     layers: Mapping[str, Any] | None = None
     """Layers by name, matrices like ``data``; None if none were asked for."""
     obsm: Mapping[str, Any] | None = None
-    """Elements of obsm by name: dense (n_rows, width) arrays, or matrices like ``data`` if they are stored sparse; None
-    if none were asked for."""
+    """Elements of obsm by name, as dense (n_rows, width) arrays, or matrices like ``data`` if they are stored sparse;
+    None if none were asked for."""
     n_padding: int = 0
     """Number of rows at the end that are padding (`Emit.pad_rows`)."""
     names: Any = None

@@ -12,9 +12,8 @@
     └── OutputError (OSError)                an output cannot be written
         └── OutputExistsError (FileExistsError)
 
-Each subclasses the built-in that it refines. Messages name the file, the element, the rule and the value; `naming`
-makes such errors of those that libraries raise. Nothing that might be a secret is in them: no user, password or
-query of a URL.
+Each subclasses the built-in that it refines. Messages name the file, the element, the rule and the value, also where a
+library raised the error. Nothing that might be a secret is in them: no user, password or query of a URL.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ class Loader(LoaderData):
         Where chunks are decoded if ``device`` is a CUDA device. ``"cpu"``; or ``"gpu"``, for local stores whose inner
         chunks are packed, or zstd with or without numcodecs' shuffle, as ``create_anndata_collection`` writes them with
         ``codec="packed"`` and ``codec="zstd"``. zstd needs nvCOMP. ``"auto"`` uses the device if it can decode all
-        sparse matrices, and logs the choice (`logging`). nvCOMP's behaviour on damaged zstd frames is undefined: use
+        sparse matrices, and logs the choice (logger ``annbatch``). nvCOMP's behaviour on damaged zstd frames is undefined: use
         ``"cpu"`` for zstd stores that you do not trust.
 
     Raises
@@ -412,7 +412,7 @@ class Loader(LoaderData):
 
     @property
     def n_obs(self) -> int:
-        """Number of rows: those of ``rows``, of this part of a split, or of all stores."""
+        """Number of rows in ``rows``, in this part of a split, or in all stores."""
         return self._scheduled().n_rows
 
     if not TYPE_CHECKING:

@@ -189,7 +189,7 @@ class LoaderData(Summary):
 
         X, layers and obsm may be CSR or dense. Rows that are uncompressed, or were written with the HDF5 filters gzip,
         lzf, zstd, blosc, shuffle and fletcher32, are read straight from the file, without HDF5. h5py reads the rest, in
-        one thread at a time: other filters, and chunks that hold parts of rows. The ``repr`` and `logging` report this,
+        one thread at a time: other filters, and chunks that hold parts of rows. The ``repr`` and the log report this,
         with the reason.
 
         If a file changes or disappears, an error names it at the beginning of an epoch or with the next window.
@@ -383,7 +383,7 @@ class LoaderData(Summary):
 
     @property
     def categories(self) -> Mapping[str, pd.Index[Any]]:
-        """Categories of each label column: ``categories["cell_type"][code]`` is the category of a code.
+        """Categories of each label column; ``categories["cell_type"][code]`` is the category of a code.
 
         Columns of numbers or booleans are not in it.
         """

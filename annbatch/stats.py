@@ -62,8 +62,8 @@ class Stats(Summary):
     zarr_seconds: float = 0.0
     """Seconds in which threads waited for arrays that zarr or NumPy reads and decodes."""
     decode_seconds: float = 0.0
-    """Seconds of all other work on batches: decoding chunks, casting and placing values, selecting genes, reading
-    labels."""
+    """Seconds of all other work on batches, such as decoding chunks, casting and placing values, selecting genes,
+    reading labels."""
     transform_seconds: float = 0.0
     """Seconds in the functions of ``transform``."""
     plan_seconds: float = 0.0
@@ -71,7 +71,7 @@ class Stats(Summary):
     device_seconds: float = 0.0
     """Seconds in which the caller's thread had batches made on a device."""
     peak_slab_bytes: int = 0
-    """Maximum memory of batches, in bytes: those read ahead, and those not yet dropped."""
+    """Maximum memory, in bytes, of batches that were read ahead or not yet dropped."""
     threads: int = 0
     """Threads that read and decode, in all worker processes."""
     workers: int = 0

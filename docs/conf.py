@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
+from inspect import isfunction, signature
 from pathlib import Path
+from typing import get_type_hints
 
 import click
+import numpy.typing as npt
+import pandas as pd
+from distributed import Client
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
+
+import annbatch.adapter
+import annbatch.testing
 
 # With all that it imports, before autodoc puts mocks in place: anndata cannot stand a mocked CuPy.
 from annbatch import *  # noqa: F403
@@ -24,6 +33,17 @@ author = "The annbatch-dlpack authors"
 project_copyright = "2026, The annbatch-dlpack authors"
 version = release = installed_version("annbatch-dlpack")
 
+# What modules import for type checkers only. autodoc evaluates annotations, and looks for these names in the modules.
+FOR_TYPE_CHECKERS = {
+    "BaseModelClass": type("BaseModelClass", (), {"__module__": "scvi.model.base"}),
+    "Client": Client,
+    "NDArray": npt.NDArray,
+    "pd": pd,
+}
+for name, module in sys.modules.items():
+    if name.startswith("annbatch"):
+        vars(module).update(FOR_TYPE_CHECKERS | vars(module))
+
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb", "sphinx_design"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 # Single backticks in docstrings are names.
@@ -33,9 +53,13 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         "py:.*",
-        r"(anndata|asyncio|collections|contextlib|cupy|cupyx|dask|flax|grain|jax|lightning|logging|mudata|numpy|obstore|"
-        r"os|pandas|pathlib|pyarrow|ray|scipy|scvi|torch|torchdata|transformers|zarr)\..*",
-    )
+        r"(anndata|collections|cupy|cupyx|dask|distributed|grain|jax|lightning|numpy|os|pandas|pathlib|ray|scipy|scvi|"
+        r"torch|transformers|zarr)\..*",
+    ),
+    # Types of attributes that have no page of their own.
+    ("py:class", r"annbatch\.(dataset|epoch|order|stores)\..*"),
+    # Annotations that cannot be evaluated: pandas.Index takes no subscript.
+    ("py:class", r"pd\.Index|NDArray"),
 ]
 
 autodoc_member_order = "bysource"
@@ -86,23 +110,25 @@ class CommandHelp(SphinxDirective):
         return [nodes.literal_block(text, text, language="none")]
 
 
+def evaluate_annotations(app: Sphinx, documented: object, bound_method: bool) -> None:
+    """Let autodoc show the types that a class takes, not the names that its module has for them."""
+    if isfunction(documented) and documented.__name__ == "__init__":
+        with suppress(NameError, TypeError):
+            types = get_type_hints(documented, localns=FOR_TYPE_CHECKERS)
+            shown = signature(documented)
+            parameters = [one.replace(annotation=types.get(one.name, one.annotation)) for one in shown.parameters.values()]
+            documented.__signature__ = shown.replace(parameters=parameters)
+
+
 def public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
 ) -> nodes.Element | None:
-    """Link a name of this project by the public name that ends like it.
-
-    Annotations name classes by the modules that define them (`annbatch.loader.Loader`), and docstrings by their own
-    names (`InputError`, `Loader.stats`).
-    """
+    """Link a short name, such as `InputError` or `Loader.stats`, if one public name ends like it."""
     if node.get("refdomain") != "py":
         return None
-    parts = node["reftarget"].split(".")
-    if parts[0].startswith("annbatch"):
-        # What follows the modules: a class with its members, or a function.
-        classes = [i for i, part in enumerate(parts) if part[:1].isupper()]
-        parts = parts[classes[0] if classes else -1 :]
     domain = env.get_domain("py")
-    found = [name for name in domain.objects if f".{name}".endswith(f".{'.'.join(parts)}")]
+    ending = f".{node['reftarget']}"
+    found = [name for name, entry in domain.objects.items() if name.endswith(ending) and not entry.aliased]
     if len(found) != 1:
         return None
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, contnode)
@@ -110,4 +136,5 @@ def public_name(
 
 def setup(app: Sphinx) -> None:
     app.add_directive("command-help", CommandHelp)
+    app.connect("autodoc-before-process-signature", evaluate_annotations)
     app.connect("missing-reference", public_name)

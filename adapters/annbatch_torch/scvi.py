@@ -90,7 +90,7 @@ class ScviDataModule(AnnDataModule):
         Number of cells, and of genes.
     n_train, n_val : int
         Number of training cells, and of validation cells.
-    train_idx, val_idx, test_idx : ndarray
+    train_idx, val_idx, test_idx : numpy.ndarray
         Their positions in `adata`, int64, ascending. After training also ``model.train_indices`` and the like.
 
     Raises

@@ -101,7 +101,7 @@ class Order(ABC):
     """
 
     batch_items: int
-    """Items in a full batch: ``batch_size`` if items are rows, 1 if they are batches."""
+    """Items in a full batch, ``batch_size`` if items are rows, 1 if they are batches."""
     endless: bool = False
     """Whether there are more items beyond the end of the epoch, which then fill up an incomplete last round."""
     divisible: bool = False

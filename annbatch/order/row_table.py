@@ -33,7 +33,7 @@ class Classes:
     codes: NDArray[Any]
     """Class of each row, (n_rows,) integers; -1 if it is missing."""
     categories: pd.Index[Any]
-    """Categories, (n_categories,): code i means ``categories[i]``."""
+    """Categories, (n_categories,); code i means ``categories[i]``."""
 
     def code(self, category: object) -> int:
         """Return the code of a category.
@@ -112,7 +112,7 @@ class Table:
     batch_size: int
     """Rows of a full batch."""
     chunk_size: int
-    """Rows that are read contiguously: a block."""
+    """Rows of a block, which are read contiguously."""
     seed: int
     """Seed of the order."""
     least_rows: int

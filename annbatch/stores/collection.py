@@ -72,14 +72,14 @@ class Collection(Summary):
     path: Path | RemoteFolder
     """The directory, or the place in an object store or a zarr store."""
     format: str
-    """Layout of the collection: ``"annbatch-dlpack-collection"``, or ``"annbatch-preshuffled"`` if scverse annbatch
+    """Layout of the collection, ``"annbatch-dlpack-collection"``, or ``"annbatch-preshuffled"`` if scverse annbatch
     wrote it."""
     n_obs: int
     """Number of rows of all stores together."""
     n_vars: int
     """Number of columns of every store."""
     var_digest: str
-    """SHA-256 of the var names, in hex: each as UTF-8, followed by one zero byte."""
+    """SHA-256, in hex, of the var names, each as UTF-8 and followed by one zero byte."""
     stores: tuple[StoreEntry, ...]
     """The stores, in numeric order."""
     types: Mapping[str, ElementTypes]
@@ -93,7 +93,7 @@ class Collection(Summary):
     software: str
     """Name and version of the program that wrote the collection."""
     grouped_by: str | tuple[str, ...] | None = None
-    """obs column by which rows are grouped: its categories follow one another in their order through the whole
+    """obs column by which rows are grouped. Its categories follow one another in their order through the whole
     collection, and rows without a category come last. Several columns give tuples, sorted by the first column, then by
     the second, and so on. None if rows are not grouped."""
     inputs: tuple[InputEntry, ...] = ()

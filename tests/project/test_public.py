@@ -51,7 +51,7 @@ def documented_paths() -> Iterator[str]:
     """Give the full path of everything that a directive of the page documents."""
     current = ""
     for directive, argument in re.findall(r"^\.\. ([\w:]+):: ([\w.]+)$", API, flags=re.MULTILINE):
-        if directive == "currentmodule":
+        if directive == "module":
             current = argument
         elif directive == "automodule":
             yield from (f"{argument}.{name}" for name in importlib.import_module(argument).__all__)

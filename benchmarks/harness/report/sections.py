@@ -86,7 +86,7 @@ SECTIONS = {
     "random-rows": Section(
         "Perfectly random rows, in windows of one batch",
         random_rows_table,
-            "Nothing that is read for one batch serves another. Every value and column number is summed up. Medians of the "
+        "Nothing that is read for one batch serves another. Every value and column number is summed up. Medians of the "
         "rounds ± half their range; ratios of each round, their median, least and largest. cellstream is asked for the "
         "rows of one batch after the other, with a thread for each core. bixverse writes no store of given cells, so "
         "all are compared once more on cells that it draws: so few that the rows of a large batch share chunks.",
