@@ -150,8 +150,8 @@ class Loader(LoaderData):
         Where chunks are decoded if ``device`` is a CUDA device. ``"cpu"``; or ``"gpu"``, for local stores whose inner
         chunks are packed, or zstd with or without numcodecs' shuffle, as ``create_anndata_collection`` writes them with
         ``codec="packed"`` and ``codec="zstd"``. zstd needs nvCOMP. ``"auto"`` uses the device if it can decode all
-        sparse matrices, and logs the choice (logger ``annbatch``). nvCOMP's behaviour on damaged zstd frames is undefined: use
-        ``"cpu"`` for zstd stores that you do not trust.
+        sparse matrices, and the logger ``annbatch`` reports the choice. nvCOMP's behaviour on damaged zstd frames is
+        undefined: use ``"cpu"`` for zstd stores that you do not trust.
 
     Raises
     ------

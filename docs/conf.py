@@ -9,22 +9,21 @@ from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from inspect import isfunction, signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_type_hints
 
 import click
 import numpy.typing as npt
 import pandas as pd
-from distributed import Client
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
+# With all that they import, before autodoc puts mocks in place: anndata cannot stand a mocked CuPy.
 import annbatch.adapter
-import annbatch.testing
-
-# With all that it imports, before autodoc puts mocks in place: anndata cannot stand a mocked CuPy.
+import annbatch.testing  # noqa: F401
 from annbatch import *  # noqa: F403
 from annbatch.cli import main
 
@@ -33,16 +32,26 @@ author = "The annbatch-dlpack authors"
 project_copyright = "2026, The annbatch-dlpack authors"
 version = release = installed_version("annbatch-dlpack")
 
-# What modules import for type checkers only. autodoc evaluates annotations, and looks for these names in the modules.
-FOR_TYPE_CHECKERS = {
-    "BaseModelClass": type("BaseModelClass", (), {"__module__": "scvi.model.base"}),
-    "Client": Client,
+
+def named(full_name: str) -> type:
+    """Give a class to show where the real one is not installed, or is a long union."""
+    module, _, name = full_name.rpartition(".")
+    return type(name, (), {"__module__": module})
+
+
+# What annotations mean. Modules lack some of it, because they import it for type checkers only.
+TYPES = {
+    "BaseModelClass": named("scvi.model.base.BaseModelClass"),
+    "Client": named("distributed.Client"),
     "NDArray": npt.NDArray,
+    "npt": SimpleNamespace(
+        ArrayLike=named("numpy.typing.ArrayLike"), DTypeLike=named("numpy.typing.DTypeLike"), NDArray=npt.NDArray
+    ),
     "pd": pd,
 }
 for name, module in sys.modules.items():
     if name.startswith("annbatch"):
-        vars(module).update(FOR_TYPE_CHECKERS | vars(module))
+        vars(module).update(TYPES | vars(module))
 
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb", "sphinx_design"]
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
@@ -114,10 +123,13 @@ def evaluate_annotations(app: Sphinx, documented: object, bound_method: bool) ->
     """Let autodoc show the types that a class takes, not the names that its module has for them."""
     if isfunction(documented) and documented.__name__ == "__init__":
         with suppress(NameError, TypeError):
-            types = get_type_hints(documented, localns=FOR_TYPE_CHECKERS)
+            types = get_type_hints(documented, localns=TYPES)
             shown = signature(documented)
-            parameters = [one.replace(annotation=types.get(one.name, one.annotation)) for one in shown.parameters.values()]
-            documented.__signature__ = shown.replace(parameters=parameters)
+            documented.__signature__ = shown.replace(
+                parameters=[
+                    one.replace(annotation=types.get(name, one.annotation)) for name, one in shown.parameters.items()
+                ]
+            )
 
 
 def public_name(

@@ -191,7 +191,7 @@ class JaxLoader(Adapter):
 
     @property
     def partition(self) -> Partition | None:
-        """The consumer that this process is, from the loader's ``partition`` or otherwise from its JAX process index."""
+        """The consumer that this process is, by the loader's ``partition`` or otherwise by its JAX process index."""
         if self._placement is not None and self._placement.is_shared:
             return self._placement.partition
         if self.loader.partition is not None or jax.process_count() == 1:

@@ -151,9 +151,8 @@ class TorchLoader(Adapter, IterableDataset[Any]):
     form
         ``"batch"`` yields a `TorchBatch`. ``"dict"`` yields a plain dict of tensors, which other libraries can move and
         concatenate: ``data``, ``index``, ``layers`` and ``obsm`` as above, and the codes of each label column under the
-        column's name, ``batch["cell_type"]``. There is no ``labels``; the codes and `annbatch.Loader.categories` hold the
-        same. With
-        modalities, each modality is a dict.
+        column's name, ``batch["cell_type"]``. There is no ``labels``; the codes and `annbatch.Loader.categories` hold
+        the same. With modalities, each modality is a dict.
 
     Raises
     ------
@@ -237,7 +236,7 @@ class TorchLoader(Adapter, IterableDataset[Any]):
 
     @property
     def partition(self) -> Partition | None:
-        """The consumer that this process is, from the loader's ``partition`` or otherwise from its rank, and its worker."""
+        """The consumer that this process is, by the loader's ``partition`` or otherwise by its rank; with its worker."""
         partition = self.loader.partition or self._rank or _rank()
         if (worker := get_worker_info()) is not None:
             partition = replace(partition or WHOLE, worker=worker.id, n_workers=worker.num_workers)

@@ -229,8 +229,8 @@ SECTIONS = {
         "Many files",
         many_files_table,
         'Builds with `memory_limit="64MB"`, each in a new process. CPU time and peak memory include what the program '
-        "itself takes; ± is half the range of three builds. Files of `genes` and `types` have five cells each; those of "
-        "`types` hold counts of int32, float32 and float64 in turns. Files of `obs` have 500 cells and 60 obs columns.",
+        "itself takes; ± is half the range of the rounds. Files of `genes` and `types` have five cells each. Counts of "
+        "`types` are int32, float32 and float64 in turns. Files of `obs` have 500 cells and 60 obs columns.",
         page="building",
     ),
     "codecs": Section(
