@@ -236,7 +236,7 @@ class TorchLoader(Adapter, IterableDataset[Any]):
 
     @property
     def partition(self) -> Partition | None:
-        """The consumer that this process is, by the loader's ``partition`` or otherwise by its rank; with its worker."""
+        """The consumer that this process is, by the loader's ``partition`` or else by its rank; with its worker."""
         partition = self.loader.partition or self._rank or _rank()
         if (worker := get_worker_info()) is not None:
             partition = replace(partition or WHOLE, worker=worker.id, n_workers=worker.num_workers)
