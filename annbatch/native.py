@@ -37,10 +37,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Its annotations describe how types are declared, not what the declared objects do in compiled code.
 types: Any = numba.types
 
+# Functions that C calls are not compiled, nor are those by which Python would call a part of a kernel: each would be
+# compiled again in every kernel that the part is in.
+_njit: Any = partial(numba.njit, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+
 
 def inline(function: F) -> F:
-    """Compile a part of a kernel; the kernel that it is part of is what gets cached."""
-    return cast(F, numba.njit(nogil=True, error_model="numpy")(function))
+    """Compile a part of a kernel, which is what gets cached; only compiled functions can call the part."""
+    return cast(F, _njit(no_cpython_wrapper=True)(function))
 
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +54,7 @@ def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def inserted(function: F) -> F:
     """Compile a part of a kernel in each place where it is called: handing many arrays over takes time, too."""
-    return cast(F, numba.njit(nogil=True, error_model="numpy", inline="always")(function))
+    return cast(F, _njit(inline="always")(function))
 
 
 class Kernel:
@@ -60,10 +64,10 @@ class Kernel:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        self._compile = partial(inline, function)
+        self._compile = partial(_njit, function)
         self.__doc__ = function.__doc__
         try:
-            self._compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+            self._compiled: Callable[..., Any] = _njit(cache=True)(function)
         except RuntimeError:
             # No folder for the cache can be written to.
             self._compiled = self._compile()
