@@ -83,8 +83,8 @@ def write_bases(folder: Path) -> None:
     create_anndata_collection(adata, folder / "collection", **cut, progress=False)
     with_differences(create_anndata_collection(adata, folder / "differences", **cut, progress=False))
     for name, zarr_format in (("v2", 2), ("v3", 3)):
-        ad.settings.zarr_write_format = zarr_format
-        adata.write_zarr(folder / name / "a.zarr")
+        with ad.settings.override(zarr_write_format=zarr_format):
+            adata.write_zarr(folder / name / "a.zarr")
     adata.layers["columns"] = sp.csc_matrix(x)
     (folder / "h5ad").mkdir()
     adata.write_h5ad(folder / "h5ad/a.h5ad")
@@ -304,6 +304,25 @@ def record_of(results: Path | None) -> dict[str, Any]:
     return {"inputs": 0, "runs": [], "findings": [], "outcomes": {}}
 
 
+def run(seed: int, n_inputs: int) -> tuple[Counter[str], list[dict[str, Any]]]:
+    """Have inputs read; gives how often each outcome came, and the findings."""
+    counts: Counter[str] = Counter()
+    findings = []
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        pristine = Path(folder, "pristine")
+        pristine.mkdir()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            write_bases(pristine)
+        for number, outcome, finding in outcomes(pristine, seed, n_inputs):
+            counts[outcome] += 1
+            if finding is not None:
+                print(f"seed {seed}, input {number}: {outcome}: {finding}", file=sys.stderr, flush=True)
+                findings.append({"seed": seed, "input": number, "what": finding})
+    return counts, findings
+
+
 def main() -> None:
     """Read mutated stores."""
     parser = argparse.ArgumentParser(description="Read hostile stores.")
@@ -311,19 +330,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=1000)
     parser.add_argument("--results", type=Path, help="JSON file of counts that this run is added to")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    counts: Counter[str] = Counter()
-    findings = []
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        pristine = Path(folder, "pristine")
-        pristine.mkdir()
-        write_bases(pristine)
-        for number, outcome, finding in outcomes(pristine, arguments.seed, arguments.inputs):
-            counts[outcome] += 1
-            if finding is not None:
-                print(f"seed {arguments.seed}, input {number}: {outcome}: {finding}", file=sys.stderr, flush=True)
-                findings.append({"seed": arguments.seed, "input": number, "what": finding})
+    counts, findings = run(arguments.seed, arguments.inputs)
     record = record_of(arguments.results)
     record["inputs"] += arguments.inputs
     record["runs"].append({"seed": arguments.seed, "inputs": arguments.inputs})
