@@ -52,7 +52,8 @@ def cells() -> ad.AnnData:
 
 @pytest.fixture(scope="module")
 def scanpys(cells: ad.AnnData) -> ad.AnnData:
-    whole = cells.copy()
+    # Dense: for sparse cells scanpy compiles loops.
+    whole = ad.AnnData(cells.X.toarray(), cells.obs.copy(), cells.var.copy())
     with warnings.catch_warnings():
         # What scanpy and its dependencies say about themselves is no concern of ours.
         warnings.simplefilter("ignore")
