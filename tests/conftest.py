@@ -3,6 +3,7 @@
 1. Hypothesis profiles: no deadlines (first calls compile kernels); the same examples in every run, unless asked.
 2. Tests marked ``gpu`` are skipped where no CUDA device answers.
 3. Threads that a test finds at its beginning are not its own.
+4. XLA compiles quickly rather than well, here and in the processes that tests start.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# Read when JAX is imported, which no test has done yet.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 def cuda_device_answers() -> bool:
