@@ -220,6 +220,8 @@ def test_messages(
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", LACKING)
+        # JAX warns of the forks of this test, if another test of the process has imported it.
+        warnings.filterwarnings("ignore", r"os\.fork\(\)", RuntimeWarning)
         found = opened(files)
     # Nothing was wrong with the last one.
     assert noted == [path.name for path in files[:-1]]

@@ -89,7 +89,8 @@ def main() -> None:
         batches = [batch["index"].tolist() for batch in dealt]
         assert len(batches) == len(dealt)
         assert of_both_ranks([row for batch in batches for row in batch]) == list(range(N_ROWS))
-    print("right", flush=True)
+    # In one write, as the ranks share the pipe.
+    print("right\n", end="", flush=True)
 
 
 if __name__ == "__main__":
