@@ -169,8 +169,16 @@ def test_a_file_of_scanpy() -> None:
     path = Path(scanpy.origin).parent / "datasets" / "10x_pbmc68k_reduced.h5ad"
     truth = ad.read_h5ad(path)
     check(Loader(**OPTIONS).use_h5ad(path), [truth], list(truth.obs), "scanpy")
+
+
+def test_obsm_in_one_array(tmp_path: Path) -> None:
+    adata = cells()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    with h5py.File(tmp_path / "cells.h5ad", "r+") as file:
+        del file["obsm"]
+        file["obsm"] = np.zeros(adata.n_obs, [("X_pca", np.float32, (5,))])
     with pytest.raises(InputError, match="obsm must be a group to be read in place, got one array.*before 0.7"):
-        Loader(**OPTIONS, obsm=["X_pca"]).use_h5ad(path)
+        Loader(**OPTIONS, obsm=["X_pca"]).use_h5ad(tmp_path / "cells.h5ad")
 
 
 def test_a_sparse_matrix_in_obsm(tmp_path: Path) -> None:

@@ -248,17 +248,17 @@ def test_other_elements_of_obsm(collection: Collection):
     table = pd.DataFrame({"a": range(N), "b": pd.Categorical(["x"] * N)}, index=ad.io.read_elem(root["obs"]).index)
     held = {"table": table, "sparse": sp.csr_matrix(np.eye(N, 3)), "columns": sp.csc_matrix(np.eye(N, 3)), "cube": CUBE}
     for name, element in held.items():
-        ad.io.write_elem(root, f"obsm/{name}", element)
+        ad.io.write_elem(root["obsm"], name, element)
     assert sum(check(collection)) == N
     edit(root["obsm/sparse/indices"], 0, 3)
     with pytest.raises(CorruptStoreError, match=r"obsm/sparse: column numbers must be in \[0, 3\), row 0 has \[3\]"):
         check(collection)
     edit(root["obsm/sparse/indices"], 0, 0)
     for name, element in held.items():
-        ad.io.write_elem(root, f"obsm/{name}", element[:-1])
+        ad.io.write_elem(root["obsm"], name, element[:-1])
         with pytest.raises(CorruptStoreError, match=f"obsm/{name}: must have {N} rows, got {N - 1}"):
             check(collection)
-        ad.io.write_elem(root, f"obsm/{name}", element)
+        ad.io.write_elem(root["obsm"], name, element)
 
 
 @pytest.mark.parametrize("change", [{"nnz": 4 * N - 1}, {"nnz": 4 * N + 1}, {"n_obs": N + 1}], ids=str)
