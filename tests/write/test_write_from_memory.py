@@ -21,6 +21,7 @@ import zarr
 
 from annbatch import Loader, create_anndata_collection
 from annbatch.errors import InputError
+from annbatch.write.inputs.memory_input import stamp_of
 from annbatch.write.inputs.opening import as_origins
 from datagen import awkward_obs, named_adata, write_adata
 
@@ -147,6 +148,11 @@ def test_values_that_few_libraries_tell_apart(tmp_path: Path):
     options: dict[str, Any] = {"batch_size": 5, "shuffle": False}
     for ds in (Loader(**options).add_anndatas([adata], labels=["text"]), Loader(**options).use_collection(collection)):
         assert [text for batch in ds for text in batch.labels["text"]] == list(adata.obs["text"])
+    as_strings = create_anndata_collection(adata, tmp_path / "strings", obs_as_strings=["text"], **ONE)
+    assert as_strings.obs(["text"])["text"].tolist() == list(adata.obs["text"])
+    before = stamp_of(adata)
+    adata.obs["text"] = np.array(["a\0c", "a", "a\0"] * 4, object)
+    assert stamp_of(adata) != before, "an interrupted build would resume with other values"
     adata.obs["wide"] = np.arange(12, dtype=np.longdouble)
     adata.obsm["nothing"] = np.zeros((12, 0))
     with pytest.warns(UserWarning, match="'obs/wide' .* at most 64 bits, got float128.*'obsm/nothing' has no columns"):

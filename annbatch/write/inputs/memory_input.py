@@ -142,7 +142,7 @@ def _of_column(column: pd.Series[Any]) -> list[Any]:
         categories = _of_column(dtype.categories.to_series())
         return ["category", bool(dtype.ordered), categories, _crc(column.cat.codes.to_numpy())]
     try:
-        return [str(dtype), _crc(pd.util.hash_array(column.to_numpy(), categorize=True))]
+        return [str(dtype), _crc(pd.util.hash_array(column.to_numpy(), categorize=False))]
     except (TypeError, ValueError):
         # Lists, values of several types, or numbers that pandas cannot hash.
         return [str(dtype), crc32c(np.frombuffer(repr(column.tolist()).encode(), np.uint8))]
