@@ -97,16 +97,18 @@ class Routine:
     @property
     def address(self) -> int:
         """Address of the compiled function, which is compiled or loaded if that has not happened yet."""
+        return int(self._ready().address)
+
+    def __call__(self, *integers: int) -> int:
+        """Call the function without the GIL."""
+        return int(self._ready().ctypes(*integers))
+
+    def _ready(self) -> Any:
         if self._compiled is None:
             with global_compiler_lock:
                 if self._compiled is None:
                     self._compiled = self._compile()
-        return int(self._compiled.address)
-
-    def __call__(self, *integers: int) -> int:
-        """Call the function without the GIL."""
-        self.address  # noqa: B018
-        return int(self._compiled.ctypes(*integers))
+        return self._compiled
 
     def _compile(self) -> Any:
         signature = types.int64(*[types.int64] * len(inspect.signature(self._function).parameters))
@@ -115,6 +117,22 @@ class Routine:
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):
             # As for kernels: no folder for the cache, or one that cannot be written or is damaged.
             return numba.cfunc(signature, error_model="numpy")(self._function)
+
+
+def place_of(array: Array, dtype: Any = None) -> int:
+    """Give the address of an array's first element, for a `Routine`.
+
+    Raises
+    ------
+    ValueError
+        If the elements do not lie one behind the other, or have another dtype than the one that is given.
+    """
+    if not array.flags.c_contiguous or (dtype is not None and array.dtype != dtype):
+        raise ValueError(
+            f"a routine takes contiguous arrays of {dtype or array.dtype}, got {array.dtype} with strides "
+            f"{array.strides}"
+        )
+    return int(array.ctypes.data)
 
 
 # A thread may be compiling, or loading from the cache, while another one forks. The fork waits for it, or the child

@@ -13,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core.registry import cpu_target
 
-from annbatch.native import Array, Routine, inline, intrinsic, types, view
+from annbatch.native import Array, Routine, inline, intrinsic, place_of, types, view
 
 _POLYNOMIAL = 0x82F63B78
 _STREAM = 2048
@@ -125,4 +125,4 @@ def CRC32C(address: int, size: int) -> int:
 
 def crc32c(buffer: Array) -> int:
     """Give the crc32c (RFC 3720, B.4) of a contiguous uint8 array."""
-    return CRC32C(buffer.ctypes.data, buffer.size)
+    return CRC32C(place_of(buffer, np.uint8), buffer.size)

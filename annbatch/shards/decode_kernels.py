@@ -31,6 +31,7 @@ from annbatch.native import (
     call_inflate,
     call_routine,
     inline,
+    place_of,
     pread,
     view,
 )
@@ -296,7 +297,7 @@ class Job:
     Raises
     ------
     ValueError
-        If sources or lengths are not int64.
+        If an array is not contiguous, or sources or lengths are not int64.
     """
 
     def __init__(
@@ -310,9 +311,6 @@ class Job:
         shuffled: Array,
         scratch: Array,
     ) -> None:
-        for name, array in (("sources", sources), ("lengths", lengths)):
-            if array.dtype != np.int64:
-                raise ValueError(f"{name} must be int64, got {array.dtype}")
         decompress, context, codec = decompressor(decoder.codec, workspace)
         if decoder.codec is Codec.LZF:
             decompress = DECODE_LZF.address
@@ -325,9 +323,9 @@ class Job:
                 CRC32C.address if decoder.crc32c else FLETCHER32.address if decoder.fletcher32 else 0,
                 SWAP_BYTES.address if decoder.swapped else 0,
                 ACCUMULATE.address if decoder.delta else 0,
-                *(fill.nbytes, fill.ctypes.data, sources.ctypes.data, lengths.ctypes.data),
-                *(number for buffer in (raw, shuffled, scratch) for number in (buffer.ctypes.data, buffer.nbytes)),
-                counts.ctypes.data,
+                *(fill.nbytes, place_of(fill), place_of(sources, np.int64), place_of(lengths, np.int64)),
+                *(number for buffer in (raw, shuffled, scratch) for number in (place_of(buffer), buffer.nbytes)),
+                place_of(counts, np.int64),
             ],
             np.int64,
         )

@@ -28,6 +28,7 @@ from annbatch.native import (
     call_routine,
     inline,
     load,
+    place_of,
     pread,
     view,
 )
@@ -288,7 +289,7 @@ class PackedJob:
     Raises
     ------
     ValueError
-        If an array has another dtype than the routine takes.
+        If an array is not contiguous, or has another dtype than the routine takes.
     """
 
     def __init__(
@@ -302,9 +303,6 @@ class PackedJob:
         raw: Array,
         scratch: Array,
     ) -> None:
-        wrong = [one.dtype for one in (*stored[1:], runs, *pieces) if one.dtype != np.int64]
-        if wrong or stored[0].dtype != np.int32:
-            raise ValueError(f"descriptors must be int32, offsets, sizes, runs and pieces int64, got {wrong}")
         n_blocks, counts = -(-n // _BLOCK), of_thread()
         # The chunk, counted from 1, of which each block was decoded last, and of which each group was checked.
         decoded, checked = np.zeros(n_blocks, np.int64), np.zeros(-(-n_blocks // _GROUP), np.int64)
@@ -315,12 +313,12 @@ class PackedJob:
         # Kept, as only their addresses are in the fields.
         self._arrays = stored, runs, pieces, fill, raw, scratch, counts, state
         self.decode = DECODE_PACKED[fill.itemsize].address
-        places = (one.ctypes.data for one in (*stored, runs, *pieces))
-        buffers = (number for one in (raw, scratch) for number in (one.ctypes.data, one.nbytes))
+        places = place_of(stored[0], np.int32), *(place_of(one, np.int64) for one in (*stored[1:], runs, *pieces))
+        buffers = (number for one in (raw, scratch) for number in (place_of(one), one.nbytes))
         self.fields = np.array(
             [
-                *(int(delta), n, CRC32C.address, *places, len(pieces[1]), fill.ctypes.data, *buffers),
-                *(counts.ctypes.data, -1, *(one.ctypes.data for one in state)),
+                *(int(delta), n, CRC32C.address, *places, len(pieces[1]), place_of(fill), *buffers),
+                *(place_of(counts), -1, *(place_of(one) for one in state)),
             ],
             np.int64,
         )

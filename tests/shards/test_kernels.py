@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import annbatch
 from annbatch.counters import BYTES_READ, N_COUNTS, READ_NS
+from annbatch.native import place_of
 from annbatch.shards.checksum import CRC32C, crc32c
 from annbatch.shards.decode_kernels import Status, read_stored
 from annbatch.shards.scatter_kernels import copy_types, native_types, read_pieces, scatter_buffer
@@ -215,3 +216,15 @@ def test_damaged_chunks_do_no_harm() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_many_damaged_chunks_do_no_harm(seed: int) -> None:
     _fuzz(60_000, seed)
+
+
+def test_routines_take_no_arrays_with_gaps() -> None:
+    whole = np.arange(12, dtype=np.int64)
+    assert place_of(whole[3:], np.int64) == whole.ctypes.data + 24
+    for wrong in (whole[::2], whole[::-1], whole.reshape(3, 4).T):
+        with pytest.raises(ValueError, match="contiguous arrays of int64, got int64 with strides"):
+            place_of(wrong)
+    with pytest.raises(ValueError, match="contiguous arrays of .*int32.*, got int64"):
+        place_of(whole, np.int32)
+    with pytest.raises(ValueError, match="contiguous"):
+        crc32c(np.arange(8, dtype=np.uint8)[::2])

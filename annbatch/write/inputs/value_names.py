@@ -24,7 +24,7 @@ def as_strings(column: pd.Series[Any]) -> pd.Series[Any]:
     if not isinstance(column.dtype, pd.CategoricalDtype):
         if pd.api.types.is_object_dtype(column.dtype) or pd.api.types.is_string_dtype(column.dtype):
             found = as_categories(column)
-            found = found.rename_categories(found.categories.infer_objects())
+            found = pd.Categorical.from_codes(found.codes, found.categories.infer_objects())
             # In the order of pandas, which puts numbers before text. What cannot be compared stays as it came.
             with suppress(TypeError):
                 found = found.reorder_categories(sorted(found.categories, key=lambda one: (isinstance(one, str), one)))
