@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -72,6 +73,12 @@ class Slab:
         self._pool._give_back(self._memory)
 
 
+# One lock for all pools, held to add two numbers. A fork waits until that is done, and the child gets it free.
+_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
 class SlabPool:
     """Recycles slabs; safe to use from any thread, and from finalisers.
 
@@ -87,7 +94,6 @@ class SlabPool:
         self.max_idle_bytes = max_idle_bytes
         self.allocate = allocate
         self._idle: dict[int, deque[NDArray[np.uint8]]] = {}
-        self._lock = threading.Lock()
         self._used_bytes = self._peak_bytes = 0
         # What was given back since `_used_bytes` was counted: finalisers must not wait for a lock.
         self._returned: deque[int] = deque()
@@ -107,7 +113,7 @@ class SlabPool:
 
     def begin_peak(self) -> None:
         """Let `peak_bytes` begin anew, at what is in use now."""
-        with self._lock:
+        with _lock:
             self._peak_bytes = self._count(0)
 
     def arrays(self, *wanted: tuple[int, np.dtype[Any]]) -> list[NDArray[Any]]:
@@ -128,7 +134,7 @@ class SlabPool:
         self._idle.clear()
 
     def _slab(self, memory: NDArray[np.uint8]) -> Slab:
-        with self._lock:
+        with _lock:
             self._peak_bytes = max(self._peak_bytes, self._count(len(memory)))
         return Slab(memory, self)
 

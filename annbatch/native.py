@@ -92,23 +92,26 @@ class Routine:
     def __init__(self, function: Callable[..., int]) -> None:
         self._function = function
         self._compiled: Any = None
+        self._found: tuple[int, Callable[..., int]] | None = None
         self.__doc__ = function.__doc__
 
     @property
     def address(self) -> int:
         """Address of the compiled function, which is compiled or loaded if that has not happened yet."""
-        return int(self._ready().address)
+        return self._ready()[0]
 
     def __call__(self, *integers: int) -> int:
         """Call the function without the GIL."""
-        return int(self._ready().ctypes(*integers))
+        return int(self._ready()[1](*integers))
 
-    def _ready(self) -> Any:
-        if self._compiled is None:
+    def _ready(self) -> tuple[int, Callable[..., int]]:
+        """Give the address, and what Python calls; made by one thread, behind the lock for which forks wait."""
+        if self._found is None:
             with global_compiler_lock:
-                if self._compiled is None:
+                if self._found is None:
                     self._compiled = self._compile()
-        return self._compiled
+                    self._found = int(self._compiled.address), self._compiled.ctypes
+        return self._found
 
     def _compile(self) -> Any:
         signature = types.int64(*[types.int64] * len(inspect.signature(self._function).parameters))

@@ -254,7 +254,15 @@ class Library:
         return destination.raw if decoded == nbytes else None
 
 
+# A fork waits until the variable is put back, and the child gets the lock free.
 _environment_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_environment_lock.acquire,
+        after_in_parent=_environment_lock.release,
+        after_in_child=_environment_lock.release,
+    )
+
 # 16 times each uint16 from 0 to 7, as numcodecs' blosc (lz4, shuffle) and zstd and Python's zlib wrote them, the latter
 # two behind a header.
 _KNOWN = np.repeat(np.arange(8, dtype="<u2"), 16).tobytes()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
 import time
 import warnings
@@ -15,9 +17,11 @@ import pytest
 import zarr
 from numba.core.compiler_lock import global_compiler_lock
 
-from annbatch import Loader
+from annbatch import Loader, buffers
 from annbatch.native import Kernel
+from annbatch.shards import chunk_files, codecs
 from annbatch.stores import array_opening as opening_module
+from annbatch.stores import hdf5_files
 from stores import named_stores
 
 
@@ -126,6 +130,36 @@ def test_a_fork_while_the_parent_reads(tmp_path: Path) -> None:
     rest = list(batches)
     rows = np.concatenate([batch.index for batch in (first, *rest)])
     np.testing.assert_array_equal(np.sort(rows), np.arange(x.shape[0]))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform cannot fork")
+@pytest.mark.parametrize(
+    "lock",
+    [codecs._environment_lock, buffers._lock, chunk_files._lock, hdf5_files._lock, global_compiler_lock],
+    ids=["codecs", "buffers", "chunk files", "hdf5 files", "compiler"],
+)
+def test_a_fork_leaves_no_lock_taken(lock: Any):
+    """A lock that another thread holds at the moment of a fork would never be free in the child."""
+    is_held = threading.Event()
+
+    def hold() -> None:
+        with lock:
+            is_held.set()
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    is_held.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pid = os.fork()
+    if pid == 0:
+        # The child ends by the signal where it waits for ever.
+        signal.alarm(5)
+        with lock:
+            os._exit(0)
+    thread.join()
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_threads_that_open_at_once_do_not_change_each_others_codecs():
