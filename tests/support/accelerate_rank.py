@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from annbatch import InputError, Loader, Partition
 from annbatch_torch import TorchLoader
-from forked_ranks import fork_ranks
+from forked_ranks import fork_ranks, say_line
 
 N_ROWS = 112
 
@@ -89,8 +89,7 @@ def main() -> None:
         batches = [batch["index"].tolist() for batch in dealt]
         assert len(batches) == len(dealt)
         assert of_both_ranks([row for batch in batches for row in batch]) == list(range(N_ROWS))
-    # In one write, as the ranks share the pipe.
-    print("right\n", end="", flush=True)
+    say_line("right")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,12 @@ import traceback
 from collections.abc import Callable
 
 
+def say_line(text: str) -> None:
+    """Print a line in one write: ranks share a pipe, and an unbuffered `print` writes the end of the line by itself."""
+    sys.stdout.flush()
+    os.write(sys.stdout.fileno(), f"{text}\n".encode())
+
+
 def fork_ranks(world: int, run: Callable[[int], None]) -> list[int]:
     """Let each rank, by its number, run in a forked process; give the processes' numbers."""
     ranks = []

@@ -24,7 +24,7 @@ import anndata as ad
 import zarr
 
 from annbatch import Loader
-from forked_ranks import fork_ranks
+from forked_ranks import fork_ranks, say_line
 
 
 def opened(folder: Path) -> list[ad.AnnData]:
@@ -86,10 +86,10 @@ def main(framework: str, rank: int, world: int, port: str, stores: Path, out: Pa
             temporary.rename(state_file)
         barrier()
         if n == stop_after:
-            print(f"{os.getpid()} waits", flush=True)
+            say_line(f"{os.getpid()} waits")
             time.sleep(600)
     leave()
-    print(f"{rank} done, epoch {ds.state_dict()['epoch']} next", flush=True)
+    say_line(f"{rank} done, epoch {ds.state_dict()['epoch']} next")
 
 
 if __name__ == "__main__":
