@@ -27,6 +27,7 @@ from annbatch.stores.collection import MANIFEST, Collection, digest_names, types
 from annbatch.stores.manifest import InputEntry
 from annbatch.stores.modality import ModalityEntry
 from annbatch.write.build import Planned, check_output_or_unfinished, plan_rows, software, write_rows
+from annbatch.write.inputs.agreed_names import warn_of_unkept
 from annbatch.write.inputs.append_target import AppendTarget, extended
 from annbatch.write.inputs.cell_join import CellRows, RowFile, join_cells
 from annbatch.write.inputs.faults import Faults
@@ -250,6 +251,8 @@ def _warn_of_lost(inputs: Sequence[ModalInput], joined: _Joined, *, strict: bool
         if strict:
             raise InputError(f"no element may be left out (strict=True), but there are {said}")
         warnings.warn(f"elements are left out: {said}", UserWarning, stacklevel=2)
+    unkept = {key for one in inputs for key in one.unkept}
+    warn_of_unkept(unkept, " of MuData itself", stacklevel=3)
 
 
 def _part(place: Workplace, number: int) -> Workplace:
@@ -297,6 +300,7 @@ def _entry(number: int, found: Mapping[str, Collection], joined: _Joined, inputs
         left_out=(
             *joint.left_out,
             *joined.left_out[number],
+            *inputs[number].unkept,
             *(f"{name}:{key}" for name, part in parts.items() for key in part.left_out),
         ),
         x=", ".join(x) or None,

@@ -79,7 +79,8 @@ def create_anndata_collection(
     - Each cell gets its source file as given, or the name of its input, in the obs column ``src_path``. If an input
       already has a ``src_path``, it is kept.
     - A var column is kept if no two inputs contradict each other about a gene, unless ``merge`` says otherwise.
-    - raw (unless ``x`` names it), uns, varm, obsp and varp are left out.
+    - raw (unless ``x`` names it), uns, varm, obsp and varp are left out. A warning, also with ``strict``, names what
+      of them the inputs hold.
     - A name that a store cannot hold, such as one with ``/``, is replaced, with a warning. Options accept both names.
     - Anything else that is left out without having been deselected, such as obsm arrays of different widths, gives a
       warning, or with ``strict`` an error.

@@ -71,7 +71,7 @@ def input_entries(
                 sum(part.n_lost for part in parts),
                 None if None in counts else sum(c for c in counts if c is not None),
                 of_names.renamed_keys(),
-                of_names.left_out,
+                of_names.left_out + of_names.unkept,
                 source.x if options.x_differs else None,
             )
         )

@@ -29,6 +29,9 @@ from annbatch.write.shuffle.budget import parse_bytes
 from datagen import named_adata, write_adata, write_inputs
 from small_budget import small_budget
 
+# Inputs hold raw, which is not kept.
+pytestmark = pytest.mark.filterwarnings("ignore:a collection keeps:UserWarning")
+
 CUT: dict[str, Any] = {"rows_per_store": 8, "chunk_elements": 8, "shard_elements": 64, "progress": False}
 
 

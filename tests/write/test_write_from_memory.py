@@ -25,6 +25,9 @@ from annbatch.write.inputs.memory_input import stamp_of
 from annbatch.write.inputs.opening import as_origins
 from datagen import awkward_obs, named_adata, write_adata
 
+# Inputs hold raw, which is not kept.
+pytestmark = pytest.mark.filterwarnings("ignore:a collection keeps:UserWarning")
+
 ONE: dict[str, Any] = {"shuffle": False, "progress": False}
 
 

@@ -19,6 +19,9 @@ from annbatch.cli import main
 from annbatch.errors import InputError
 from datagen import write_adata
 
+# Inputs hold raw, which is not kept.
+pytestmark = pytest.mark.filterwarnings("ignore:a collection keeps:UserWarning")
+
 QUIET: dict[str, Any] = {"shuffle": False, "progress": False}
 GENES = [f"g{i}" for i in range(6)]
 
@@ -78,6 +81,7 @@ def test_each_input_gives_the_first_that_it_has(tmp_path: Path, x: Any, keys: li
     given = inputs(tmp_path)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "a collection keeps")
         collection = create_anndata_collection(given, tmp_path / "store", x=x, **QUIET)
     assert [entry.x for entry in Collection.open(collection.path).inputs] == keys
     read = [ad.read_h5ad(given[0]), ad.read_zarr(given[1]), given[2]]
@@ -101,6 +105,7 @@ def test_an_append_chooses_too(tmp_path: Path):
     create_anndata_collection(given[0], tmp_path / "store", x="counts", **QUIET)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "a collection keeps")
         collection = append_to_collection(given[1:], tmp_path / "store", x="counts", **QUIET)
     assert [str(w.message).split(":")[0] for w in said] == ["genes are left out", "elements are left out"]
     assert [entry.x for entry in collection.inputs] == [key for _, key in HOLDS.values()]

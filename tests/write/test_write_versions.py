@@ -31,7 +31,7 @@ from annbatch.write.inputs.matrix_rows import matrix_of, read_dense
 from annbatch.write.inputs.opening import as_origins
 from epochs import each_batch
 
-pytestmark = pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning", "ignore:a collection keeps:UserWarning")
 
 ARCHIVE = Path(__file__).parents[1] / "data" / "anndata_versions.tar.xz"
 H5AD = [f"{version}.h5ad" for version in ("0.5", "0.6", "0.7", "0.8", "0.9", "0.12", "0.13")]
@@ -91,8 +91,11 @@ def assert_same(found: ad.AnnData, expected: ad.AnnData) -> None:
 @pytest.mark.parametrize("name", [*H5AD, *ZARR])
 def test_files_of_every_version_give_what_anndata_reads(tmp_path: Path, files: Path, name: str):
     expected = truth(files / name)
-    found = back(create_anndata_collection(files / name, tmp_path / "store", **OPTIONS))
-    assert_same(found, expected)
+    collection = create_anndata_collection(files / name, tmp_path / "store", **OPTIONS)
+    assert_same(back(collection), expected)
+    others = [f"{part}/{key}" for part in ("varm", "obsp", "varp") for key in getattr(expected, part)]
+    whole = [part for part in ("raw", "uns") if getattr(expected, part)]
+    assert collection.inputs[0].left_out == (*whole, *others)
 
 
 @pytest.mark.parametrize("name", [*H5AD, *ZARR])

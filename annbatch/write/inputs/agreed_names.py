@@ -4,6 +4,7 @@
    can hold that. `with_written_names` does so for the columns of the joined var.
 2. `in_written_names` puts these names where the caller may have used the inputs' own.
 3. `changes` says what of each input is renamed and what is left out; `warn_of_changes` warns of it, or refuses it.
+   `warn_of_unkept` warns of what is always left out.
 
 All but the warning is pure.
 """
@@ -125,6 +126,8 @@ class Changes:
     """``"obs"``, ``"var"``, ``"layers"`` or ``"obsm"``, own name, name that is written."""
     left_out: tuple[str, ...]
     """Own keys of what is left out though the caller did not choose others."""
+    unkept: tuple[str, ...]
+    """Own keys of what no collection has room for."""
 
     def renamed_keys(self) -> dict[str, str]:
         """Give own keys and those that are written."""
@@ -148,6 +151,7 @@ def changes(sources: Sequence[Source], kept: Kept, chosen: Chosen) -> list[Chang
             Changes(
                 [(part, own, name) for part, own, name, is_in in names if is_in and own != name],
                 tuple(f"{part}/{own}" for part, own, _, is_in in names if not is_in and part not in quiet),
+                source.unkept,
             )
         )
     return found
@@ -156,7 +160,7 @@ def changes(sources: Sequence[Source], kept: Kept, chosen: Chosen) -> list[Chang
 def warn_of_changes(
     sources: Sequence[Source], found: Sequence[Changes], kept: Kept, *, in_collection: bool, strict: bool
 ) -> None:
-    """Warn of what is renamed, once for each part of AnnData, and of what is left out.
+    """Warn of what is renamed, once for each part of AnnData, of what is left out, and of what has no room.
 
     Parameters
     ----------
@@ -184,6 +188,18 @@ def warn_of_changes(
         if strict:
             raise InputError(f"no element may be left out (strict=True), but {named}")
         warnings.warn(f"elements are left out: {named}", UserWarning, stacklevel=3)
+    warn_of_unkept({key for of_source in found for key in of_source.unkept}, stacklevel=4)
+
+
+def warn_of_unkept(keys: Collection[str], of_what: str = "", *, stacklevel: int) -> None:
+    """Warn of what the inputs hold and no collection has room for, if there is anything."""
+    if keys:
+        named = ", ".join(sorted(keys))
+        warnings.warn(
+            f"a collection keeps X, layers, obsm, obs and var; left out: {named}{of_what}",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def _why(key: str, sources: Sequence[Source], kept: Kept, *, in_collection: bool) -> str:

@@ -68,6 +68,8 @@ class Source:
     layers: tuple[Any, ...] = ()
     """Own names of all layers that may be taken, also of those that are not described. There are none beside raw, whose
     genes they have not."""
+    unkept: tuple[str, ...] = ()
+    """Own keys of what no collection has room for: raw, uns, and what is in varm, obsp and varp."""
     own_keys: Mapping[str, str] = field(default_factory=dict)
     """The keys in the input of the layers and obsm arrays that are written under another name."""
 
@@ -180,8 +182,14 @@ def describe(
                         _check_length(info.shape[0], n_obs, f"{path}: obsm/{name}")
         own = {name: name for name in root.column_names}
         index_name = root.index_name
+        unkept = _unkept(root, main)
     faults.raise_any()
-    return Source(origin, n_obs, own, index_name, matrices, held, main, tuple(var.columns), offered), var
+    return Source(origin, n_obs, own, index_name, matrices, held, main, tuple(var.columns), offered, unkept), var
+
+
+def _unkept(root: Root, main: str) -> tuple[str, ...]:
+    whole = [part for part in ("raw", "uns") if root.names(part) and not main.startswith(f"{part}/")]
+    return (*whole, *(f"{part}/{name}" for part in ("varm", "obsp", "varp") for name in root.names(part)))
 
 
 def _asked_for(

@@ -139,7 +139,7 @@ class ModalityRoot:
         return self._root.var(raw)
 
     def names(self, group: str) -> list[Any]:
-        """Names of what is in ``layers`` or ``obsm``."""
+        """Names of what is in ``layers``, ``obsm`` or the like."""
         return self._root.names(group)
 
     def element(self, key: str) -> Any:

@@ -48,10 +48,13 @@ def loom_root(file: h5py.File, where: str, part: str | None) -> PartsRoot:
     elements |= {key: _by_cells(item, np.dtype(np.float64)) for key, item in layers.items()}
     columns, arrays = _attributes(file["col_attrs"])
     names = columns.pop(_CELLS, None)
+    others = {f"varm/{name}": item for name, item in _attributes(file["row_attrs"])[1].items()}
+    for key, graphs in (("obsp", "col_graphs"), ("varp", "row_graphs")):
+        others |= {f"{key}/{name}": item for name, item in file.get(graphs, {}).items()}
     return PartsRoot(
         (lambda: as_text(range(main.shape[1]))) if names is None else (lambda: as_text(_values(names))),
         lambda: _var(file["row_attrs"], main.shape[0]),
-        elements | {f"obsm/{name}": item for name, item in arrays.items()},
+        elements | {f"obsm/{name}": item for name, item in arrays.items()} | others,
         {name: (len(item), partial(_values, item)) for name, item in columns.items()},
         None if names is None else _CELLS,
     )

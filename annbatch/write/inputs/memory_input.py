@@ -66,7 +66,9 @@ class MemoryRoot:
         return frame
 
     def names(self, group: str) -> list[Any]:
-        """Names of what is in ``layers`` or ``obsm``."""
+        """Names of what is in ``layers``, ``obsm`` or the like."""
+        if group == "raw":
+            return [] if self._adata.raw is None else ["X"]
         # anndata 0.13 lists X among the layers, under None.
         return [name for name in getattr(self._adata, group) if name is not None]
 

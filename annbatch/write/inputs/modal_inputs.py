@@ -33,6 +33,7 @@ ModalInputs: TypeAlias = Any
 """MuData, which is known by its parts, since mudata need not be installed."""
 
 _SUFFIX = ".h5mu"
+_NO_ROOM = ("uns", "varm", "obsp", "varp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class ModalInput:
     """MuData, for its own obs; None of a dict."""
     all_modalities: tuple[str, ...]
     """Names of all that it has, whether they are taken or not."""
+    unkept: tuple[str, ...] = ()
+    """Keys of what MuData itself has and no collection has room for."""
 
     def stamp(self) -> object:
         """Give a JSON value that differs if the contents do."""
@@ -141,7 +144,8 @@ def _modal(item: Any, modalities: Sequence[str] | None, load: Load | None, numbe
         obsm = {key: item.obsm[key] for key in item.obsm if key not in item.mod}
         own = Origin(name, ad.AnnData(obs=item.obs.copy(), obsm=obsm), None)
         parts = {str(key): Origin(f"{name}/{FOLDER}/{key}", part, None) for key, part in item.mod.items()}
-        return ModalInput(name, parts, own, tuple(parts))
+        unkept = _unkept({part: getattr(item, part, {}) for part in _NO_ROOM}, list(parts))
+        return ModalInput(name, parts, own, tuple(parts), unkept)
     if isinstance(item, ad.AnnData) or load is not None:
         return None
     if isinstance(item, ZarrStore):
@@ -184,7 +188,13 @@ def _stored(group: Any, origin: Origin, wanted: Sequence[str] | None) -> ModalIn
         in_store = isinstance(origin.given, ZarrStore)
         given = origin.given if in_store else f"{origin.given}/{place}"
         parts[name] = Origin(f"{origin.name}/{place}", given, None, group=place if in_store else "")
-    return ModalInput(origin.name, parts, origin, tuple(parts))
+    return ModalInput(origin.name, parts, origin, tuple(parts), _unkept(group, names))
+
+
+def _unkept(whole: Any, modalities: Sequence[str]) -> tuple[str, ...]:
+    """Name what is in the parts of MuData, by their names, but for what says which cells and genes a modality has."""
+    found = [f"{part}/{key}" for part in _NO_ROOM[1:] for key in whole.get(part, ()) if key not in modalities]
+    return (*(["uns"] if len(whole.get("uns", ())) else []), *map(str, found))
 
 
 def _is_zarr_of_mudata(folder: Path) -> bool:

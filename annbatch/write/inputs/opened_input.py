@@ -41,7 +41,7 @@ class Root(Protocol):
         """Read var, or that of raw."""
 
     def names(self, group: str) -> list[Any]:
-        """Names of what is in ``layers`` or ``obsm``."""
+        """Names of what is in ``layers``, ``obsm``, ``varm``, ``obsp``, ``varp``, ``uns`` or ``raw``."""
 
     def element(self, key: str) -> Any:
         """Give ``"X"``, ``"raw/X"``, ``"layers/…"`` or ``"obsm/…"``, unread; None if it is not there."""
@@ -56,7 +56,7 @@ class PartsRoot:
     read_var: Callable[[], pd.DataFrame]
     """Reads var, (n_vars, …), with str names."""
     elements: Mapping[str, Any]
-    """Matrices, unread, by their keys."""
+    """Matrices and whatever else it holds, unread, by their keys."""
     columns: Mapping[str, tuple[int, Callable[[], Array]]] = field(default_factory=dict)
     """obs columns: their length, and what reads them."""
     index_name: str | None = None
@@ -84,7 +84,7 @@ class PartsRoot:
         return self.read_var()
 
     def names(self, group: str) -> list[str]:
-        """Names of what is in ``layers`` or ``obsm``."""
+        """Names of what is in ``layers``, ``obsm`` or the like."""
         return [key.removeprefix(f"{group}/") for key in self.elements if key.startswith(f"{group}/")]
 
     def element(self, key: str) -> Any:

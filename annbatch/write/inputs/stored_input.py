@@ -74,9 +74,13 @@ class StoredInput:
         return pd.DataFrame({name: frame.column(name) for name in frame.column_names}, index=index)
 
     def names(self, group: str) -> list[str]:
-        """Names of what is in ``layers`` or ``obsm``."""
+        """Names of what is in ``layers``, ``obsm`` or the like."""
+        if group == "raw":
+            return [] if self.element("raw/X") is None else ["X"]
         found = self._group.get(group, ())
-        return [str(name) for name in (found.dtype.names or () if is_array(found) else found)]
+        names = [str(name) for name in (found.dtype.names or () if is_array(found) else found)]
+        # AnnData before 0.7 keeps the categories of columns there.
+        return [name for name in names if not (group == "uns" and name.endswith("_categories"))]
 
     def element(self, key: str) -> Any:
         """Give an element unread; None if it is not there."""
