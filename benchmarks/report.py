@@ -72,9 +72,9 @@ def headline(results: Path, docs: Path) -> str:
     print(f"wrote {image}")
     alt = "Cells per second of this project and of scverse annbatch, in three settings"
     return (
-        f"## Beside scverse annbatch\n\n![{alt}]({relative(image, docs / 'speed-tables.inc')})\n\n"
+        f"## Compared with scverse annbatch\n\n![{alt}]({relative(image, docs / 'speed-tables.inc')})\n\n"
         f"{readme_table(found[0].record)}\n{origin(found[0].record)}\n{{doc}}`results` has more loaders and settings, "
-        "with memory and with what the machine can do at best.\n\n"
+        "with their memory, and with the limit of the machine.\n\n"
     )
 
 

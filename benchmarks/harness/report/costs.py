@@ -49,7 +49,7 @@ def counting_table(record: Record) -> str:
         counts = f"{middle(row['inside_per_s']):,.0f}", f"{middle(row['beside_per_s']):,.0f}"
         cells = f"{middle(row['cells_inside']):,.0f}", f"{middle(row['cells_beside']):,.0f}"
         lines.append((row["contender"], *counts, f"{middle(row['lost']):.1%}", *cells))
-    head = ("", "counts/s of a thread", "of a process", "lost", "cells/s beside the thread", "beside the process")
+    head = ("", "counts/s of a thread", "of a process", "lost", "cells/s with the thread", "with the process")
     return table(head, lines)
 
 
@@ -83,7 +83,7 @@ def sampling_table(record: Record) -> str:
     ]
     text = f"**Planning**\n\n{table(('', 'rows planned', 'time', 'a window', 'memory added'), plans)}\n"
     reads = [row for row in record["rows"] if "plan" not in row]
-    head = ("", "cells/s", "of the default", "cells a CPU second", "decoded for each value handed over")
+    head = ("", "cells/s", "share of the default", "cells a CPU second", "values decoded for each value in a batch")
     for setting in dict.fromkeys(row["setting"] for row in reads):
         rows = [row for row in reads if row["setting"] == setting]
         base = median(rows[0])
@@ -91,7 +91,7 @@ def sampling_table(record: Record) -> str:
             (row["contender"], rate(row), f"{median(row) / base:.0%}", cpu_rate(row), f"{row['amplification']:.2f}")
             for row in rows
         ]
-        text += f"**Collection {setting}**\n\n"
+        text += f"**Collection: {setting}**\n\n"
         text += f"{table(head, lines)}\n"
     return text
 
@@ -110,7 +110,7 @@ def handover_table(record: Record) -> str:
         ratio = f"{middle(row['batch_ms']) / base - 1:+.1%}"
         handed = f"{handing:.3f} ms", f"{handing / base:.1%}"
         lines.append((row["setting"], row["contender"], batch, cpu_rate(row), ratio, *handed))
-    head = ("", "", "a batch", "cells a CPU second", "against the core", "hand-over alone", "of the core's batch")
+    head = ("", "", "a batch", "cells a CPU second", "more than the core", "hand-over alone", "of the core's time")
     return table(head, lines)
 
 
@@ -124,4 +124,4 @@ def layouts_table(record: Record) -> str:
         )
         for row in record["rows"]
     ]
-    return table(("", "a batch", "until the next batch", "layer forwards", "forwards and backwards"), lines)
+    return table(("", "a batch", "until the next batch", "forward", "forward and backward"), lines)

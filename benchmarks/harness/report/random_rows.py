@@ -47,7 +47,7 @@ def ahead_of_ours(record: Record) -> str:
                     )
     if not found:
         return "No other contender gives more cells, a second or a CPU second, than the best codec of this project.\n"
-    return "Ahead of the best codec of this project:\n\n" + "".join(f"- {line}\n" for line in found)
+    return "Where others are ahead of the best codec of this project:\n\n" + "".join(f"- {line}\n" for line in found)
 
 
 def random_rows_sentence(record: Record) -> str:

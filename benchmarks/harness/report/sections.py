@@ -55,53 +55,56 @@ SENTENCE = "random-rows"
 """The kind whose newest record the README sums up in a sentence."""
 
 SECTIONS = {
-    "cpu": Section("The field", main_table, "", "own"),
+    "cpu": Section("All loaders", main_table, "", "own"),
     "fit-time": Section(
-        "Why it matters",
+        "When loading speed matters",
         fit_table,
-        "A logistic regression, trained on batches that come as fast as a throttled loader lets them; the real loaders "
-        "are marked at the speeds that the main benchmark found.",
+        "A logistic regression is trained with a loader that is throttled to a given speed. The figure marks the real "
+        "loaders at the speeds of the main benchmark.",
         "fit-time.png",
         "speed",
     ),
     "wait": Section(
-        "Waiting under a training step of 10 ms",
+        "Time spent waiting with a training step of 10 ms",
         wait_table,
-        "A step keeps a core busy, or is idle as when a GPU works; the loader reads on meanwhile.",
+        "The step keeps a core busy, or sleeps as if a GPU did the work. The loader reads on in the meantime.",
     ),
     "counting": Section(
-        "Python beside the loader",
+        "Python threads while a loader reads",
         counting_table,
-        "A thread counts in pure Python while an epoch runs in its process; then another process counts instead, so "
-        "that only the cores are shared. Of the two, the interpreter's lock makes the difference.",
+        "A thread counts in pure Python while an epoch runs in the same process. Then a separate process counts "
+        "instead, so that only the cores are shared. The difference is the effect of the interpreter's lock.",
     ),
-    "first-batch": Section("Time to the first batch", first_batch_table, "New processes; the files lie in the cache."),
+    "first-batch": Section(
+        "Time to the first batch", first_batch_table, "Each in a new process; the files are in the page cache."
+    ),
     "chunk-size": Section(
-        "Speed over chunk_size",
+        "Speed by chunk_size",
         lambda record: pivot(record, "chunk_size"),
-        "Windows hold 16,384 rows throughout; a `chunk_size` of 1 is perfectly random.",
+        "All windows have 16,384 rows. With a `chunk_size` of 1, rows are drawn perfectly at random.",
         "own",
     ),
-    "threads": Section("Speed over threads", lambda record: pivot(record, "threads"), "", "own"),
+    "threads": Section("Speed by number of threads", lambda record: pivot(record, "threads"), "", "own"),
     "random-rows": Section(
         "Perfectly random rows, in windows of one batch",
         random_rows_table,
-        "Nothing that is read for one batch serves another. Every value and column number is summed up. Medians of the "
-        "rounds ± half their range; ratios of each round, their median, least and largest. cellstream is asked for the "
-        "rows of one batch after the other, with a thread for each core. bixverse writes no store of given cells, so "
-        "all are compared once more on cells that it draws: so few that the rows of a large batch share chunks.",
+        "A window is one batch, so nothing that is read for one batch serves another. Every value and column number is "
+        "summed. Rates are medians of the rounds ± half their range; ratios are the median, least and largest of the "
+        "rounds. cellstream reads one batch after the other, with a thread for each core. bixverse cannot store given "
+        "cells, so all are compared once more on cells that it generates. These are so few that the rows of a large "
+        "batch share chunks.",
     ),
     "cold": Section(
         "Files that are not in memory",
         cold_table,
         "Before each cold epoch the system drops all files from memory; the warm epoch follows at once. Bytes from the "
         "device are those that the kernel counts for the process. The object store is a web server on the same machine "
-        "that counts requests and bytes; of what is far away these are what matters, not the speed here.",
+        "that counts requests and bytes. For a distant store, these counts matter, not the speed measured here.",
     ),
     "growth": Section(
         "Ten times as many cells",
         growth_table,
-        "Each contender's store of the small and of the large collection, in the same rounds.",
+        "Each loader reads its own stores of the small and of the large collection, in the same rounds.",
     ),
     "inner-chunk": Section(
         "Inner chunk size",
@@ -114,12 +117,12 @@ SECTIONS = {
     "options": Section(
         "What names and classes cost",
         speeds_table,
-        "`names=True`, and a column of integers as a class, beside a loader that is asked for neither.",
+        "`names=True`, and a column of integers as a class, compared with a loader that has neither.",
     ),
     "calls": Section(
-        "What calls cost that read no counts",
+        "What calls that read no counts cost",
         cpu_table,
-        "Divided by the number of cells of the collection.",
+        "CPU time divided by the number of cells in the collection.",
     ),
     "panels": Section(
         "What gene panels and transforms cost",
@@ -130,29 +133,29 @@ SECTIONS = {
     "modalities": Section(
         "What modalities cost",
         cpu_table,
-        "The same cells in one collection of two modalities, and in a collection for each; every value and column "
-        "number is summed. The batches of two loaders hold different cells.",
+        "The same cells in one collection of two modalities, and in a collection for each modality. Every value and "
+        "column number is summed. The batches of the two separate loaders hold different cells.",
     ),
     "whole": Section(
         "Reading whole files into memory",
         speeds_table,
-        "`anndata.read_h5ad` of the uncompressed files against `anndata.read_zarr` of this project's stores with the "
-        "zarrs pipeline; no shuffling, no batches.",
+        "`anndata.read_h5ad` of the uncompressed files, compared with `anndata.read_zarr` of this project's stores with "
+        "the zarrs pipeline; no shuffling, no batches.",
     ),
     "open-files": Section(
         "Opening many files",
         open_files_table,
-        '`Loader(join="outer", cache_dir=…).use_h5ad(paths, labels=["cell_type", "donor"])`, in new processes: with an '
-        "empty `cache_dir`, and with what the process before has kept there. CPU time includes that of worker "
-        "processes. Medians and ranges of the rounds.",
+        'Each `Loader(join="outer", cache_dir=…).use_h5ad(paths, labels=["cell_type", "donor"])` runs in a new process: '
+        "first with an empty `cache_dir`, then with the one that the first process filled. CPU time includes that of "
+        "worker processes. Medians and ranges of the rounds.",
         page="h5ad",
     ),
     "in-place": Section(
         "Reading in place",
         in_place_table,
         "scDataset reads the same files, in an environment of its own. libdeflate is installed. Every value and column "
-        "number is summed up. Rates are medians of the rounds ± half their range; ratios are those of each round: "
-        "median, least and largest.",
+        "number is summed. Rates are medians of the rounds ± half their range; ratios are the median, least and largest "
+        "of the rounds.",
         page="h5ad",
     ),
     "sampling": Section("What samplers cost", sampling_table, "", page="sampling"),
@@ -165,11 +168,12 @@ SECTIONS = {
     "handover": Section(
         "What the hand-over costs",
         handover_table,
-        "Batches of 4,096 cells, bare from the core and through the adapters, which ask the core for the same form.",
+        "Batches of 4,096 cells, from the core alone and through the adapters, which request the same form from the "
+        "core.",
         page="layouts",
     ),
     "workers": Section(
-        "Worker processes, measured",
+        "What worker processes cost",
         workers_table,
         "Blocks of 512 rows, 32 of them shuffled together, batches of 4,096; every value and column number is summed.",
         page="distributed",
@@ -177,9 +181,9 @@ SECTIONS = {
     "ranks": Section(
         "Several processes on one machine",
         speeds_table,
-        "Processes that share the rows of one collection and the machine's cores, each with its share of the threads; "
-        "cells per second and peak memory of all together. Blocks of 512 rows, 32 of them shuffled together, 500 "
-        "values a row.",
+        "The processes share the rows of one collection and the machine's cores; each has its share of the threads. "
+        "Cells per second and peak memory are those of all processes together. Blocks of 512 rows, 32 of them shuffled "
+        "together, 500 values a row.",
         page="distributed",
     ),
     "gpu": Section(
@@ -192,29 +196,29 @@ SECTIONS = {
     "remote": Section(
         "Measured",
         remote_table,
-        "Stores on a web server on the same machine, which shares its cores, and waits before each answer. zarr's "
-        "ObjectStore only reads the blocks; it neither shuffles nor collects their rows.",
+        "A web server on the same machine serves the stores. It shares the cores with the loader, and waits before each "
+        "response. zarr's ObjectStore only reads the blocks; it neither shuffles nor collects their rows.",
         page="remote",
     ),
     "soak": Section(
         "Measured",
         soak_table,
-        "Medians and slopes are those after the first minutes (grey), of the largest samples of equal spans of time. "
-        "Flat means that the fitted growth over that time is at most 5 % of the median, and that the process ended "
-        "without an error.",
+        "Medians and slopes leave out the first minutes (grey). They are those of the largest samples of equal spans of "
+        "time. Flat means that the fitted growth after the first minutes is at most 5 % of the median, and that the "
+        "process ended without an error.",
         "own",
         "soak",
     ),
     "randomness": Section(
         "Measured",
         randomness_table,
-        "Entropies are shares of what batches of 128 uniformly drawn cells have. Accuracy is that of a softmax "
-        "regression on held-out cells after one epoch. Medians over the seeds, ± half their range.",
+        "Entropies are given as a share of the entropy of batches of 128 cells drawn uniformly. Accuracy is that of a "
+        "softmax regression on held-out cells after one epoch. Medians over the seeds, ± half their range.",
         "own",
         "randomness",
     ),
     "build-field": Section(
-        "Beside the field",
+        "Compared with scverse annbatch",
         field_table,
         "Both build from the same two uncompressed `.h5ad` files, in turns, each time in a new process.",
         page="building",
@@ -222,7 +226,7 @@ SECTIONS = {
     "build-scale": Section(
         "Ten times as many cells in the same memory",
         build_table,
-        "`memory_limit` is 1 GB for both; the ratio is that of cells a second.",
+        "`memory_limit` is 1 GB for both. The ratio compares cells a second.",
         page="building",
     ),
     "build-files": Section(
@@ -234,16 +238,17 @@ SECTIONS = {
         page="building",
     ),
     "codecs": Section(
-        "What a codec costs, and gives",
+        "Size and speed of each codec",
         codecs_table,
-        "The same cells written with each codec: bytes of all files of a collection, and cells per second on the CPU, "
-        "every value and column number summed.",
+        "The same cells, written with each codec: bytes of all files of the collection, and cells per second on the "
+        "CPU. Every value and column number is summed.",
         page="building",
     ),
     "build-mixing": Section(
         "What appending loses until a collection is reshuffled",
         mixing_table,
-        "Mean entropy of the source files in a batch of 4,096, of ten files that were appended one after the other.",
+        "Ten files were appended one after the other. The table gives the mean entropy of the source files in a batch "
+        "of 4,096.",
         page="building",
     ),
 }
@@ -251,7 +256,7 @@ SECTIONS = {
 
 
 NOTHING_YET = {
-    "gpu": "## Measured\n\nNothing yet: there are no figures of a GPU. `make bench-gpu`, on a machine with one, "
-    "makes them, and `python benchmarks/report.py` then puts the tables here.\n"
+    "gpu": "## Measured\n\nThere are no measurements on a GPU yet. On a machine with one, `make bench-gpu` makes them, "
+    "and `python benchmarks/report.py` then puts the tables here.\n"
 }
 """Page -> what it says where there are no results."""

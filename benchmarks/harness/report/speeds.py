@@ -110,8 +110,9 @@ def remote_table(record: Record) -> str:
                     f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
                 )
             )
-        head = ("", "cells/s", "of a local directory", f"against the faster {PEER}" if base else "", CPU, "peak memory")
-        text += f"\n**Blocks × blocks a window, delay: {setting}**\n\n{table(head, lines)}"
+        ratio = f"against the faster {PEER}" if base else ""
+        head = ("", "cells/s", "share of a local directory", ratio, CPU, "peak memory")
+        text += f"\n**chunk_size x preload_nchunks, delay: {setting}**\n\n{table(head, lines)}"
     return text
 
 
@@ -127,7 +128,7 @@ def in_place_table(record: Record) -> str:
             form, _, name = setting.partition(", ")
             title = f"{form}, {TITLES.get(name, name)}"
             lines.append((title, row["contender"] + note, rate(row), cpu_rate(row), ratio))
-    return table(("", "", "cells/s", CPU, "ratio of these"), lines)
+    return table(("", "", "cells/s", CPU, "ratio of cells a CPU second"), lines)
 
 
 def cold_table(record: Record) -> str:
