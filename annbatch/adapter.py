@@ -86,7 +86,7 @@ def converted_modalities(
 
 
 def flat(batch: Fields, **more: Any) -> dict[str, Any]:
-    """Return a batch as a plain dict of arrays, for programs that collate, concatenate or move batches themselves.
+    """Return a batch as a plain dict of arrays, for libraries that collate, concatenate or move batches themselves.
 
     Parameters
     ----------
@@ -156,15 +156,15 @@ def a_loader(loader: Loader) -> Loader:
 class Adapter(Summary, ABC):
     """Base class of loaders that yield the arrays of a framework.
 
-    The core `Loader` keeps epochs, threads and stores. Subclasses implement ``_hand_over(batch)``, which returns a
-    batch with the framework's arrays, on the same memory where possible.
+    The core `Loader` manages epochs, threads and stores. Subclasses implement ``_hand_over(batch)``, which returns a
+    batch with the framework's arrays, on the same memory if possible.
 
     Parameters
     ----------
     loader
         The core loader, to which data have been added. It stays reachable as ``.loader``.
     emit
-        The form of batches that the framework takes without a copy.
+        The form of batches that the framework accepts without a copy.
 
     Raises
     ------
@@ -179,7 +179,7 @@ class Adapter(Summary, ABC):
 
     @abstractmethod
     def _hand_over(self, batch: Batch) -> Any:
-        """Return the batch with the framework's arrays in it, on the same memory where possible."""
+        """Return the batch with the framework's arrays in it, on the same memory if possible."""
 
     def __iter__(self) -> Iterator[Any]:
         # `map` rather than a generator: it keeps no reference to a batch that the user has let go.
@@ -199,7 +199,7 @@ class Adapter(Summary, ABC):
 
     @property
     def partition(self) -> Partition | None:
-        """The consumer that this process is, from the core loader's ``partition`` or otherwise from the framework."""
+        """The consumer that this process is: the core loader's ``partition``, or else what the framework says."""
         return self.loader.partition
 
     def set_epoch(self, epoch: int) -> None:
@@ -207,7 +207,7 @@ class Adapter(Summary, ABC):
         self.loader.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the run stands, as `Loader.state_dict` does."""
+        """Return the position in the run, as `Loader.state_dict` does."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

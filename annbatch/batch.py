@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 class Capacity:
     """Capacity of padded CSR batches, in elements: geometric buckets, or one fixed size.
 
-    Call it with the elements that a batch has, to get those that are allocated. Few distinct capacities mean few
+    Call it with the number of elements of a batch, to get the number to allocate. Few distinct capacities mean few
     compilations under ``jax.jit``.
 
     Raises
@@ -46,7 +46,7 @@ class Capacity:
     """
 
     growth: float = 1.25
-    """Ratio of each bucket to the one before; bucket sizes are rounded up to multiples of 64."""
+    """Ratio of each bucket to the previous one; bucket sizes are rounded up to multiples of 64."""
     smallest: int = 1024
     """Elements in the smallest bucket."""
     fixed: int | None = None
@@ -94,14 +94,13 @@ class Emit:
     which types are allowed. If given, floats of obsm become float32, or float64 if ``dtype`` is; integers and booleans
     of obsm do not change."""
     narrowed: Literal["float16", "bfloat16"] | None = None
-    """16-bit float to which the adapter converts the values; ``casting`` has to allow it as it has to allow
-    ``dtype``."""
+    """16-bit float to which the adapter converts the values; ``casting`` must allow it, as for ``dtype``."""
     index_dtype: np.dtype[Any] | None = None
     """Type of ``indices`` and ``indptr``; None means int32, or int64 from 2**31 elements on."""
     allocate: Callable[[int], Array] | None = None
-    """Returns host memory of a given number of bytes, (n_bytes,) uint8, such as page-locked memory for copies to a
-    device. None means ordinary memory. The memory is reused for later batches. A loader on a device uses memory of its
-    own."""
+    """Function that takes a number of bytes and returns host memory, (n_bytes,) uint8, such as page-locked memory for
+    copies to a device. None means ordinary memory. The memory is reused for later batches. A loader on a device uses
+    its own."""
     layout: Literal["csr", "dense"] = "csr"
     """``"csr"`` for a `CSR`, ``"dense"`` for a C-ordered (n_rows, n_vars) array."""
     bfloat16: bool = False
@@ -109,8 +108,8 @@ class Emit:
     uint16 and holds their bits, since neither NumPy nor CuPy has bfloat16: view it as bfloat16 where that exists. Only
     for loaders on a device."""
     nse: Callable[[int], int] | None = None
-    """Capacity rule, from the elements of a batch to those that are allocated (zeros behind the last row); see
-    `Capacity`. None means no padding."""
+    """Capacity rule: function that takes the number of elements of a batch and returns the number to allocate, with
+    zeros after the last row; see `Capacity`. None means no padding."""
     pad_rows: bool = False
     """Whether to pad short batches to ``batch_size`` with empty rows, whose code and index are -1."""
     parts: int | None = None
@@ -118,7 +117,7 @@ class Emit:
     The arrays get a first axis, (parts, …), and all parts of a batch have the capacity of the largest. Needs
     ``pad_rows``. None means no parts."""
     alike: bool = False
-    """Whether that capacity is also the one of all other consumers' batches of the same step."""
+    """Whether the batches of all consumers have the same capacity in each step."""
 
     def __post_init__(self) -> None:
         if self.parts is not None and (self.parts < 1 or self.layout != "csr" or not self.pad_rows):
@@ -156,7 +155,7 @@ class CSR(Summary):
     def to_scipy(self) -> sp.csr_matrix:
         """Return the matrix as a `scipy.sparse.csr_matrix` on the same memory, without the padding.
 
-        Works for NumPy arrays, and not for matrices in parts.
+        Works for NumPy arrays, but not for matrices in parts.
         """
         import scipy.sparse as sp
 
@@ -176,9 +175,9 @@ class Modality(Summary, Mapping[str, Any]):
     data: Any
     """Counts, as a `CSR` or a dense (n_rows, n_vars) array."""
     layers: Mapping[str, Any] | None = None
-    """Layers by name, matrices like ``data``; None if none were asked for."""
+    """Layers by name, matrices like ``data``; None if none were requested."""
     obsm: Mapping[str, Any] | None = None
-    """Elements of obsm by name, as in `Fields.obsm`; None if none were asked for."""
+    """Elements of obsm by name, as in `Fields.obsm`; None if none were requested."""
     mask: Any = None
     """Which cells have the modality, (n_rows,) bool; None if all have."""
 
@@ -220,22 +219,22 @@ class Fields(Summary):
     """Counts, as a `CSR` or a dense (n_rows, n_vars) array; None if there are modalities."""
     codes: Mapping[str, Any]
     """Label columns by name, as (n_rows,) numbers. Categories, text and nullable booleans are int32 codes into
-    ``Loader.categories`` (missing -1); booleans are bool; integers int64; integers of which some may be missing float64
-    (missing NaN); and floats float32 (missing NaN). Floats are rounded; any other number that the type cannot represent
+    ``Loader.categories`` (missing -1). Booleans are bool. Integers are int64, or float64 if some may be missing
+    (missing NaN). Floats are float32 (missing NaN). Floats are rounded; any other number that the type cannot represent
     raises an error. Padding rows are missing, or False."""
     index: Any
-    """Global row numbers, counted through the stores, (n_rows,) int64; None if they were not asked for."""
+    """Global row numbers, counted through the stores, (n_rows,) int64; None if they were not requested."""
     make_labels: Callable[[], pd.DataFrame] = field(repr=False)
-    """Makes `labels`, when it is first asked for."""
+    """Makes `labels` when it is first accessed."""
     layers: Mapping[str, Any] | None = None
-    """Layers by name, matrices like ``data``; None if none were asked for."""
+    """Layers by name, matrices like ``data``; None if none were requested."""
     obsm: Mapping[str, Any] | None = None
     """Elements of obsm by name, as dense (n_rows, width) arrays, or matrices like ``data`` if they are stored sparse;
-    None if none were asked for."""
+    None if none were requested."""
     n_padding: int = 0
     """Number of rows at the end that are padding (`Emit.pad_rows`)."""
     names: Any = None
-    """Names of the cells, (n_rows,) str objects, ``""`` for padding rows; None if they were not asked for."""
+    """Names of the cells, (n_rows,) str objects, ``""`` for padding rows; None if they were not requested."""
     modalities: Mapping[str, Modality] | None = None
     """Modalities by name, all with the same rows; None if the data have none."""
 
@@ -243,7 +242,7 @@ class Fields(Summary):
     def labels(self) -> pd.DataFrame:
         """The label columns as a DataFrame, with their own dtypes and without padding rows.
 
-        Its index holds the names of the cells if the loader was asked for them, otherwise the global row numbers.
+        Its index holds the names of the cells if the loader has ``names=True``, otherwise the global row numbers.
         """
         return self.make_labels()
 
@@ -284,8 +283,8 @@ class Batch(Fields, Mapping[str, Any]):
     """A mini-batch: a read-only mapping whose keys are also attributes.
 
     Its keys are ``data``, ``labels`` and ``index`` (unless ``return_index=False``), and ``names``, ``layers`` and
-    ``obsm`` if the loader was asked for them. For a collection with modalities, the name of each modality replaces
-    ``data``, ``layers`` and ``obsm``, with a mapping that has these: ``batch["rna"]["data"]``.
+    ``obsm`` if they were requested from the loader. For a collection with modalities, the keys ``data``, ``layers`` and
+    ``obsm`` are in a mapping for each modality: ``batch["rna"]["data"]``.
 
     With ``Loader(device="cuda")``, the arrays of ``data``, ``layers`` and ``obsm`` are CuPy arrays.
 

@@ -40,7 +40,7 @@ class AnnbatchError(Exception):
 
 
 class InputError(AnnbatchError, ValueError):
-    """An argument or an input file breaks a rule. Nothing has been read or written yet."""
+    """An argument or an input breaks a rule, or a value does not fit the type that was requested for it."""
 
 
 class MissingInputError(InputError, FileNotFoundError):

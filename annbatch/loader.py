@@ -97,9 +97,9 @@ class Loader(LoaderData):
         rounded. An integer that float32, or float64, cannot represent raises an error, unless ``casting`` is
         ``"same_kind"`` or ``"unsafe"``.
     var_names
-        Genes of X and layers: names, in the order wanted; a boolean mask of all genes; or a function that takes var and
-        returns such a mask, such as ``lambda var: var["highly_variable"]``. None means all genes. For a collection with
-        modalities, a dict of these for the modalities that shall not have all genes: ``{"rna": names}``.
+        Genes of X and layers: names, in the requested order; a boolean mask of all genes; or a function that takes var
+        and returns such a mask, such as ``lambda var: var["highly_variable"]``. None means all genes. For a collection
+        with modalities, a dict of these; modalities that it does not name have all genes: ``{"rna": names}``.
     var_key
         Column of var that holds ``var_names``, such as ``"gene_ids"``. None means the index of var.
     absent
@@ -114,7 +114,7 @@ class Loader(LoaderData):
     transform
         What to do with each batch: `LogNormalize`, `Binarize`, a function that takes a `Batch` and returns one
         (``batch.replace(data=…)``), or a list of these with functions last. The threads that read ahead call functions,
-        for several batches at a time. With a ``device``, they are called when a batch is asked for.
+        for several batches at a time. With a ``device``, they are called when a batch is requested.
     layers, obsm
         Layers, and elements of obsm, that batches carry in addition to ``data``. For a collection with modalities,
         prefix names with the modality: ``layers=["rna:counts"]``.
@@ -127,14 +127,14 @@ class Loader(LoaderData):
         not among the labels. The values of an integer column are read once, when first needed, and kept as codes of one
         to four bytes a row; its categories are the values that occur, in ascending order.
     modalities
-        For a collection with modalities: which ones batches have, in this order. None means all. Others are not read.
+        For a collection with modalities: those to read, in this order. None means all.
     partition
         Which of several consumers this loader is, such as ``Partition(rank, world_size)``. All consumers get the same
         number of batches. None means that it is alone, or that an adapter finds its rank.
     threads
         Threads that read and decode. None means as many as this process may use cores.
     prefetch
-        Windows to read ahead while the user works with one. 0 reads in the caller's thread.
+        Windows to read ahead while the caller works with one. 0 reads in the caller's thread.
     cache_dir
         Local folder in which to keep what is read from object stores, for the next epoch and other processes. It also
         keeps an index of ``.h5ad`` files, which then open faster. Processes may share the folder. None keeps nothing.
@@ -144,7 +144,7 @@ class Loader(LoaderData):
     device
         Where the matrices of batches are: ``"cpu"`` for NumPy arrays, or a CUDA device (``"cuda"``, ``"cuda:1"``, …)
         for CuPy arrays with the same contents, bit for bit. CuPy arrays are made on the stream that is current in CuPy
-        when a batch is asked for; on that stream they may be used and dropped at any time. Codes and index remain NumPy
+        when a batch is requested; on that stream they may be used and dropped at any time. Codes and index remain NumPy
         arrays.
     decode
         Where chunks are decoded if ``device`` is a CUDA device. ``"cpu"``; or ``"gpu"``, for local stores whose inner
@@ -317,14 +317,14 @@ class Loader(LoaderData):
         Parameters
         ----------
         parts
-            Name of each part to what it holds: fractions of the rows; or, with ``by``, lists of categories; or masks or
+            The parts by name, each given by a fraction of the rows; or, with ``by``, a list of categories; or a mask or
             global row numbers, as in ``batch["index"]``. One value may be None: that part gets the remaining rows.
         by
-            obs column whose categories are dealt to parts, for example to hold out donors; or several columns, whose
+            obs column whose categories ``parts`` lists, for example to hold out donors; or several columns, whose
             categories are tuples.
         stratify
-            obs column, or several, of whose classes each part by fraction gets its share, up to one row. Rows whose
-            class is missing are a class here.
+            obs column, or several. Each part by fraction gets its share of every class, up to one row. Rows whose class
+            is missing count as a class of their own.
         seed
             Seed of the parts by fraction, 0 <= seed < 2**64. The same seed gives the same parts.
 
@@ -336,8 +336,8 @@ class Loader(LoaderData):
         Raises
         ------
         InputError
-            If parts overlap or are empty, or a value is not a fraction, a category or a row; names the part. If a
-            column is missing, or holds floats.
+            If parts overlap or are empty, or a value is not a fraction, a category or a row. The error names the part.
+            Also if a column is missing or holds floats.
 
         Examples
         --------
@@ -374,7 +374,7 @@ class Loader(LoaderData):
             ``GroupKFold``, categories are assigned from the largest to the smallest, each to the fold that has the
             fewest rows so far. Rows whose category is missing stay together, too.
         stratify
-            obs column, or several, of whose classes each fold gets an equal share, up to one row, as in `split`.
+            obs column, or several. Each fold gets an equal share of every class, up to one row, as in `split`.
         seed
             Seed of the folds, 0 <= seed < 2**64. With ``by`` nothing is random.
 
@@ -461,11 +461,11 @@ class Loader(LoaderData):
         return self._scheduled().turns(position, position.parts[-1][0]).at_end
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the run stands: after the batch that was handed over last.
+        """Return the position in the run: after the last batch that was handed over.
 
         The state is small and can be written as JSON. It is the same on all ranks that have had the same number of
-        batches. Batches that were read ahead do not count. If an iterator was left early, the state is where it was
-        left.
+        batches. Batches that were read ahead do not count. If an iterator was left early, the position is after the
+        last batch that it gave.
 
         Returns
         -------
@@ -490,8 +490,8 @@ class Loader(LoaderData):
         """Make the next ``iter`` continue where a state was taken, with the batch that would have come next.
 
         Later epochs follow as usual. If the state was taken after the last batch of an epoch, the rest of that epoch is
-        empty. With a different number of consumers, the rest of the epoch is dealt anew: they get exactly the rows that
-        nobody has had.
+        empty. With a different number of consumers, the rest of the epoch is dealt out anew: together they get exactly
+        the rows that no consumer has had.
 
         Parameters
         ----------
@@ -503,8 +503,8 @@ class Loader(LoaderData):
         Raises
         ------
         InputError
-            If the state belongs to other data or settings, or to another worker process of a ``DataLoader``; names what
-            differs.
+            If the state belongs to other data or settings, or to another worker process of a ``DataLoader``. The error
+            names what differs.
         """
         own = self._fingerprint()
         self._opened().check_state_files(state, own.get("files", []))
@@ -515,12 +515,12 @@ class Loader(LoaderData):
     def stats(self) -> Stats:
         """Return the speed of the running or last epoch, and what it waited for.
 
-        Counting is always on. Statistics can be asked for at any time, from any thread.
+        The loader always counts. You can call this at any time, from any thread.
 
         Returns
         -------
         Stats
-            All zeros before the first batch was asked for.
+            All zeros before the first batch was requested.
 
         Examples
         --------
@@ -535,17 +535,17 @@ class Loader(LoaderData):
         return self.batches(Emit())
 
     def batches(self, emit: Emit, partition: Partition | None = None) -> Epoch:
-        """Return the next epoch, or the rest of one, with batches as ``emit`` asks for them: what adapters call.
+        """Return the next epoch, or the rest of one, with batches in the form of ``emit``. Adapters call this.
 
-        The epoch begins when its first batch is asked for; before that, nothing happens. It then closes the iterator
-        that was at work before, which raises RuntimeError if it is asked for more.
+        The epoch begins when its first batch is requested; before that, nothing happens. It then closes the iterator
+        of the previous epoch, which raises RuntimeError from then on.
 
         Parameters
         ----------
         emit
-            What batches shall look like.
+            The form of the batches.
         partition
-            The consumer that asks. None means the loader's own partition, or that it is alone.
+            The consumer that gets the batches. None means the loader's own partition, or that it is alone.
         """
         self._scheduled()
         consumer = partition or self.partition or WHOLE

@@ -35,19 +35,19 @@ class Stats(Summary):
     batches: int = 0
     """Batches that were handed over."""
     seconds: float = 0.0
-    """Seconds from asking for the first batch until the last one was handed over, or until the end of the epoch."""
+    """Seconds from the request for the first batch until the last one was handed over, or until the end of the epoch."""
     first_batch_seconds: float = 0.0
-    """Seconds until the first batch was handed over. It cannot be read ahead."""
+    """Seconds until the first batch was handed over, which cannot be read ahead."""
     wait_seconds: float | None = 0.0
-    """Seconds, out of ``seconds``, in which the caller waited for a batch, including the first one. None with worker
+    """Seconds, out of ``seconds``, that the caller waited for batches, including the first one. None with worker
     processes of a ``DataLoader``, since the caller is in another process."""
     bytes_read: int = 0
-    """Bytes read from files and received from object stores, without what zarr reads or what comes from the cache of
-    ``cache_dir``."""
+    """Bytes read from files and received from object stores. What zarr reads, or what comes from the cache of
+    ``cache_dir``, is not counted."""
     bytes_decoded: int = 0
     """Bytes of decoded chunks, in the types in which they are stored."""
     requests: int = 0
-    """Requests to object stores, including repeated ones, without those of zarr."""
+    """Requests to object stores, including repeated ones. Those of zarr are not counted."""
     retries: int = 0
     """Requests that the loader repeated because an answer was an error or incomplete. Repeats by the client of the
     object store are not counted."""
@@ -62,14 +62,14 @@ class Stats(Summary):
     zarr_seconds: float = 0.0
     """Seconds in which threads waited for arrays that zarr or NumPy reads and decodes."""
     decode_seconds: float = 0.0
-    """Seconds of all other work on batches, such as decoding chunks, casting and placing values, selecting genes,
-    reading labels."""
+    """Seconds of all other work on batches: decoding chunks, casting and placing values, selecting genes, reading
+    labels, and the like."""
     transform_seconds: float = 0.0
     """Seconds in the functions of ``transform``."""
     plan_seconds: float = 0.0
     """Seconds of planning what to read. One thread does that, ahead of reading."""
     device_seconds: float = 0.0
-    """Seconds in which the caller's thread had batches made on a device."""
+    """Seconds in which the caller's thread made batches on a device."""
     peak_slab_bytes: int = 0
     """Maximum memory, in bytes, of batches that were read ahead or not yet dropped."""
     threads: int = 0
@@ -133,7 +133,7 @@ class Stats(Summary):
 
     @property
     def wait_share(self) -> float | None:
-        """Share of the time in which the caller waited for a batch; None if ``wait_seconds`` is."""
+        """Share of the time in which the caller waited for a batch; None if ``wait_seconds`` is None."""
         if self.wait_seconds is None:
             return None
         return self.wait_seconds / self.seconds if self.seconds else 0.0
@@ -186,7 +186,7 @@ class Stats(Summary):
         facts["busy"] = ", ".join(f"{name} {share:.0%}" for name, share in self.busy.items() if share >= 0.005) or "–"
         facts["bytes"] = f"{summary.size(self.bytes_read)} read, {summary.size(self.bytes_decoded)} decoded"
         if self.requests:
-            facts["requests"] = f"{self.requests:,}, {self.retries:,} of them again"
+            facts["requests"] = f"{self.requests:,}, {self.retries:,} of them repeated"
         if pages := self.cache_hits + self.cache_misses:
             facts["cache"] = f"{self.cache_hits:,} of {pages:,} pages found"
         processes = f" in {self.workers} worker processes" if self.workers else ""

@@ -140,7 +140,7 @@ class Table:
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Decides which rows an epoch has, in which order and in which batches.
+    """Chooses the rows of an epoch, their order and their batches.
 
     A sampler is pure: its orders depend only on the table and the number of the epoch. It needs the three members
     below. `Shuffled`, `Weighted` and the others are frozen dataclasses that have them.
@@ -157,7 +157,7 @@ class Sampler(Protocol):
         Raises
         ------
         InputError
-            If it does not fit; names the argument, the rule and the value.
+            If it does not fit. The message should name the argument, the rule and the value.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Which rows come in an epoch, and in which batches? Pass one of these to a loader as ``sampler=``.
+"""Which rows come in an epoch, and in which batches? Samplers for ``Loader(sampler=…)``.
 
 `Shuffled` (the default of a loader), `Sequential`, `Weighted`, `ClassBalanced`, `Stratified`, `Grouped` and
 `MatchedPairs` are ready to use. Any object that follows the `Sampler` protocol is a sampler too.

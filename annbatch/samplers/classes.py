@@ -31,16 +31,16 @@ from annbatch.samplers.weighted import class_shares, described_weights, draws_of
 class Stratified:
     """Batches with a fixed number of rows of each class.
 
-    Within an epoch, the numbers of times that the rows of a class come differ by at most one: the rows come in random
-    order, and when all have come, in another order. Classes without a quota, and rows without a class, are left out.
-    Consumers that would get no full batch in the last round get one more batch with the same quotas.
+    Within an epoch, the rows of a class come equally often, up to one: they come in random order and, when all have
+    come, once more in another order. Classes without a quota, and rows without a class, are left out. Consumers that
+    would get no full batch in the last round get one more batch with the same quotas.
 
     Parameters
     ----------
     by
         obs column that holds the classes; or several columns, whose classes are tuples.
     quotas
-        Class to its number of rows in each batch. They must sum to the loader's ``batch_size``.
+        The number of rows of each class in a batch. They must sum to the loader's ``batch_size``.
     n_batches
         Batches in an epoch, over all consumers. None means as many as the rows of these classes would fill, and at
         least one.
@@ -158,7 +158,7 @@ class Grouped:
     With ``weights``, all batches are full, and an epoch has ``n = n_rows // batch_size`` of them.
 
     - With replacement, a class has ``n * w / sum(w)`` batches on average, rounded up or down. When all its rows have
-      come, they come in another order. Consumers that would get no batch in the last round get one more.
+      come, they come once more in another order. Consumers that would get no batch in the last round get one more.
     - Without replacement, every row comes at most once. A class of m full batches has ``n * v / sum(v)`` of them, where
       ``v = minimum(w, c * m)`` and c is the largest number with which no class has more than m.
 
@@ -169,7 +169,7 @@ class Grouped:
     by
         obs column that holds the classes; or several columns, whose classes are tuples.
     weights
-        Class to its weight, >= 0, which is proportional to the number of its batches. Classes that are not named are
+        The weight of each class, >= 0. The number of its batches is proportional to it. Classes that are not named are
         left out.
     n_rows
         Rows in an epoch, over all consumers, rounded down to whole batches. None means as many as the weighted classes

@@ -30,8 +30,8 @@ class MatchedPairs:
     """Batches of perturbed cells, each paired with a control of the same context.
 
     The first half of a batch holds perturbed rows, the second half controls: row i and row ``i + n_rows / 2`` are a
-    pair. Every perturbed row comes once an epoch. The numbers of times that the controls of a context come differ by at
-    most one; they are paired with other rows in each epoch. Rows without a perturbation or a context are left out.
+    pair. Every perturbed row comes once an epoch. The controls of a context come equally often, up to one, and are
+    paired with other rows in each epoch. Rows without a perturbation or a context are left out.
 
     Parameters
     ----------

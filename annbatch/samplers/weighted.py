@@ -86,10 +86,11 @@ class Weighted:
     rounded up or down. Without replacement, it comes at most once, with the probability ``n_rows * v_i / sum(v)``,
     where ``v = minimum(w, c)`` and c is the largest number with which no probability exceeds 1.
 
-    Both hold exactly for the weights as they are used: rounded to one part in 2**62 / (number of rows) of the largest.
+    Both hold exactly for the weights as they are used: rounded to multiples of ``max(w) / 2**(62 - k)``, where 2**k is
+    the smallest power of two above the number of rows.
 
-    All draws of a row follow one another in the stream. They are in one window, or in two if a window ends between
-    them.
+    If a row is drawn several times, its copies are in one block, or in consecutive ones. So they usually come in one
+    window; copies in different blocks may come in different windows.
 
     Parameters
     ----------
@@ -163,8 +164,8 @@ class ClassBalanced:
     by
         obs column that holds the classes; or several columns, whose classes are tuples.
     weights
-        Class to its share, >= 0. Classes that are not named are left out. None gives all classes that have rows the
-        same share.
+        The share of each class, >= 0. Classes that are not named are left out. None gives all classes that have rows
+        the same share.
     n_rows
         Rows in an epoch. None means as many as have a class with a share.
 

@@ -46,8 +46,8 @@ def check_adapter(
     - its batches are the core's, in the core's order, with the same keys: ``data``, ``index``, codes, ``labels``,
       ``names``, ``layers``, ``obsm``, and modalities;
     - ``len``, ``n_obs``, ``n_vars``, ``var``, ``categories`` and ``obs`` are the core's;
-    - epochs follow one another, also after one that was left early, and ``set_epoch`` chooses one;
-    - ``state_dict`` and ``load_state_dict`` go on with the next batch, in another adapter;
+    - each iteration is the next epoch, also after one that was left early, and ``set_epoch`` chooses one;
+    - an adapter that loads the state of another one continues with the next batch;
     - consumers, parts of a split and ``Loader.replace`` work as with the core;
     - a batch that is kept, or only its ``data``, does not change while later ones are made;
     - threads may share an iterator.
@@ -55,24 +55,24 @@ def check_adapter(
     Parameters
     ----------
     make_adapter
-        Takes a loader with data and gives the adapter: usually its class.
+        Function that takes a loader with data and returns the adapter; usually the adapter's class.
     to_numpy
-        Takes an array of the framework and gives a NumPy array.
+        Function that takes an array of the framework and returns a NumPy array.
     to_dense
-        Takes ``batch["data"]`` and gives a dense array of the framework, (n_rows, n_vars). The default takes
-        `annbatch.CSR`, and sparse matrices with ``toarray``.
+        Function that takes ``batch["data"]`` and returns a dense array of the framework, (n_rows, n_vars). The default
+        accepts `annbatch.CSR`, and sparse matrices with ``toarray``.
     address
-        Takes ``batch["data"]`` and says where its values lie in memory. With it, the check of kept batches also makes
-        sure that memory was used again in the meantime. None leaves that out.
+        Function that takes ``batch["data"]`` and returns the address of its values in memory. With it, the check of
+        kept batches also makes sure that memory was reused in the meantime. None leaves that out.
     code_dtypes
-        Type of the codes of label columns of `make_cells`, by the name of the column, where it is promised.
+        Types of ``batch.codes`` that the adapter promises, by the name of the label column of `make_cells`.
     options
         Options of the loaders, such as ``{"device": "cuda"}``.
 
     Raises
     ------
     AssertionError
-        If a rule is broken; names the rule and the values.
+        If a rule is broken. The message names the rule and the values.
 
     Examples
     --------

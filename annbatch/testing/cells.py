@@ -108,7 +108,7 @@ def make_cells(n_obs: int = 120, n_vars: int = 30, *, seed: int = 0) -> ad.AnnDa
 def make_collection(
     path: str | os.PathLike[str], n_obs: int = 120, n_vars: int = 30, *, seed: int = 0, **options: Any
 ) -> ad.AnnData:
-    """Write the cells of `make_cells` as a small collection, and give them in its order.
+    """Write the cells of `make_cells` as a small collection, and return them in its order.
 
     Parameters
     ----------
@@ -161,8 +161,8 @@ def make_modalities(
     -------
     dict of str to AnnData
         Each modality of all cells, in the order of the collection, with the matrices of `make_cells`. obs has
-        ``cell_type``, ``stage``, and the boolean column ``measured``, which says which cells have the modality. Rows of
-        the others are zero, and missing in the other columns.
+        ``cell_type``, ``stage``, and the boolean column ``measured``, which says which cells have the modality. For the
+        other cells, matrices are zero and the other columns are missing.
     """
     rows = np.arange(integer("n_obs", n_obs, 10))
     measured = {"rna": rows % 10 != 9, "adt": rows % 6 != 0}

@@ -40,13 +40,13 @@ def check_sampler(
 
     These are the rules:
 
-    - it has ``columns``, ``bind`` and ``describe``, and what ``describe`` gives survives JSON;
-    - its items are row numbers of the table it is bound to, also where ``rows=`` selects some of the rows;
-    - the same epoch is the same again, from a copy of the sampler, and however the epoch is cut into windows;
-    - epochs differ, and so do seeds, unless ``shuffles`` is False;
+    - it has ``columns``, ``bind`` and ``describe``, and what ``describe`` returns survives JSON;
+    - its items are row numbers of the table that it is bound to, also if ``rows=`` selects some of the rows;
+    - an epoch is always the same, also from a copy of the sampler, and however it is cut into windows;
+    - different epochs, and different seeds, give different orders, unless ``shuffles`` is False;
     - batches are not larger than ``batch_size``, and not smaller with ``drop_last=True``;
     - any number of consumers together get the rows that one alone gets, in equally many batches;
-    - a run that stops goes on with exactly what is left, on as many consumers or on others.
+    - a run that stops resumes with exactly what is left, on the same number of consumers or another.
 
     A sampler may refuse ``rows=`` and ``drop_last=True`` with an `annbatch.errors.InputError`. These cases are then
     left out.
@@ -56,8 +56,8 @@ def check_sampler(
     sampler
         The sampler.
     obs
-        obs of the cells, with the columns that the sampler asks for; its first three eighths are one store, the rest
-        another one. None means that of `make_cells`: 120 rows.
+        obs of the cells, with the columns that the sampler needs. The first three eighths of its rows are one store,
+        the rest are another. None means the obs of `make_cells`, 120 rows.
     batch_size, chunk_size, preload_nchunks
         As for `annbatch.Loader`. The data should make several windows of several batches.
     shuffles
@@ -66,7 +66,7 @@ def check_sampler(
     Raises
     ------
     AssertionError
-        If a rule is broken; names the rule and the values.
+        If a rule is broken. The message names the rule and the values.
     annbatch.errors.InputError
         If the sampler refuses these data altogether.
 
