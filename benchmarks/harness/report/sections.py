@@ -139,23 +139,23 @@ SECTIONS = {
     "whole": Section(
         "Reading whole files into memory",
         speeds_table,
-        "`anndata.read_h5ad` of the uncompressed files, compared with `anndata.read_zarr` of this project's stores with "
-        "the zarrs pipeline; no shuffling, no batches.",
+        "`anndata.read_h5ad` of the uncompressed files, compared with `anndata.read_zarr` of this project's stores "
+        "with the zarrs pipeline; no shuffling, no batches.",
     ),
     "open-files": Section(
         "Opening many files",
         open_files_table,
-        'Each `Loader(join="outer", cache_dir=…).use_h5ad(paths, labels=["cell_type", "donor"])` runs in a new process: '
-        "first with an empty `cache_dir`, then with the one that the first process filled. CPU time includes that of "
-        "worker processes. Medians and ranges of the rounds.",
+        'Each `Loader(join="outer", cache_dir=…).use_h5ad(paths, labels=["cell_type", "donor"])` runs in a new '
+        "process: first with an empty `cache_dir`, then with the one that the first process filled. CPU time includes "
+        "that of worker processes. Medians and ranges of the rounds.",
         page="h5ad",
     ),
     "in-place": Section(
         "Reading in place",
         in_place_table,
         "scDataset reads the same files, in an environment of its own. libdeflate is installed. Every value and column "
-        "number is summed. Rates are medians of the rounds ± half their range; ratios are the median, least and largest "
-        "of the rounds.",
+        "number is summed. Rates are medians of the rounds ± half their range; ratios are the median, least and "
+        "largest of the rounds.",
         page="h5ad",
     ),
     "sampling": Section("What samplers cost", sampling_table, "", page="sampling"),
@@ -196,15 +196,15 @@ SECTIONS = {
     "remote": Section(
         "Measured",
         remote_table,
-        "A web server on the same machine serves the stores. It shares the cores with the loader, and waits before each "
-        "response. zarr's ObjectStore only reads the blocks; it neither shuffles nor collects their rows.",
+        "A web server on the same machine serves the stores. It shares the cores with the loader, and waits before "
+        "each response. zarr's ObjectStore only reads the blocks; it neither shuffles nor collects their rows.",
         page="remote",
     ),
     "soak": Section(
         "Measured",
         soak_table,
-        "Medians and slopes leave out the first minutes (grey). They are those of the largest samples of equal spans of "
-        "time. Flat means that the fitted growth after the first minutes is at most 5 % of the median, and that the "
+        "Medians and slopes leave out the first minutes (grey). They are those of the largest samples of equal spans "
+        "of time. Flat means that the fitted growth after the first minutes is at most 5 % of the median, and that the "
         "process ended without an error.",
         "own",
         "soak",
