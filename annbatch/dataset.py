@@ -394,12 +394,14 @@ class Dataset:
         if not isinstance(saved, list) or not paths:
             return
         if len(saved) != len(paths):
-            raise InputError(f"state must be of the same files: it is of {len(saved)}, here are {len(paths)}")
+            raise InputError(
+                f"state must belong to the same files: it belongs to {len(saved)}, the loader has {len(paths)}"
+            )
         for path, then, now in zip(paths, saved, own, strict=True):
             if then != now:
                 raise InputError(
-                    f"{path}: must be the file that the state is of, or a copy of it: size and checksum are {now}, and "
-                    f"were {then}; name the files in the same order"
+                    f"{path}: must be the file with which the state was saved, or a copy: its size and checksum were "
+                    f"{then}, and are {now}; pass the files in the same order"
                 )
 
     def slow_paths(self, *, of_files: bool = False) -> list[str]:

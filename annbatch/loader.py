@@ -89,10 +89,10 @@ class Loader(LoaderData):
         hold these rows are read. With ``shuffle=False`` or `annbatch.samplers.Sequential`, row numbers are used in the
         given order; otherwise their order does not matter.
     dtype
-        Type of the values of X and layers. None means the type that they had before they were written. Adapters ask for
+        Type of the values of X and layers. None means the type that they had before they were written. Adapters request
         a type of their own.
     casting
-        Which casts to ``dtype``, or to the type that an adapter asks for, are allowed, in NumPy's terms. The default
+        Which casts to ``dtype``, or to the type that an adapter requests, are allowed, in NumPy's terms. The default
         allows only casts that cannot lose values. float32, the default of adapters, is always allowed: wider floats are
         rounded. An integer that float32, or float64, cannot represent raises an error, unless ``casting`` is
         ``"same_kind"`` or ``"unsafe"``.

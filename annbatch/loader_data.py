@@ -132,7 +132,8 @@ class LoaderData(Summary):
         Raises
         ------
         InputError
-            If there is nothing to add, or an object breaks one of the rules above; names the object and the element.
+            If there is nothing to add, or an object breaks one of the rules above. The error names the object and
+            the element.
         OutputError
             If the folder of the cache cannot be made.
         """
@@ -219,7 +220,7 @@ class LoaderData(Summary):
             If there is no such file.
         InputError
             If there is no path, a file holds no AnnData, an element is missing or stored by columns (CSC), or HDF5
-            lacks a filter; names the file and the element.
+            lacks a filter. The error names the file and the element.
         StoreError
             If a file cannot be read, or its parts contradict each other.
 
@@ -300,7 +301,7 @@ class LoaderData(Summary):
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read obs without the counts.
 
-        Columns are read a slice of rows at a time; only the columns asked for are read.
+        Columns are read a slice of rows at a time; only the requested columns are read.
 
         Parameters
         ----------
@@ -394,12 +395,12 @@ class LoaderData(Summary):
         }
 
     def emitted(self, emit: Emit) -> dict[str, Emitted]:
-        """Return the type of each element in batches as ``emit`` asks for them: what adapters call before they begin.
+        """Return the type of each element in batches of the form ``emit``. Adapters call this before they begin.
 
         Raises
         ------
         InputError
-            If ``casting`` does not allow the type that ``emit`` asks for; names the store and the element.
+            If ``casting`` does not allow the type of ``emit``. The error names the store and the element.
         """
         if self._dataset is None:
             return {}
@@ -490,7 +491,7 @@ class LoaderData(Summary):
         if dataset.modalities:
             name = next(iter(dataset.modalities))
             raise InputError(
-                f"var and n_vars must be asked for by modality here: ds.mod[{name!r}].var, ds.mod[{name!r}].n_vars"
+                f"var and n_vars differ by modality: use ds.mod[{name!r}].var and ds.mod[{name!r}].n_vars"
             )
         return dataset
 

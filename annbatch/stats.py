@@ -35,7 +35,7 @@ class Stats(Summary):
     batches: int = 0
     """Batches that were handed over."""
     seconds: float = 0.0
-    """Seconds from the request for the first batch until the last one was handed over, or until the end of the epoch."""
+    """Seconds from the request for the first batch until the last batch was handed over, or the epoch ended."""
     first_batch_seconds: float = 0.0
     """Seconds until the first batch was handed over, which cannot be read ahead."""
     wait_seconds: float | None = 0.0

@@ -27,7 +27,7 @@ class LogNormalize:
     genes of the store, even if ``var_names`` selects only some. Cells without counts stay zero. There is no check
     whether values are counts, and no warning about data that were normalised before.
 
-    Batches hold float32, or float64 if that is asked for or stored. float32 values differ from scanpy's only by
+    Batches hold float32, or float64 if that is requested or stored. float32 values differ from scanpy's only by
     rounding, since totals and logarithms are computed in float64. A GPU gives the same values, bit for bit.
 
     Parameters

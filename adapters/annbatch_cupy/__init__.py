@@ -40,7 +40,7 @@ class CupyLoader(Adapter):
 
     - ``batch["data"]``: a `cupyx.scipy.sparse.csr_matrix` with int32 ``indices`` and ``indptr``, or a dense array,
       (n_rows, n_vars).
-    - ``batch["labels"]``: the label columns as a DataFrame on the host, made only when asked for.
+    - ``batch["labels"]``: the label columns as a DataFrame on the host, built when it is accessed.
     - ``batch["index"]``: global row numbers, (n_rows,) int64, unless the core loader has ``return_index=False``.
     - ``batch.codes[column]``: codes into ``categories[column]``, (n_rows,) int32, missing -1. For a column of numbers
       or booleans, its values, in the types of `annbatch.Batch`.
@@ -51,7 +51,7 @@ class CupyLoader(Adapter):
     With ``Loader(device="cuda")``, ``data`` is the core's own memory, on its device. Otherwise everything is copied to
     the current device.
 
-    All work is queued on the stream that is current when a batch is asked for. Nothing waits for it, or for what is
+    All work is queued on the stream that is current when you request a batch. Nothing waits for it, or for what is
     already queued there. On that stream, you may use and drop a batch at any time. To use it on another stream, let
     that stream wait for the first one, and keep the batch until the other stream is done: CuPy gives dropped memory to
     what is queued next on the stream where it was allocated. Device memory comes from CuPy's current allocator (its

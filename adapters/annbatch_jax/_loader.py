@@ -55,7 +55,7 @@ class JaxLoader(Adapter):
 
     - ``batch["data"]``: a `PaddedCSR`, or a dense (batch_size, n_vars) array.
     - ``batch["mask"]``: which rows are data, (batch_size,) bool; False for padding rows.
-    - ``batch["labels"]``: the label columns as a DataFrame, made only when asked for.
+    - ``batch["labels"]``: the label columns as a DataFrame, built when it is accessed.
     - ``batch["index"]``: global row numbers, (batch_size,) int64, -1 for padding rows, unless the core loader has
       ``return_index=False``. They remain a NumPy array, since JAX narrows int64 to int32 unless 64-bit types are on.
     - ``batch.codes[column]``: codes into ``categories[column]``, (batch_size,) int32, missing -1. For a column of
@@ -72,7 +72,7 @@ class JaxLoader(Adapter):
     its memory is not reused before the last array on it is gone and the computations that read it are done.
 
     **Devices.** Batches of ``Loader(device="cuda")`` are committed to that device. They are made ahead, on a stream of
-    their own; the host waits only if a batch is not ready when it is asked for. Their memory is CuPy's: let JAX leave
+    their own; the host waits only if a batch is not ready when you request it. Their memory is CuPy's: let JAX leave
     some for it (``XLA_PYTHON_CLIENT_MEM_FRACTION``).
 
     **Processes.** Under ``jax.distributed``, each process gets its own windows, and all get the same number of batches,
@@ -103,7 +103,7 @@ class JaxLoader(Adapter):
         other's batches, so that all have the same capacity without communication; a fixed capacity avoids this work.
         Must be None for loaders on a CUDA device.
     prefetch_to_device
-        Batches, beyond the one asked for, to put or make on the device ahead, if they have been read already.
+        Number of further batches to put or make on the device ahead of time, if they have been read already.
 
     Raises
     ------

@@ -44,8 +44,8 @@ class LoaderDataset(grain.IterDataset[dict[str, Any]]):  # type: ignore[misc]
     batches
         The form of the batches: ``JaxLoader(ds, layout="dense")``.
     n_epochs
-        Number of epochs, each in another order; None means without end. (Grain's ``repeat`` would repeat the same
-        order.)
+        Number of epochs, each in another order; None means that the dataset never ends. (Grain's ``repeat`` would
+        repeat the same order.)
 
     Raises
     ------
@@ -130,16 +130,16 @@ class LoaderIterator(grain.DatasetIterator[dict[str, Any]]):  # type: ignore[mis
             self._running = None
 
     def get_state(self) -> dict[str, Any]:
-        """Say where the iterator stands: behind the batch that it gave last."""
+        """Return the position of the iterator: after the batch that it gave last."""
         return self._loader.state_dict()
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where a state was taken.
+        """Continue where a state was taken.
 
         Raises
         ------
         annbatch.errors.InputError
-            If the state is of other data, settings or workers; names what differs.
+            If the state belongs to other data, settings or workers. The error names what differs.
         """
         self._loader.load_state_dict(state, self._partition)
         self._running = None

@@ -108,7 +108,7 @@ class TorchLoader(Adapter, IterableDataset[Any]):
 
     - ``batch["data"]``: a sparse CSR tensor or a dense tensor, (n_rows, n_vars). ``crow_indices`` and ``col_indices``
       are int32, or int64 from 2**31 elements on.
-    - ``batch["labels"]``: the label columns as a DataFrame, made only when asked for.
+    - ``batch["labels"]``: the label columns as a DataFrame, built when it is accessed.
     - ``batch["index"]``: global row numbers, (n_rows,) int64, unless the core loader has ``return_index=False``.
     - ``batch.codes[column]``: codes into ``categories[column]``, (n_rows,) int64, missing -1, as loss functions take
       them. For a column of numbers or booleans, its values, in the types of `annbatch.Batch`: int64, float32, bool, or
@@ -121,7 +121,7 @@ class TorchLoader(Adapter, IterableDataset[Any]):
     ``Loader(device="cuda")``. You may keep a batch: its memory, host or device, is not reused before the last tensor on
     it is gone.
 
-    **Streams.** On a CUDA device, use a batch on the stream that was current when it was asked for. To use it on
+    **Streams.** On a CUDA device, use a batch on the stream that was current when you requested it. To use it on
     another stream, let that stream wait for the first one, and keep the batch until the other stream is done. If the
     core made the batch, ``Tensor.record_stream`` does not help, since the memory is CuPy's, not torch's.
 

@@ -39,8 +39,8 @@ class AnnDataModule(LightningDataModule):
     number of batches. A trainer that resumes from a checkpoint (``fit(…, ckpt_path=…)``) gets the batches that would
     have come next. The loader reads on threads of its own and needs no worker processes.
 
-    Each epoch of training has another order. Validation, test and prediction always use the order of epoch 0, so that
-    ``limit_val_batches=`` measures on the same rows each time. So does training with ``overfit_batches=``.
+    Each epoch of training has a different order. Validation, test and prediction always use the order of epoch 0, so
+    that ``limit_val_batches=`` measures on the same rows each time. So does training with ``overfit_batches=``.
 
     Lightning cannot tell how many cells are in a batch: pass ``self.log(…, batch_size=len(batch["index"]))``.
 
@@ -107,7 +107,7 @@ class AnnDataModule(LightningDataModule):
         return self._loader(stage).stats()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where training stands; the trainer puts it into checkpoints."""
+        """Return the position in training; the trainer puts it into checkpoints."""
         return {"train": self.loaders["train"].state_dict()} if "train" in self.loaders else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -132,7 +132,7 @@ class ScviDataModule(AnnDataModule):
             reference = reference if isinstance(reference, BaseModelClass) else os.fspath(reference)
             if setup:
                 raise InputError(
-                    f"{', '.join(setup)}: must not be passed with a reference, whose arguments of setup_anndata count"
+                    f"{', '.join(setup)}: must not be passed with a reference, which has its own setup arguments"
                 )
             setup, transfer = _of_reference(model, reference)
         layer = setup.get("layer")

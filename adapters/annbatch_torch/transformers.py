@@ -56,8 +56,8 @@ class LoaderTrainer(Trainer):  # type: ignore[misc]
     Raises
     ------
     annbatch.errors.InputError
-        If a loader does not yield dicts, or ``ignore_data_skip`` is set. From ``train``, if the checkpoint does not say
-        where the loader stood, or belongs to other data, settings or another number of ranks.
+        If a loader does not yield dicts, or ``ignore_data_skip`` is set. From ``train``, if the checkpoint lacks the
+        position of the loader, or belongs to other data, settings or another number of ranks.
 
     Examples
     --------

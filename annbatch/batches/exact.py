@@ -33,7 +33,7 @@ def check_exact(matrix: CSR | NDArray[Any], name: str, dtype: np.dtype[Any], lim
     values = matrix.data if isinstance(matrix, CSR) else matrix
     for value in (values.max(initial=0), values.min(initial=0)):
         if value >= limit or value <= -limit:
-            wider = "ask for dtype float64, or " if dtype.itemsize < 8 else ""
+            wider = "request dtype float64, or " if dtype.itemsize < 8 else ""
             raise InputError(
                 f"{name}: to become {dtype}, integers must be below 2**{limit.bit_length() - 1} in size, got "
                 f"{int(value)}; {wider}accept rounded values with Loader(casting='same_kind')"

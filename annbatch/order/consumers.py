@@ -118,7 +118,7 @@ class Order(ABC):
         Parameters
         ----------
         start, stop
-            Positions in the epoch. Each position is asked for once.
+            Positions in the epoch. Each position is requested once.
         key
             Selects the random words to shuffle with; pass it to `annbatch.samplers.shuffle`.
 

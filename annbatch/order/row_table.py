@@ -118,7 +118,7 @@ class Table:
     least_rows: int
     """Minimum number of rows of a batch, below which its rows are dropped; ``batch_size`` if it must be full."""
     classes: Mapping[str, Classes]
-    """The obs columns that the sampler asked for, by name."""
+    """The obs columns that the sampler names in `Sampler.columns`, by name."""
     n_stored: int
     """Number of rows in the stores, of which the table has all or some."""
     rows: Runs | None
@@ -130,7 +130,7 @@ class Table:
         return sum(self.store_rows)
 
     def classes_by(self, by: str | Sequence[str]) -> Classes:
-        """Return a column that the sampler asked for, or several as one whose classes are tuples."""
+        """Return a column in `classes`, or several of them as one whose classes are tuples."""
         return self.classes[by] if isinstance(by, str) else joint([self.classes[name] for name in by])
 
     def select(self, values: NDArray[Any]) -> NDArray[Any]:

@@ -49,7 +49,7 @@ class FileStamp:
         try:
             found = self.path.stat() if status is None else status
         except OSError as e:
-            raise StoreError(f"{self.path}: is not there any more, or cannot be examined: {e}") from e
+            raise StoreError(f"{self.path}: has been removed, or cannot be examined: {e}") from e
         if (found.st_size, found.st_mtime_ns) != (self.nbytes, self.mtime_ns):
             size = "" if found.st_size == self.nbytes else f" from {self.nbytes} to {found.st_size} bytes"
             raise StoreError(f"{self.path}: has changed{size} since it was opened; open it again")

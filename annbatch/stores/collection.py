@@ -127,7 +127,7 @@ class Collection(Summary):
     def at(cls, folder: Folder) -> Collection:
         """Open the collection in a folder, as `open` does; raises StoreError."""
         if isinstance(folder, LocalFolder) and not folder.path.is_dir():
-            raise StoreError(f"{folder}: there is no such directory, and a collection is a directory")
+            raise StoreError(f"{folder}: no such directory; a collection is a directory")
         with naming(f"{folder}/{MANIFEST}"):
             try:
                 text = folder.read(MANIFEST).decode()
@@ -198,7 +198,7 @@ class Collection(Summary):
             If the collection is not in a local directory.
         """
         if not isinstance(self.path, Path):
-            raise StoreError(f"{self.path}: must be in a local directory for this")
+            raise StoreError(f"{self.path}: must be in a local directory; copy the collection to a local disk")
         return self.path
 
     @property
@@ -225,7 +225,7 @@ class Collection(Summary):
     def obs(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Read obs without the counts.
 
-        Columns are read a slice of rows at a time; only the columns asked for are read.
+        Columns are read a slice of rows at a time; only the requested columns are read.
 
         Parameters
         ----------
@@ -317,7 +317,8 @@ class Collection(Summary):
         Raises
         ------
         StoreError
-            If the text is not a manifest that this version can read; names the field, the rule and the value.
+            If the text is not a manifest that this version can read. The error names the field, the rule and
+            the value.
         """
         path = path if isinstance(path, RemoteFolder) else Path(path)
         where = f"{path}/{MANIFEST}"
@@ -389,7 +390,7 @@ class Collection(Summary):
         Raises
         ------
         CorruptStoreError
-            If a file is missing, or does not have its recorded size; names the file.
+            If a file is missing, or does not have its recorded size. The error names the file.
         """
         recorded = self._files()
         try:
@@ -410,7 +411,7 @@ class Collection(Summary):
         ------
         CorruptStoreError
             If a file is missing, or differs from what was written, or the ``zarr.json`` beside the manifest is not that
-            of a group with these stores; names the file.
+            of a group with these stores. The error names the file.
         StoreError
             If the object store of the collection cannot be read.
         """

@@ -111,12 +111,12 @@ def _external_files(dataset: Any, path: Path, files: list[tuple[bytes, int, int]
     for name, offset, size in files:
         found = (Path(prefix) / os.fsdecode(name)).absolute()
         if not found.is_file():
-            raise StoreError(f"{where}: its elements must be in external files, got {found}, which is missing")
+            raise StoreError(f"{where}: its external file {found} is missing")
         n_held += min(max(found.stat().st_size - offset, 0), size)
         yield str(found)
     n_needed = dataset.get_space().get_simple_extent_npoints() * dataset.get_type().get_size()
     if n_held < n_needed:
-        raise StoreError(f"{where}: its external files must hold {n_needed} bytes, got {n_held} in {found}")
+        raise StoreError(f"{where}: its external files must hold {n_needed} bytes, got {n_held}; the last is {found}")
 
 
 def _files_of_virtual(dataset: Any, settings: Any, path: Path) -> Iterator[str]:
@@ -128,15 +128,15 @@ def _files_of_virtual(dataset: Any, settings: Any, path: Path) -> Iterator[str]:
     for name, source in dict.fromkeys(parts):
         if _PATTERN.search(name) or _PATTERN.search(source):
             raise StoreError(
-                f"{where}: a virtual dataset must name its files, got the pattern {name}/{source}; copy it into a "
-                f"dataset of its own"
+                f"{where}: a virtual dataset must name its files, got the pattern {name}/{source}; copy the "
+                f"values into an ordinary dataset"
             )
         name, source = name.replace("%%", "%"), source.replace("%%", "%")
         if (found := path if name == "." else _found(name, path)) is None:
-            raise StoreError(f"{where}: the files of a virtual dataset must be there, got {name!r}, which is missing")
+            raise StoreError(f"{where}: the file {name!r} of this virtual dataset is missing")
         with h5py.File(found, mode="r") as file:
             if not isinstance(file.get(source), h5py.Dataset):
-                raise StoreError(f"{where}: a virtual dataset must show datasets, got {source!r} of {found}")
+                raise StoreError(f"{where}: this virtual dataset must refer to datasets, got {source!r} of {found}")
             yield from _files_of(file[source].id)
 
 

@@ -99,7 +99,7 @@ class ObsInStore:
         """
         where = self.group.attrs.get("_index")
         if not isinstance(where, str) or where not in self.group:
-            raise InputError(f"{self.store}: obs must have an index of names to give names, got none")
+            raise InputError(f"{self.store}: obs must have an index with the names of the cells, got none")
         label = None if where == "_index" else where
         with naming(f"{self.store} obs/{where}"):
             found: Any = self.group[where]

@@ -165,11 +165,11 @@ def test_names_that_are_nowhere_are_refused(tmp_path, collection):
     attributes = dict(obs.attrs)
     del attributes["_index"]
     obs.attrs.put(attributes)
-    with pytest.raises(InputError, match=r"chunk_1.zarr: obs must have an index of names"):
+    with pytest.raises(InputError, match=r"chunk_1.zarr: obs must have an index with the names"):
         Loader(**OPTIONS, names=True).use_collection(path, labels=[])
     ds = Loader(**OPTIONS).use_collection(path, labels=[])
     assert len(next(iter(ds)).index) == 8
-    with pytest.raises(InputError, match="obs must have an index of names"):
+    with pytest.raises(InputError, match="obs must have an index with the names"):
         ds.obs(["stage"])
     obs.attrs.put(attributes | {"_index": "short"})
     ad.io.write_elem(obs, "short", np.array(["x"], object), dataset_kwargs={"chunks": (1,), "shards": None})

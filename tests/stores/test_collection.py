@@ -198,7 +198,7 @@ def test_broken_preshuffled_collections(tmp_path: Path):
 
 
 def test_what_is_no_collection(tmp_path: Path):
-    with pytest.raises(StoreError, match="gone: there is no such directory"):
+    with pytest.raises(StoreError, match="gone: no such directory"):
         Collection.open(tmp_path / "gone")
     with pytest.raises(StoreError, match=r"not a collection: it has no collection\.json"):
         Collection.open(tmp_path)

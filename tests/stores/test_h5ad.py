@@ -208,10 +208,10 @@ def test_resume(files: dict[str, Path], cells: ad.AnnData, tmp_path: Path) -> No
     with h5py.File(copy, "r+") as file:
         file["X/data"][...] += 1
     other = Loader(**OPTIONS).use_h5ad(copy, labels=[])
-    with pytest.raises(InputError, match=r"copy\.h5ad: must be the file that the state is of"):
+    with pytest.raises(InputError, match=r"copy\.h5ad: must be the file with which the state was saved"):
         other.load_state_dict(json.loads(json.dumps(state)))
     two = Loader(**OPTIONS).use_h5ad([files["contiguous"], copy], labels=[])
-    with pytest.raises(InputError, match="of the same files: it is of 1, here are 2"):
+    with pytest.raises(InputError, match="to the same files: it belongs to 1, the loader has 2"):
         two.load_state_dict(state)
 
 
@@ -233,7 +233,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "ends early": (cut, "has changed from"),
     "is written": (touched, "has changed"),
     "is replaced": (replaced, "has changed from"),
-    "is gone": (Path.unlink, "is not there any more"),
+    "is gone": (Path.unlink, "has been removed, or cannot be examined"),
 }
 
 

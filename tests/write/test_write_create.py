@@ -295,7 +295,7 @@ def test_obsm_tables_are_left_out_with_a_warning(tmp_path: Path):
     adata = named_adata(np.random.default_rng(0), range(3), range(4))
     adata.obsm["table"] = pd.DataFrame({"a": [1, 2, 3]}, index=adata.obs_names)
     path = write_adata(adata, tmp_path / "input", "h5ad")
-    with pytest.warns(UserWarning, match="'obsm/table' is no dense numeric array of two dimensions in .*input.h5ad"):
+    with pytest.warns(UserWarning, match="'obsm/table' is not a dense numeric array of two dimensions in .*input.h5ad"):
         collection = create_anndata_collection([path], tmp_path / "store", **SMALL)
     assert not ad.read_zarr(collection.store_paths[0]).obsm
 

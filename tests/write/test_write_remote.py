@@ -139,7 +139,7 @@ def test_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "s3://data/gone.zarr: must be a zarr group, or have the name of a file such as .h5ad",
         "s3://data/gone.h5ad: no such object",
         "s3://data/matrix.mtx.gz: must be local, because a 10x Genomics matrix has three files; download them",
-        "s3://data/b.h5ad.gz/rna: must be named without 'rna'; only a file of MuData has modalities",
+        "s3://data/b.h5ad.gz/rna: the path must not continue with 'rna'; only MuData files have modalities",
     ]
 
 

@@ -60,7 +60,7 @@ class Source:
     matrices: Mapping[str, MatrixInfo]
     """The main matrix as ``"X"``, wherever it lies in the input, and the layers as ``"layers/…"``."""
     obsm: Mapping[str, MatrixInfo | None]
-    """Name of each obsm element; None if it is no dense numeric array of two dimensions, or not asked for."""
+    """Name of each obsm element; None if it is not a dense numeric array of two dimensions, or not requested."""
     x: str = "X"
     """Key in the input of the main matrix: ``"X"``, ``"raw/X"`` or ``"layers/…"``."""
     var_columns: tuple[Any, ...] = ()
@@ -296,7 +296,7 @@ def obsm_fault(sources: Sequence[Source], name: str) -> str | None:
     for source in sources:
         info = source.obsm[name]
         if info is None:
-            return f"is no dense numeric array of two dimensions in {source.name}"
+            return f"is not a dense numeric array of two dimensions in {source.name}"
         widths.setdefault(info.shape[1], source.name)
     if 0 in widths:
         return f"has no columns in {widths[0]}"

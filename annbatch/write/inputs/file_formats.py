@@ -121,7 +121,7 @@ def _of_anndata(group: Any, where: str, part: str | None) -> StoredInput:
     names = modalities(group)
     if not names:
         if part is not None:
-            raise InputError(f"{where}: must be named without {part!r}; only a file of MuData has modalities")
+            raise InputError(f"{where}: the path must not continue with {part!r}; only MuData files have modalities")
         return StoredInput(group, where)
     if part is None and len(names) > 1:
         example = f"…/mod/{names[0]}"

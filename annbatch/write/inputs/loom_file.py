@@ -39,7 +39,7 @@ def loom_root(file: h5py.File, where: str, part: str | None) -> PartsRoot:
         If a part of it is asked for.
     """
     if part is not None:
-        raise InputError(f"{where}: must be named without {part!r}; x='layers/…' takes X from a layer of the file")
+        raise InputError(f"{where}: the path must not continue with {part!r}; x='layers/…' takes X from a layer")
     layers = {f"layers/{name}": item for name, item in file.get("layers", {}).items()}
     main = layers.get("layers/spliced", file["matrix"])
     elements = {"X": _by_cells(main, np.dtype(np.float32))}

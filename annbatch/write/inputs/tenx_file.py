@@ -54,8 +54,8 @@ def v3_root(file: h5py.File, where: str, part: str | None) -> PartsRoot:
     """
     if part is not None:
         raise InputError(
-            f"{where}: must be named without {part!r}: a file of Cell Ranger 3 holds all genomes in one matrix; "
-            f"var_names= selects genes"
+            f"{where}: the path must not continue with {part!r}: a file of Cell Ranger 3 holds all genomes in one "
+            f"matrix; var_names= selects genes"
         )
     group = file["matrix"]
     flags = group.get("filtered_barcodes")
