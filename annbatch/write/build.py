@@ -258,8 +258,8 @@ def _spool(
 def _state(place: Workplace, least: int, most: int, resources: Resources) -> None:
     """Say what the build will need, and check that it is there."""
     message = (
-        f"needs {summary.size(least)} to {summary.size(most)} of temporary space in "
-        f"{place.path.parent}, beside the collection itself, and up to "
+        f"the build needs {summary.size(least)} to {summary.size(most)} of temporary space in "
+        f"{place.path.parent}, in addition to the collection itself, and up to "
         f"{summary.size(resources.memory_bytes)} of memory"
     )
     _log.info("%s: %s", place.output, message)

@@ -186,7 +186,7 @@ def check_disk(directory: Path, needed: tuple[int, int]) -> None:
         raise OutputError(
             errno.ENOSPC,
             f"{directory.parent}: the build needs {summary.size(needed[0])} to {summary.size(needed[1])} of temporary "
-            f"space beside the collection itself, {summary.size(free)} is free",
+            f"space in addition to the collection itself, {summary.size(free)} is free",
         )
 
 
