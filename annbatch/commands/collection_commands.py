@@ -99,10 +99,12 @@ _INPUT_OPTIONS = _with(
 
 _BUILD_OPTIONS = _with(
     click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, help="Seed of the shuffle."),
-    click.option("--obs-as-strings", multiple=True, help="obs column to write as strings, whatever its type."),
+    click.option(
+        "--obs-as-strings", multiple=True, help="obs column to write as strings, whatever its type. Repeatable."
+    ),
     click.option("--strict", is_flag=True, help="Fail instead of leaving anything out with a warning."),
     click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells per store."),
-    click.option("--memory-limit", default="1GB", help="Memory for data, such as 2GB."),
+    click.option("--memory-limit", default="1GB", help="Memory for data, such as 2GB; the program itself takes some more."),
     click.option("--threads", type=click.IntRange(1), help="Number of threads; by default one per core."),
     click.option("--progress/--no-progress", default=True, help="Show progress bars."),
 )
@@ -155,18 +157,18 @@ _CODEC = partial(click.option, "--codec", type=click.Choice(get_args(Codec)))
     type=click.File("rb"),
     help="Write the genes named in FILE, one a line, in this order.",
 )
-@_LAYERS(help="Layer to write; by default all that the files share.")
-@_OBSM(help="obsm array to write; by default all that the files share.")
+@_LAYERS(help="Layer to write; by default all that the files share. Repeatable.")
+@_OBSM(help="obsm array to write; by default all that the files share. Repeatable.")
 @_NONE
-@_OBS_COLUMNS(help="obs column to write; by default all.")
-@click.option("--dense", multiple=True, help="Matrix to write dense: X or layers/NAME.")
+@_OBS_COLUMNS(help="obs column to write; by default all. Repeatable.")
+@click.option("--dense", multiple=True, help="Matrix to write dense: X or layers/NAME. Repeatable.")
 @_GROUPBY
 @click.option(
     "--modality",
     "--modalities",
     "modalities",
     multiple=True,
-    help="Modality of .h5mu files to write; by default all. Other options name elements of a modality as rna:NAME.",
+    help="Modality of .h5mu files to write; by default all. Repeatable. Other options name its elements MODALITY:NAME.",
 )
 @click.option(
     "--join-obs",
@@ -224,10 +226,10 @@ def append(
 @_OUTPUT
 @_BUILD_OPTIONS
 @_CODEC(help="As for create; by default the codec of COLLECTION.")
-@_LAYERS(help="Layer to keep; by default all.")
-@_OBSM(help="obsm array to keep; by default all.")
+@_LAYERS(help="Layer to keep; by default all. Repeatable.")
+@_OBSM(help="obsm array to keep; by default all. Repeatable.")
 @_NONE
-@_OBS_COLUMNS(help="obs column to keep; by default all.")
+@_OBS_COLUMNS(help="obs column to keep; by default all. Repeatable.")
 @_GROUPBY
 @_OVERWRITE
 def reshuffle(source_path: str, output_path: str, as_json: bool, **options: Any) -> None:
