@@ -83,7 +83,7 @@ class Epoch(Iterator[Batch]):
     Parameters
     ----------
     begin
-        Called with this iterator when its first batch is asked for; returns where to start.
+        Function that is called with this iterator when its first batch is requested. It returns the start of the epoch.
     """
 
     def __init__(self, begin: Callable[[Epoch], Start]) -> None:
