@@ -490,9 +490,7 @@ class LoaderData(Summary):
         dataset = self._opened()
         if dataset.modalities:
             name = next(iter(dataset.modalities))
-            raise InputError(
-                f"var and n_vars differ by modality: use ds.mod[{name!r}].var and ds.mod[{name!r}].n_vars"
-            )
+            raise InputError(f"var and n_vars differ by modality: use ds.mod[{name!r}].var and ds.mod[{name!r}].n_vars")
         return dataset
 
     def _runs(self) -> Runs | None:
