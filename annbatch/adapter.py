@@ -199,7 +199,7 @@ class Adapter(Summary, ABC):
 
     @property
     def partition(self) -> Partition | None:
-        """The consumer that this process is: the core loader's ``partition``, or else what the framework says."""
+        """The consumer that this process is, by the core loader's ``partition`` or else by the framework."""
         return self.loader.partition
 
     def set_epoch(self, epoch: int) -> None:

@@ -108,7 +108,7 @@ class Emit:
     uint16 and holds their bits, since neither NumPy nor CuPy has bfloat16: view it as bfloat16 where that exists. Only
     for loaders on a device."""
     nse: Callable[[int], int] | None = None
-    """Capacity rule: function that takes the number of elements of a batch and returns the number to allocate, with
+    """Capacity rule, a function that takes the number of elements of a batch and returns the number to allocate, with
     zeros after the last row; see `Capacity`. None means no padding."""
     pad_rows: bool = False
     """Whether to pad short batches to ``batch_size`` with empty rows, whose code and index are -1."""

@@ -62,8 +62,8 @@ class Stats(Summary):
     zarr_seconds: float = 0.0
     """Seconds in which threads waited for arrays that zarr or NumPy reads and decodes."""
     decode_seconds: float = 0.0
-    """Seconds of all other work on batches: decoding chunks, casting and placing values, selecting genes, reading
-    labels, and the like."""
+    """Seconds of all other work on batches, such as decoding chunks, casting and placing values, selecting genes, and
+    reading labels."""
     transform_seconds: float = 0.0
     """Seconds in the functions of ``transform``."""
     plan_seconds: float = 0.0
