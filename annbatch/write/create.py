@@ -79,8 +79,8 @@ def create_anndata_collection(
     - Each cell gets its source file as given, or the name of its input, in the obs column ``src_path``. If an input
       already has a ``src_path``, it is kept.
     - A var column is kept if no two inputs contradict each other about a gene, unless ``merge`` says otherwise.
-    - raw (unless ``x`` names it), uns, varm, obsp and varp are left out. A warning, also with ``strict``, names what
-      of them the inputs hold.
+    - raw (unless ``x`` names it), uns, varm, obsp and varp are left out. If the inputs have any of them, a warning
+      names them.
     - A name that a store cannot hold, such as one with ``/``, is replaced, with a warning. Options accept both names.
     - Anything else that is left out without having been deselected, such as obsm arrays of different widths, gives a
       warning, or with ``strict`` an error.
@@ -154,7 +154,8 @@ def create_anndata_collection(
         What to do with cell names that occur more than once. ``"unique"``: append ``-1``, ``-2``, …. ``"refuse"``:
         raise an error.
     strict
-        Whether to raise an error, instead of a warning, before leaving out anything that was not deselected.
+        Whether to raise an error, instead of a warning, before leaving out anything that was not deselected; raw, uns,
+        varm, obsp and varp only give a warning in any case.
     load
         Function that makes AnnData from a path, for other kinds of files. It is called whenever a part of the input is
         needed; return backed AnnData to keep memory bounded.
