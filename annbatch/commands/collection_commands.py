@@ -102,7 +102,7 @@ _BUILD_OPTIONS = _with(
     click.option(
         "--obs-as-strings", multiple=True, help="obs column to write as strings, whatever its type. Repeatable."
     ),
-    click.option("--strict", is_flag=True, help="Fail instead of leaving out genes, columns or matrices with a warning."),
+    click.option("--strict", is_flag=True, help="Fail instead of leaving out genes, columns or matrices."),
     click.option("--rows-per-store", type=click.IntRange(1), default=2**20, help="Cells per store."),
     click.option("--memory-limit", default="1GB", help="Memory for data, such as 2GB; the program takes some more."),
     click.option("--threads", type=click.IntRange(1), help="Number of threads; by default one per core."),
