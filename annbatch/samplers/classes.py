@@ -32,8 +32,8 @@ class Stratified:
     """Batches with a fixed number of rows of each class.
 
     Within an epoch, the rows of a class come equally often, up to one: they come in random order and, when all have
-    come, once more in another order. Classes without a quota, and rows without a class, are left out. Consumers that
-    would get no full batch in the last round get one more batch with the same quotas.
+    come, again in another order. Classes without a quota, and rows without a class, are left out. Consumers that would
+    get no full batch in the last round get one more batch with the same quotas.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class Grouped:
     With ``weights``, all batches are full, and an epoch has ``n = n_rows // batch_size`` of them.
 
     - With replacement, a class has ``n * w / sum(w)`` batches on average, rounded up or down. When all its rows have
-      come, they come once more in another order. Consumers that would get no batch in the last round get one more.
+      come, they come again in another order. Consumers that would get no batch in the last round get one more.
     - Without replacement, every row comes at most once. A class of m full batches has ``n * v / sum(v)`` of them, where
       ``v = minimum(w, c * m)`` and c is the largest number with which no class has more than m.
 
