@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -12,6 +14,12 @@ from stores import named_stores
 
 BATCH, PARTS = 12, 3
 ROOM = Capacity(growth=1.25, smallest=64)
+
+
+@pytest.fixture(scope="module")
+def stores_of(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return cache(lambda form: named_stores(folder / form, form))
 
 
 def part_of(csr: CSR, k: int) -> sp.csr_matrix:
@@ -27,8 +35,8 @@ def part_of(csr: CSR, k: int) -> sp.csr_matrix:
 @pytest.mark.parametrize("form", ["v3 sharded", "v2"])
 @pytest.mark.parametrize("genes", [None, [11, 2, 25, 7]], ids=["all genes", "chosen genes"])
 @pytest.mark.parametrize("alike", [False, True])
-def test_parts(form, genes, alike, tmp_path):
-    adatas, x, _ = named_stores(tmp_path, form)
+def test_parts(form, genes, alike, stores_of):
+    adatas, x, _ = stores_of(form)
     x = x if genes is None else x[:, genes]
     emit = Emit(nse=ROOM, pad_rows=True, parts=PARTS, alike=alike)
     rooms, seen = [], []
@@ -65,8 +73,8 @@ def test_parts(form, genes, alike, tmp_path):
             assert first[1] == second[1] >= max(first[0], second[0])
 
 
-def test_the_rest_of_a_window_has_the_same_room_on_all(tmp_path):
-    adatas, _, _ = named_stores(tmp_path, "v3 sharded")
+def test_the_rest_of_a_window_has_the_same_room_on_all(stores_of):
+    adatas, _, _ = stores_of("v3 sharded")
     emit = Emit(nse=lambda n: n, pad_rows=True, parts=PARTS, alike=True)
     rooms = []
     for index in range(2):
@@ -87,8 +95,8 @@ def test_columns_that_stand_twice_are_refused_where_all_need_the_same_room():
         next(ds.batches(Emit(nse=ROOM, pad_rows=True, alike=True)))
 
 
-def test_batches_ahead_do_not_count(tmp_path):
-    adatas, _, _ = named_stores(tmp_path, "v3 sharded")
+def test_batches_ahead_do_not_count(stores_of):
+    adatas, _, _ = stores_of("v3 sharded")
     ds = Loader(batch_size=8, chunk_size=8, preload_nchunks=3).add_anndatas(adatas)
     epoch = ds.batches(Emit())
     first = next(epoch)
@@ -104,10 +112,10 @@ def test_batches_ahead_do_not_count(tmp_path):
     np.testing.assert_array_equal(np.concatenate(again), np.concatenate([batch.index for batch in (first, *rest)]))
 
 
-def test_parts_that_cannot_be_are_refused(tmp_path):
+def test_parts_that_cannot_be_are_refused(stores_of):
     for wrong in ({"parts": 0, "pad_rows": True}, {"parts": 2}, {"parts": 2, "pad_rows": True, "layout": "dense"}):
         with pytest.raises(ValueError, match="parts must be >= 1 and needs layout='csr' and pad_rows=True"):
             Emit(**wrong)
-    adatas, _, _ = named_stores(tmp_path, "in memory")
+    adatas, _, _ = stores_of("in memory")
     with pytest.raises(InputError, match="parts must divide batch_size, 12, got 5"):
         next(Loader(batch_size=12).add_anndatas(adatas).batches(Emit(parts=5, pad_rows=True)))

@@ -83,9 +83,9 @@ def test_fractions_that_sum_to_one_take_every_row_and_another_seed_takes_others(
     assert len(parts[0]["test"].starts) <= 100
 
 
-@pytest.fixture
-def stores(tmp_path: Path):
-    return named_stores(tmp_path, "v3 sharded")
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory):
+    return named_stores(tmp_path_factory.mktemp("stores"), "v3 sharded")
 
 
 def opened_loader(adatas: list[ad.AnnData], **options) -> Loader:

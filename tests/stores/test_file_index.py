@@ -58,9 +58,16 @@ def write(folder: Path, number: int, compression: str | None) -> Path:
     return folder / f"{number}.h5ad"
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("files")
+    return [write(folder, number, "gzip" if number else None) for number in range(3)]
+
+
 @pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
-    return [write(tmp_path, number, "gzip" if number else None) for number in range(3)]
+def files(written: list[Path], tmp_path: Path) -> list[Path]:
+    """Copies that may be changed."""
+    return [Path(shutil.copy2(path, tmp_path)) for path in written]
 
 
 @contextmanager

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +96,22 @@ def _zipped(path: Path, x: sp.csr_matrix, obs: pd.DataFrame) -> zarr.Group:
     return zarr.open_group(zarr.storage.ZipStore(f"{path}.zip", mode="r"), mode="r")
 
 
+_WRITTEN: dict[Any, Path] = {}
+"""Where the copies lie of stores that were written, by form and contents."""
+_COPIES = Path(tempfile.gettempdir(), f"annbatch-stores-{os.getpid()}")
+atexit.register(shutil.rmtree, _COPIES, ignore_errors=True)
+
+
+def _in_form(form: str, path: Path, x: sp.csr_matrix, obs: pd.DataFrame, key: tuple[Any, ...]) -> ad.AnnData:
+    """Write a store in a form, or copy the one that was written of this key: to write one takes much longer."""
+    if (kept := _WRITTEN.get((form, key))) is not None:
+        return opened(zarr.open_group(str(shutil.copytree(kept, path)), mode="r+"))
+    adata = FORMS[form](path, x, obs)
+    if path.is_dir():
+        _WRITTEN[form, key] = Path(shutil.copytree(path, _COPIES / str(len(_WRITTEN))))
+    return adata
+
+
 def named_stores(
     folder: Path, form: str, sizes: tuple[int, ...] = (37, 1, 60), n_vars: int = 30
 ) -> tuple[list[ad.AnnData], sp.csr_matrix, pd.DataFrame]:
@@ -103,7 +123,7 @@ def named_stores(
         rows = range(first, first + n)
         matrices.append(named_matrix(rng, rows, range(n_vars)))
         tables.append(awkward_obs(rows, categories=(("B", "T"), ("NK",), ("T", "Mono", "B"))[i % 3]))
-        adatas.append(FORMS[form](folder / f"{i}.zarr", matrices[-1], tables[-1]))
+        adatas.append(_in_form(form, folder / f"{i}.zarr", matrices[-1], tables[-1], (sizes, n_vars, i)))
         first += n
     return adatas, sp.csr_matrix(sp.vstack(matrices)), pd.concat(tables)
 

@@ -29,6 +29,11 @@ from datagen import FILE_KINDS, FORMS, FileKind, Form, awkward_obs, named_adata,
 SMALL = {"rows_per_store": 8, "chunk_elements": 4, "shard_elements": 16, "progress": False}
 
 
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"))
+
+
 def read_input(path: Path) -> ad.AnnData:
     return ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(path)
 
@@ -133,8 +138,7 @@ def test_any_cells_and_any_cut(
     assert collection.types["X"].original == dtype
 
 
-def test_given_genes_in_the_given_order(tmp_path: Path):
-    paths = write_inputs(tmp_path)
+def test_given_genes_in_the_given_order(tmp_path: Path, paths: list[Path]):
     names = ["g13", "g2", "g7"]
     collection = create_anndata_collection(paths, tmp_path / "store", var_names=names, **SMALL)
     expected = ad.concat([read_input(path) for path in paths], join="outer", fill_value=0)[:, names]
@@ -142,8 +146,7 @@ def test_given_genes_in_the_given_order(tmp_path: Path):
     assert read_collection(collection)[0].var_names.tolist() == names
 
 
-def test_unshuffled_rows_stay_in_order(tmp_path: Path):
-    paths = write_inputs(tmp_path)
+def test_unshuffled_rows_stay_in_order(tmp_path: Path, paths: list[Path]):
     collection = create_anndata_collection(paths, tmp_path / "store", shuffle=False, **SMALL)
     names = [name for store in read_collection(collection) for name in store.obs_names]
     assert names == [f"cell{i}" for i in range(12)]
@@ -208,8 +211,7 @@ def test_layout_on_disk(tmp_path: Path):
     assert matrix.has_sorted_indices
 
 
-def test_a_shard_is_no_longer_than_its_array(tmp_path: Path):
-    paths = write_inputs(tmp_path)
+def test_a_shard_is_no_longer_than_its_array(tmp_path: Path, paths: list[Path]):
     collection = create_anndata_collection(paths, tmp_path / "store", chunk_elements=16, progress=False)
     array = zarr.open_array(collection.store_paths[0] / "X" / "data", mode="r")
     assert array.shards[0] - array.chunks[0] < array.shape[0] <= array.shards[0]
@@ -327,8 +329,7 @@ def test_explicit_zeros_are_kept(tmp_path: Path):
     assert ad.read_zarr(collection.store_paths[0]).X.nnz == adata.X.nnz
 
 
-def test_stores_of_a_collection_are_inputs_and_keep_their_sources(tmp_path: Path):
-    paths = write_inputs(tmp_path)
+def test_stores_of_a_collection_are_inputs_and_keep_their_sources(tmp_path: Path, paths: list[Path]):
     first = create_anndata_collection(paths, tmp_path / "first", **SMALL)
     second = create_anndata_collection(first.store_paths, tmp_path / "second", seed=1, **SMALL)
     expected = ad.concat(read_collection(first), join="outer", fill_value=0)
@@ -350,8 +351,7 @@ def test_nonfinite_values_if_asked(tmp_path: Path):
     np.testing.assert_array_equal(ad.read_zarr(collection.store_paths[0]).X.toarray(), adata.X.toarray())
 
 
-def test_progress_can_be_silenced(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    paths = write_inputs(tmp_path)
+def test_progress_can_be_silenced(tmp_path: Path, paths: list[Path], capfd: pytest.CaptureFixture[str]):
     quiet = {key: value for key, value in SMALL.items() if key != "progress"}
     create_anndata_collection(paths, tmp_path / "quiet", progress=False, **quiet)
     assert capfd.readouterr() == ("", "")
@@ -360,8 +360,7 @@ def test_progress_can_be_silenced(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert all(what in shown for what in ("opening", "obs", "planning", "reading", "writing", "temporary space"))
 
 
-def test_manifest_says_what_was_written(tmp_path: Path):
-    paths = write_inputs(tmp_path)
+def test_manifest_says_what_was_written(tmp_path: Path, paths: list[Path]):
     collection = create_anndata_collection(paths, tmp_path / "store", seed=5, **SMALL)
     manifest = json.loads((collection.path / "collection.json").read_text())
     assert (manifest["shuffled"], manifest["seed"], manifest["n_obs"], manifest["n_vars"]) == (True, 5, 12, 15)
@@ -373,8 +372,7 @@ def test_manifest_says_what_was_written(tmp_path: Path):
         assert store["nnz"] == ad.read_zarr(path).X.nnz
 
 
-def test_the_users_configuration_stays_untouched(tmp_path: Path):
-    paths = write_inputs(tmp_path)
+def test_the_users_configuration_stays_untouched(tmp_path: Path, paths: list[Path]):
     before, filters = copy.deepcopy(zarr.config.config), list(warnings.filters)
     create_anndata_collection(paths, tmp_path / "store", **SMALL)
     assert zarr.config.config == before

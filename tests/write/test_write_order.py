@@ -26,16 +26,16 @@ def all_bytes(directory: Path) -> dict[str, bytes]:
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
-@pytest.fixture
-def paths(tmp_path: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     rng = np.random.default_rng(1)
-    (tmp_path / "in").mkdir()
+    folder = tmp_path_factory.mktemp("in")
     paths = []
     for i, (rows, form) in enumerate([(range(90), "csr"), (range(90, 130), "dense"), (range(130, 200), "csc")]):
         adata = named_adata(rng, rows, range(3 * i, 3 * i + 20), form=form)
         adata.layers["half"] = sp.csr_matrix(adata.X) * 0.5
         adata.obsm["pca"] = rng.normal(size=(adata.n_obs, 3))
-        paths.append(write_adata(adata, tmp_path / "in" / f"{i}", "h5ad"))
+        paths.append(write_adata(adata, folder / f"{i}", "h5ad"))
     return paths
 
 
