@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import pickle
-import subprocess
-import sys
 import traceback
 import warnings
 
@@ -25,6 +23,7 @@ from annbatch.batches import csr_memory as memory_module
 from annbatch.stores import array_opening as opening_module
 from datagen import awkward_obs, named_matrix
 from epochs import each_batch
+from forked import in_a_fork
 from live_threads import background_threads
 from stores import FORMS, named_stores, opened, write_store
 
@@ -573,8 +572,9 @@ def test_values_of_different_types_promote_as_numpy_does():
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away here")
 def test_cores_that_the_process_may_not_use_do_not_count():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from annbatch import loader; "
-    code += "print(loader.available_cores())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "1"
+    def alone() -> int:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        return loader_module.available_cores()
+
+    assert in_a_fork(alone) == 1
     assert loader_module.available_cores() == len(os.sched_getaffinity(0))

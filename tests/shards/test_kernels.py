@@ -19,6 +19,8 @@ from annbatch.shards.checksum import CRC32C, crc32c
 from annbatch.shards.decode_kernels import Status, read_stored
 from annbatch.shards.scatter_kernels import copy_types, native_types, read_pieces, scatter_buffer
 from edge_values import TYPES, edge_values
+from forked import in_a_fork
+from fuzz_decoder import fuzz
 
 # To itself, and to what a loader hands over; to narrower integers and to other kinds, one of each.
 CASTS = [(stored, wanted) for stored in TYPES for wanted in dict.fromkeys([stored, *map(np.dtype, ("i4", "i8", "f4"))])]
@@ -200,12 +202,7 @@ def test_an_unwritable_cache_is_done_without(tmp_path: Path) -> None:
 
 
 def _fuzz(count: int, seed: int) -> None:
-    script = Path(__file__).parents[1] / "support/fuzz_decoder.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--count", str(count), "--seed", str(seed)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "'DECODE'" in done.stdout
+    assert "DECODE" in in_a_fork(lambda: fuzz(count, seed))
 
 
 def test_damaged_chunks_do_no_harm() -> None:

@@ -184,7 +184,10 @@ def test_mutated_stores(inputs):
     assert any(kind.endswith(": read") for kind in outcomes)
 
 
+# Python, and JAX where it was imported, warn of threads in a process that forks; the children do not use them.
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
 def test_deaths_and_silence_are_findings(monkeypatch, tmp_path):
+    monkeypatch.setattr(fuzz_stores, "METHOD", "fork")
     monkeypatch.setattr(fuzz_stores, "SILENT_S", 2)
     monkeypatch.setattr(fuzz_stores, "read_inputs", dying.read_inputs)
     found = list(fuzz_stores.outcomes(tmp_path, 0, 5))

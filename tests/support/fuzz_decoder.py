@@ -1,4 +1,4 @@
-"""Does any input make the decoder crash, or write outside its buffers? Run as a script; the tests do.
+"""Does any input make the decoder crash, or write outside its buffers? Run as a script or, as tests do, in a fork.
 
 Every buffer of the kernel ends at a page that cannot be touched and begins behind a margin of known bytes. Chunks that
 numcodecs and h5py wrote are truncated, flipped, overwritten and forged, and go through the kernel by file, as a store's
@@ -113,13 +113,9 @@ def mutate(rng: np.random.Generator, good: bytes) -> bytes:
     return bytes(data)
 
 
-def main() -> None:
-    """Fuzz, and print how often each status came."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
+def fuzz(count: int, seed: int) -> dict[str, int]:
+    """Decode damaged chunks; give how often each status came."""
+    rng = np.random.default_rng(seed)
     values = np.minimum(rng.geometric(0.4, N), 400).astype(DTYPE)
     loaded, workspace = library(), Workspace()
     assert isinstance(loaded, Library)
@@ -172,7 +168,7 @@ def main() -> None:
             return Status(status)
 
         goods = seeds(values)
-        for i in range(options.count):
+        for i in range(count):
             codec, shuffle, good = goods[i % len(goods)]
             # HDF5 says of a chunk that its compressor left it as it was.
             left = bool(i & 128) and codec in (Codec.ZLIB, Codec.LZF)
@@ -183,7 +179,15 @@ def main() -> None:
                     target[:] = 0
                     assert decode(codec, shuffle, delta, good, verify=True) is Status.OK, "the context was spoilt"
                     assert (target.view(np.float32) == expected).all(), "a good chunk was decoded wrongly"
-    print(counts)
+    return counts
+
+
+def main() -> None:
+    """Fuzz, and print how often each status came."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    print(fuzz(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

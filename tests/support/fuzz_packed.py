@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import google_crc32c
@@ -79,17 +80,12 @@ def mend(data: bytearray, layout: Layout) -> None:
     data[:4] = google_crc32c.value(bytes(data[4 : layout.blocks])).to_bytes(4, "little")
 
 
-def main() -> None:
-    """Fuzz, and print how often each status came."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtypes", nargs="+", default=["u2"])
-    options = parser.parse_args()
-    rng = np.random.default_rng(options.seed)
+def fuzz(count: int, seed: int, dtypes: Sequence[str]) -> dict[str, int]:
+    """Decode damaged chunks; give how often each status came."""
+    rng = np.random.default_rng(seed)
     counts: dict[str, int] = {}
     with tempfile.TemporaryFile() as file:
-        for name in options.dtypes:
+        for name in dtypes:
             dtype = np.dtype(name)
             layout = Layout(N, dtype.itemsize)
             # The stored bytes lie as close to the forbidden page as the kernel allows.
@@ -97,7 +93,7 @@ def main() -> None:
             scratch, target = guarded(layout.n_blocks * BLOCK * dtype.itemsize), guarded(4 * N)
             goods = seeds(rng, dtype)
             elements = scratch[MARGIN:].view(dtype)
-            for i in range(options.count):
+            for i in range(count):
                 delta, good = goods[i % len(goods)]
                 stored = mutate(rng, good, layout)
                 starts = np.sort(rng.integers(0, N, 2))
@@ -121,7 +117,16 @@ def main() -> None:
                 counts[kind] = counts.get(kind, 0) + 1
                 margins = [part[:MARGIN] for part in (raw, scratch, target)]
                 assert all((margin == CANARY).all() for margin in margins), "a byte was written before a buffer"
-    print(counts)
+    return counts
+
+
+def main() -> None:
+    """Fuzz, and print how often each status came."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtypes", nargs="+", default=["u2"])
+    print(fuzz(**vars(parser.parse_args())))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ START_S = 1200
 """What a child may take to begin."""
 PER_PROCESS = 5000
 """Inputs that one child reads."""
+METHOD = "spawn"
+"""How a child is started: with nothing in its memory that it could spoil."""
 
 
 # --- what is mutated --------------------------------------------------------------------------------------------------
@@ -265,7 +267,7 @@ def read_inputs(connection: Connection, pristine: Path, seed: int, first: int, s
 
 def outcomes(pristine: Path, seed: int, n_inputs: int) -> Iterator[tuple[int, str, str | None]]:
     """Have all inputs read by children; gives number, outcome and finding of each."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(METHOD)
     done = 0
     while done < n_inputs:
         stop = min(done + PER_PROCESS, n_inputs)

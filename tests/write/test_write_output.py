@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,26 +18,19 @@ from annbatch.stores.collection import Collection
 from annbatch.write import create_anndata_collection
 from annbatch.write.output.workplace import claimed
 from datagen import write_adata, write_inputs
-
-CHILD = """
-import resource, sys
-from annbatch.errors import OutputError
-from annbatch.write import create_anndata_collection
-source, output, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-try:
-    create_anndata_collection([source], output, progress=False)
-except OutputError as e:
-    print("OutputError", e.errno, e)
-"""
+from forked import in_a_fork
 
 
-@pytest.fixture
-def incompressible(tmp_path: Path) -> Path:
-    """A file of 8 MB of noise, in a directory of its own."""
-    (tmp_path / "in").mkdir()
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_inputs(tmp_path_factory.mktemp("inputs"), obs_columns=["n_counts"])
+
+
+@pytest.fixture(scope="module")
+def incompressible(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 8 MB of noise."""
     noise = np.random.default_rng(0).random((200, 10_000), dtype=np.float32)
-    return write_adata(ad.AnnData(X=noise), tmp_path / "in" / "noise", "h5ad")
+    return write_adata(ad.AnnData(X=noise), tmp_path_factory.mktemp("noise") / "noise", "h5ad")
 
 
 @pytest.fixture
@@ -58,8 +51,8 @@ def test_a_full_disk_leaves_nothing(incompressible: Path, small_disk: Path):
     assert list(small_disk.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_old_collection(incompressible: Path, small_disk: Path):
-    old = create_anndata_collection(write_inputs(incompressible.parent), small_disk / "store", progress=False)
+def test_a_full_disk_leaves_the_old_collection(incompressible: Path, inputs: list[Path], small_disk: Path):
+    old = create_anndata_collection(inputs, small_disk / "store", progress=False)
     with pytest.raises(OutputError, match="No space left"):
         create_anndata_collection([incompressible], old.path, overwrite=True, progress=False)
     assert [p.name for p in small_disk.iterdir()] == ["store"]
@@ -68,24 +61,27 @@ def test_a_full_disk_leaves_the_old_collection(incompressible: Path, small_disk:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs resource limits")
 def test_a_file_that_may_not_grow_leaves_nothing(incompressible: Path, tmp_path: Path):
-    arguments = [sys.executable, "-c", CHILD, str(incompressible), str(tmp_path / "out" / "store"), str(2**20)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert f"OutputError {errno.EFBIG}" in done.stdout
-    assert "out/store: cannot be written (File too large)" in done.stdout
+    def build() -> str:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+        with pytest.raises(OutputError) as caught:
+            create_anndata_collection([incompressible], tmp_path / "out" / "store", progress=False)
+        return f"{caught.value.errno} {caught.value}"
+
+    told = in_a_fork(build)
+    assert told.startswith(f"{errno.EFBIG} ")
+    assert "out/store: cannot be written (File too large)" in told
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_unfinished_build_is_no_collection(tmp_path: Path):
-    collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", progress=False)
+def test_an_unfinished_build_is_no_collection(tmp_path: Path, inputs: list[Path]):
+    collection = create_anndata_collection(inputs, tmp_path / "store", progress=False)
     (collection.path / "collection.json").unlink()
     with pytest.raises(StoreError, match=r"not a collection: it has no collection\.json"):
         Collection.open(collection.path)
 
 
-def test_overwriting_replaces_a_collection(tmp_path: Path):
-    (tmp_path / "in").mkdir()
-    first = create_anndata_collection(write_inputs(tmp_path / "in"), tmp_path / "out/deep/store", progress=False)
+def test_overwriting_replaces_a_collection(tmp_path: Path, inputs: list[Path]):
+    first = create_anndata_collection(inputs, tmp_path / "out/deep/store", progress=False)
     # The new collection is made from the one that it replaces.
     second = create_anndata_collection(first.store_paths, first.path, seed=9, overwrite=True, progress=False)
     assert second.path == first.path
@@ -94,28 +90,28 @@ def test_overwriting_replaces_a_collection(tmp_path: Path):
     assert [p.name for p in first.path.parent.iterdir()] == ["store"]
 
 
-def test_an_empty_directory_may_be_there(tmp_path: Path):
+def test_an_empty_directory_may_be_there(tmp_path: Path, inputs: list[Path]):
     (tmp_path / "store").mkdir()
-    create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", progress=False).verify()
+    create_anndata_collection(inputs, tmp_path / "store", progress=False).verify()
 
 
-def test_permissions_are_the_usual_ones(tmp_path: Path):
-    collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", progress=False)
+def test_permissions_are_the_usual_ones(tmp_path: Path, inputs: list[Path]):
+    collection = create_anndata_collection(inputs, tmp_path / "store", progress=False)
     (tmp_path / "usual").mkdir()
     assert collection.path.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_a_link_stays_a_link(tmp_path: Path):
+def test_a_link_stays_a_link(tmp_path: Path, inputs: list[Path]):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "store").symlink_to(tmp_path / "elsewhere")
-    create_anndata_collection(write_inputs(tmp_path), tmp_path / "store", progress=False)
+    create_anndata_collection(inputs, tmp_path / "store", progress=False)
     assert (tmp_path / "store").is_symlink()
     Collection.open(tmp_path / "elsewhere").verify()
 
 
-def test_a_path_taken_in_the_meantime_stays(tmp_path: Path):
+def test_a_path_taken_in_the_meantime_stays(tmp_path: Path, inputs: list[Path]):
     output = tmp_path / "store"
-    collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "other", progress=False)
+    collection = create_anndata_collection(inputs, tmp_path / "other", progress=False)
     with (
         pytest.raises(OutputExistsError, match="store: already exists"),
         claimed(output, "create", {}) as place,
@@ -135,8 +131,8 @@ def test_an_error_in_between_keeps_its_type(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_behind_the_last_step_undoes_nothing(tmp_path: Path):
-    collection = create_anndata_collection(write_inputs(tmp_path), tmp_path / "other", progress=False)
+def test_an_interrupt_behind_the_last_step_undoes_nothing(tmp_path: Path, inputs: list[Path]):
+    collection = create_anndata_collection(inputs, tmp_path / "other", progress=False)
     with pytest.raises(KeyboardInterrupt) as caught, claimed(tmp_path / "store", "create", {}) as place:
         for store in collection.store_paths:
             store.rename(place.stores / store.name)
