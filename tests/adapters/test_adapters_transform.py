@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import partial
 
 import anndata as ad
@@ -118,12 +119,15 @@ class TestBoth:
             np.testing.assert_allclose(data, log_normalized(counts.toarray())[index], rtol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*")
 def test_workers_transform_their_own_batches(counts):
     data = pytest.importorskip("torch.utils.data")
     annbatch_torch = pytest.importorskip("annbatch_torch")
     ds = annbatch_torch.TorchLoader(loader(counts, [LogNormalize(), dense_halved], seed=1), layout="dense")
+    # As workers that are spawned get it; `test_dataloader` spawns some.
+    sent = pickle.loads(pickle.dumps(ds))
     rows = []
-    for batch in data.DataLoader(ds, batch_size=None, num_workers=1, multiprocessing_context="spawn"):
+    for batch in data.DataLoader(sent, batch_size=None, num_workers=1, multiprocessing_context="fork"):
         expected = log_normalized(counts.toarray())[batch.index.numpy()] / 2
         np.testing.assert_allclose(batch.data.numpy(), expected, rtol=3e-7)
         rows += batch.index.tolist()

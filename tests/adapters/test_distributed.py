@@ -22,15 +22,12 @@ SUPPORT = Path(__file__).parents[1] / "support"
 PATIENCE_S = 120
 
 
-def start(framework: str, world: int, stores: Path, out: Path, stop_after: int | None) -> subprocess.Popen[str]:
+def start(framework: str, world: int, stores: Path, out: Path, stop_after: int) -> subprocess.Popen[str]:
     # No proxy stands between processes of one machine; JAX asks for its coordinator by HTTP.
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    arguments = [framework, str(world), str(free_port()), str(stores), str(out)]
+    arguments = [framework, str(world), str(free_port()), str(free_port()), str(stores), str(out), str(stop_after)]
     return subprocess.Popen(
-        [
-            *(sys.executable, str(SUPPORT / "train_rank.py"), *arguments),
-            *(() if stop_after is None else (str(stop_after),)),
-        ],
+        [sys.executable, str(SUPPORT / "train_rank.py"), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -46,8 +43,8 @@ def end(ranks: subprocess.Popen[str]) -> None:
     ranks.communicate()
 
 
-def lines_of(out: Path, rank: int) -> list[list[int]]:
-    return [json.loads(line) for line in out.with_suffix(f".rank{rank}").read_text().splitlines()]
+def lines_of(out: Path, what: str, rank: int) -> list[list[int]]:
+    return [json.loads(line) for line in (out / f"{what}.rank{rank}").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -60,30 +57,24 @@ def test_ranks_that_were_killed_go_on_where_they_stood(framework: str, world: in
     pytest.importorskip(framework)
     named_stores(tmp_path / "stores", "v3 sharded")
     out = tmp_path / "run"
-    ranks = start(framework, 2, tmp_path / "stores", out, 2)
+    out.mkdir()
+    ranks = start(framework, world, tmp_path / "stores", out, 2)
     assert ranks.stdout is not None
     try:
         for _ in range(2):
             pid, _, what = ranks.stdout.readline().partition(" ")
             assert what == "waits\n", ranks.communicate(timeout=PATIENCE_S)
             os.kill(int(pid), signal.SIGKILL)
-        ranks.communicate(timeout=PATIENCE_S)
-        assert ranks.returncode == 2, "both were killed"
-    finally:
-        end(ranks)
-    before = [lines_of(out, rank) for rank in range(2)]
-    assert [len(batches) for batches in before] == [2, 2]
-
-    moved = tmp_path / "moved"
-    moved.with_suffix(".state").write_text(out.with_suffix(".state").read_text())
-    ranks = start(framework, world, tmp_path / "stores", moved, None)
-    try:
         output, errors = ranks.communicate(timeout=PATIENCE_S)
     finally:
         end(ranks)
     assert ranks.returncode == 0, errors
     assert sorted(output.splitlines()) == [f"{rank} done, epoch 1 next" for rank in range(world)]
-    after = [lines_of(moved, rank) for rank in range(world)]
+    # torch says that sparse tensors are in beta once in a process: in the first batch, unless it is kept from that.
+    assert "beta" not in errors
+    before = [lines_of(out, "killed", rank) for rank in range(2)]
+    assert [len(batches) for batches in before] == [2, 2]
+    after = [lines_of(out, "resumed", rank) for rank in range(world)]
     assert len({len(batches) for batches in after}) == 1
 
     core = Loader(batch_size=8, chunk_size=3, preload_nchunks=5, threads=1, seed=3)

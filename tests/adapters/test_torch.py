@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -152,18 +149,3 @@ def test_a_product_and_its_gradient(make_loader: MakeLoader, truth: Truth) -> No
     x = torch.from_numpy(truth.x[batch.index.numpy()].toarray()).double()
     expected = 2 * x.T @ (x @ weight.detach())
     torch.testing.assert_close(weight.grad, expected)
-
-
-def test_torch_says_nothing_about_its_sparse_beta() -> None:
-    # It says so once in a process, so that only a new process can tell.
-    script = """
-from adapter_truth import make_stores
-from annbatch import Loader
-from annbatch_torch import TorchLoader
-ds = TorchLoader(Loader(batch_size=8).add_anndatas(make_stores()[0]))
-for batch in ds:
-    pass
-"""
-    support = Path(__file__).parents[1] / "support"
-    run = subprocess.run([sys.executable, "-c", script], cwd=support, capture_output=True, text=True, check=True)
-    assert "beta" not in run.stderr

@@ -25,50 +25,41 @@ from annbatch.stores import hdf5_files
 from stores import named_stores
 
 
-def read(ds: Loader, results: multiprocessing.SimpleQueue) -> None:
-    results.put([(batch.index.tobytes(), batch.data.data.tobytes(), batch.codes["stage"].tobytes()) for batch in ds])
+def contents(ds: Loader) -> list[tuple[bytes, ...]]:
+    return [(batch.index.tobytes(), batch.data.data.tobytes(), batch.codes["stage"].tobytes()) for batch in ds]
+
+
+def read(loaders: list[Loader], results: multiprocessing.SimpleQueue) -> None:
+    results.put([contents(ds) for ds in loaders])
 
 
 FORMS = ("v3 sharded", "v2", "memory store", "in memory")
 
 
-def cases() -> list[Any]:
-    """Every way to start a child × every form of store; a child that imports all anew takes seconds, so few do."""
-    usual = {
-        ("spawn", "v3 sharded", True),
-        ("forkserver", "v3 sharded", False),
-        ("forkserver", "v2", True),
-    }
-    return [
-        pytest.param(*case, marks=() if case[0] == "fork" or case in usual else pytest.mark.slow)
-        for case in product(("fork", "spawn", "forkserver"), FORMS, (True, False))
-        if case[0] == "fork" or case[1] != "memory store"  # a store in memory is in one process
-    ]
-
-
-@pytest.mark.parametrize(("method", "form", "direct"), cases())
-def test_a_child_reads_what_its_parent_opened(
-    tmp_path: Path, method: str, form: str, direct: bool, monkeypatch
-) -> None:
-    monkeypatch.setattr(opening_module, "DIRECT", direct)
-    adatas, _, _ = named_stores(tmp_path, form, sizes=(30, 5))
-    ds = Loader(batch_size=8, chunk_size=4, preload_nchunks=2, threads=2).add_anndatas(adatas)
-    here: list[list[bytes]] = []
-    for epoch in range(2):
-        ds.set_epoch(epoch)
-        here.append([(b.index.tobytes(), b.data.data.tobytes(), b.codes["stage"].tobytes()) for b in ds])
-    ds.set_epoch(0)
+# A child that imports everything anew takes seconds, so one reads all forms. `forkserver` pickles as `spawn` does.
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_a_child_reads_what_its_parent_opened(tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaders, here = {}, {}
+    for form, direct in product(FORMS, (True, False)):
+        if method != "fork" and form == "memory store":
+            continue  # a store in memory is in one process
+        monkeypatch.setattr(opening_module, "DIRECT", direct)
+        adatas, _, _ = named_stores(tmp_path / f"{form} {direct}", form, sizes=(30, 5))
+        ds = Loader(batch_size=8, chunk_size=4, preload_nchunks=2, threads=2).add_anndatas(adatas)
+        loaders[form, direct], here[form, direct] = ds, contents(ds)
+        assert contents(ds) != here[form, direct]
+        ds.set_epoch(0)
     context = multiprocessing.get_context(method)
     results = context.SimpleQueue()
     with warnings.catch_warnings():
         # Python, and JAX where it was imported, warn of threads in a process that forks; that is what is tested.
         warnings.simplefilter("ignore")
-        child = context.Process(target=read, args=(ds, results), daemon=True)
+        child = context.Process(target=read, args=(list(loaders.values()), results), daemon=True)
         child.start()
-    found = _get(results, child)
+    found = dict(zip(loaders, _get(results, child), strict=True))
     child.join(60)
     assert child.exitcode == 0
-    assert found == here[0]
+    assert [case for case in loaders if found[case] != here[case]] == []
 
 
 @Kernel
@@ -103,7 +94,7 @@ def test_a_fork_while_a_thread_compiles() -> None:
     thread.join()
 
 
-def _get(results: multiprocessing.SimpleQueue, child: multiprocessing.process.BaseProcess) -> list[tuple[bytes, ...]]:
+def _get(results: multiprocessing.SimpleQueue, child: multiprocessing.process.BaseProcess) -> Any:
     """Wait for the child's answer, but not for ever."""
     deadline = time.monotonic() + 60
     while results.empty():
@@ -123,9 +114,9 @@ def test_a_fork_while_the_parent_reads(tmp_path: Path) -> None:
     results = context.SimpleQueue()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        child = context.Process(target=read, args=(ds, results), daemon=True)
+        child = context.Process(target=read, args=([ds], results), daemon=True)
         child.start()
-    assert len(_get(results, child)) == len(ds)
+    assert [len(batches) for batches in _get(results, child)] == [len(ds)]
     child.join(60)
     rest = list(batches)
     rows = np.concatenate([batch.index for batch in (first, *rest)])

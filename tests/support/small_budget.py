@@ -11,6 +11,9 @@ from typing import Any
 from annbatch.write import build
 from annbatch.write.shuffle.budget import Budget
 
+PRELOADED = ["pytest", "annbatch.testing.cells", "annbatch.write", "small_budget", "crash_steps"]
+"""What a server imports that forks processes which build; each of them would import it anew."""
+
 
 class SmallBudget:
     """Stands in for `Budget` where builds look it up."""

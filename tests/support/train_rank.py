@@ -1,11 +1,13 @@
-"""One rank of a training run in a process of its own; `test_distributed` starts, kills and restarts it.
+"""Ranks of a training run, which are killed and go on; `test_distributed` starts and kills them.
 
-Usage: train_rank.py FRAMEWORK WORLD PORT STORES OUT [BATCHES]
+Usage: train_rank.py FRAMEWORK WORLD PORT PORT STORES OUT BATCHES
 
-The ranks are forked once the framework has been imported; each says its number, and that of its process, on a line.
+The ranks are forked once the framework has been imported. Two ranks read BATCHES batches each, say so on a line with
+the number of their process, and wait to be killed. Then WORLD ranks go on where these stood, and say when the epoch is
+over.
 
-Row numbers of every batch go to ``OUT.rank{RANK}`` as they come, a line each; after each batch rank 0 puts the state in
-``OUT.state``, whole or not at all. With BATCHES each rank then waits to be killed.
+Row numbers of every batch go to ``OUT/killed.rank{RANK}``, then ``OUT/resumed.rank{RANK}``, as they come, a line each;
+after each batch rank 0 puts the state in ``OUT/state``, whole or not at all.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 import warnings
@@ -68,20 +71,22 @@ def jax_rank(rank: int, world: int, port: str, ds: Loader) -> Rank:
     return JaxLoader(ds), step, lambda: None, jax.distributed.shutdown
 
 
-def main(framework: str, rank: int, world: int, port: str, stores: Path, out: Path, stop_after: int | None) -> None:
+def read(
+    framework: str, rank: int, world: int, port: str, stores: Path, out: Path, what: str, stop_after: int | None
+) -> None:
     core = Loader(batch_size=8, chunk_size=3, preload_nchunks=5, threads=1, seed=3).add_anndatas(opened(stores))
     ds, step, barrier, leave = {"torch": torch_rank, "jax": jax_rank}[framework](rank, world, port, core)
     assert (ds.partition.index, ds.partition.count) == (rank, world)
-    state_file = out.with_suffix(".state")
+    state_file = out / "state"
     if state_file.exists():
         ds.load_state_dict(json.loads(state_file.read_text()))
-    lines = out.with_suffix(f".rank{rank}").open("a")
+    lines = (out / f"{what}.rank{rank}").open("w")
     for n, batch in enumerate(ds, 1):
         step(batch)
         print(json.dumps([int(row) for row in batch["index"] if row >= 0]), file=lines, flush=True)
         barrier()
         if rank == 0:
-            temporary = out.with_suffix(".new")
+            temporary = out / "state.new"
             temporary.write_text(json.dumps(ds.state_dict()))
             temporary.rename(state_file)
         barrier()
@@ -93,8 +98,14 @@ def main(framework: str, rank: int, world: int, port: str, stores: Path, out: Pa
 
 
 if __name__ == "__main__":
-    framework, world, port, stores, out, *rest = sys.argv[1:]
+    framework, world, *ports, stores, out, stop_after = sys.argv[1:]
     importlib.import_module(f"annbatch_{framework}")
-    shared = port, Path(stores), Path(out), int(rest[0]) if rest else None
-    ranks = fork_ranks(int(world), lambda rank: main(framework, rank, int(world), *shared))
-    sys.exit(sum(os.waitpid(pid, 0)[1] != 0 for pid in ranks))
+    for port, what, n_ranks, stop in (
+        (ports[0], "killed", 2, int(stop_after)),
+        (ports[1], "resumed", int(world), None),
+    ):
+        shared = n_ranks, port, Path(stores), Path(out), what, stop
+        ranks = fork_ranks(n_ranks, lambda rank, shared=shared: read(framework, rank, *shared))
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks]
+        if any(code != (0 if stop is None else -signal.SIGKILL) for code in codes):
+            sys.exit(f"the ranks ended with {codes}")

@@ -31,14 +31,14 @@ from annbatch.write.output import directory_swap
 from annbatch.write.output.workplace import Mode, claimed, seal
 from crash_steps import stop_before
 from datagen import named_adata, write_adata
-from small_budget import small_budget
+from small_budget import PRELOADED, small_budget
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
 
 T = TypeVar("T")
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["annbatch.write", "small_budget", "crash_steps"])
+_context.set_forkserver_preload(PRELOADED)
 
 ARGUMENTS = {"inputs": [["a.h5ad", 1]], "seed": 0}
 
