@@ -51,7 +51,7 @@ def test_interrupts(collection, wanted):
 
 
 def test_what_happens_to_the_process(collection, wanted):
-    check(forked(collection, wanted, 1))
+    check(forked(collection, wanted, 1, every=8))
     check(in_a_kernel_thread(collection, wanted, 1, every=9))
     check(few_descriptors(collection, wanted, every=20))
 

@@ -306,8 +306,8 @@ def interrupted(place: Any, wanted: Batches, rng: np.random.Generator, times: in
         yield "KeyboardInterrupt", "any", outcome(run, wanted, is_remote=isinstance(place, str))
 
 
-def forked(place: Any, wanted: Batches, times: int) -> Iterator[tuple[str, str, str]]:
-    """Fork at each batch; the child reads epochs of its own."""
+def forked(place: Any, wanted: Batches, times: int, every: int = 3) -> Iterator[tuple[str, str, str]]:
+    """Fork at every so many batches; the child reads epochs of its own."""
 
     def run(at: int) -> Batches:
         found: Batches = []
@@ -337,7 +337,7 @@ def forked(place: Any, wanted: Batches, times: int) -> Iterator[tuple[str, str, 
         return found
 
     for _ in range(times):
-        for at in range(1, 26, 3):
+        for at in range(1, 26, every):
             yield "fork", "any", outcome(lambda at=at: run(at), wanted)  # type: ignore[misc]
 
 
