@@ -276,9 +276,7 @@ class SparsePart:
             part, indptr = parts[number], rows.indptr(number)
             own = lists[bounds[number] : bounds[number + 1]]
             table = columns.lookup, columns.bounds, columns.ascends, columns.n_columns
-            # Values are moved, not looked at: few types of them need a kernel.
-            seen = part.data.view(f"u{part.data.itemsize}")
-            found, bad = map_columns(seen, part.indices, indptr, own, *table)
+            found, bad = map_columns(_as_words(part.data), part.indices, indptr, own, *table)
             if bad >= 0:
                 self._refuse_column(plan, int(bounds[number] + bad))
             nnz = int(found[-1])
@@ -299,7 +297,7 @@ class SparsePart:
         """Keep the wanted columns of whole rows in scratch memory."""
         if self._selection is None:
             return part
-        indptr = select_columns(part.data, part.indices, part.indptr, self._selection.lookup, self._n_sorted)
+        indptr = select_columns(_as_words(part.data), part.indices, part.indptr, self._selection.lookup, self._n_sorted)
         nnz = int(indptr[-1])
         return CSR(part.data[:nnz], part.indices[:nnz], indptr, (part.shape[0], self._n_columns))
 
@@ -338,6 +336,11 @@ class SparsePart:
         fill_dense(scratch.data, scratch.indices, scratch.indptr, lookup, out)
         apply(self._kernel, out, totals_of(self._kernel, scratch, self._dtype))
         return out
+
+
+def _as_words(values: NDArray[Any]) -> NDArray[Any]:
+    """View values as unsigned integers for kernels that move them without looking at them, and so need few types."""
+    return values.view(f"u{values.itemsize}")
 
 
 def _size(matrices: Sequence[CSR]) -> int:

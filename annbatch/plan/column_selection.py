@@ -71,7 +71,8 @@ def sort_row(data: Any, indices: Any, begin: Any, end: Any, n_wanted: Any, other
 def select_columns(data: Any, indices: Any, indptr: Any, lookup: Any, n_wanted: Any) -> Any:
     """Keep wanted columns, in place: rows move to the front of ``data`` and ``indices``; gives the new indptr.
 
-    ``n_wanted`` is their number where rows have to be sorted, and 0 where wanted columns ascend.
+    ``data`` is seen as unsigned integers. ``n_wanted`` is the number of wanted columns where rows have to be sorted by
+    them, and 0 where they ascend.
     """
     out = np.empty(indptr.size, np.int64)
     # A row has each column at most once, or as often as there are columns.
