@@ -225,12 +225,6 @@ def test_even_cuts(n_items, n_batches, batch_items, expected):
     assert even_cuts(n_items, n_batches, batch_items).tolist() == expected
 
 
-@pytest.mark.parametrize("numbers", [(0, 0), (-1, 2), (2, 2), (0, 1, 1, 0), (0, 1, 2, 2), (0, 1, -1, 2)])
-def test_partition_refuses(numbers):
-    with pytest.raises(ValueError, match="must be"):
-        Partition(*numbers)
-
-
 def test_a_partition_is_shown_as_it_is_written():
     for partition in (Partition(1, 3), Partition(0, 1, worker=2, n_workers=4)):
         assert eval(repr(partition)) == partition

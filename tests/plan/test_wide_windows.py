@@ -52,6 +52,10 @@ def test_a_gap_is_read_if_it_is_no_longer_than_is_allowed():
     for step, n_ranges in ((5, 1), (6, 2)):
         plan = plan_readings(np.array([step, 0]), np.array([0, 2]), np.array([0, 100]), max_gap=4)
         assert len(plan.readings[0].ranges.starts) == n_ranges
+    # Up to 1,024 rows, unless somebody says otherwise.
+    for step, n_ranges in ((1025, 1), (1026, 2)):
+        plan = plan_readings(np.array([0, step]), np.array([0, 2]), np.array([0, 2000]))
+        assert len(plan.readings[0].ranges.starts) == n_ranges
 
 
 @pytest.mark.parametrize("rows", [[0, 2**40], [-1, 3], [2**40 + 1]])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from hypothesis import strategies as st
 
+from annbatch.order.consumers import Order
+from annbatch.order.permutation import Key
 from annbatch.order.row_selection import Runs
 from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.turns import Turns
@@ -102,3 +105,32 @@ def batches_of_turns(turns: Turns, index: int) -> list[list[int]]:
         window = turns.window(number, index)
         found += [window.rows[a:b].tolist() for a, b in zip(window.cuts[:-1], window.cuts[1:], strict=True)]
     return found
+
+
+class Numbers(Order):
+    """Items 0, 1, … as they are; with ``widths`` item i has so many rows: 10 i, 10 i + 1 and so on."""
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        batch_items: int = 1,
+        widths: Sequence[int] = (),
+        endless: bool = False,
+        divisible: bool = False,
+    ) -> None:
+        self.n, self.widths = n, widths
+        self.batch_items, self.endless, self.divisible = batch_items, endless, divisible
+        self.asked: list[tuple[int, int, Key]] = []
+        """What was asked for, in order."""
+
+    def __len__(self) -> int:
+        return self.n
+
+    def items(self, start: int, stop: int, key: Key) -> np.ndarray:
+        self.asked.append((start, stop, key))
+        numbers = np.arange(start, stop)
+        if not self.widths:
+            return numbers
+        columns = np.arange(max(self.widths[start:stop], default=1))
+        return np.where(columns < np.take(self.widths, numbers)[:, None], 10 * numbers[:, None] + columns, -1)
