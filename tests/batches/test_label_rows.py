@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annbatch.batches.label_rows import LabelReader, LabelRows
+from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, padded
 from annbatch.errors import InputError, StoreError
 from annbatch.plan.window import WindowPlan, plan_readings
 from annbatch.remote.request_pool import Requests
@@ -170,3 +170,53 @@ def test_codes_that_cannot_be_are_an_error(values, mask, message):
     rows = np.array([40, 3, 41])
     with pytest.raises(StoreError, match=f"obs\\['category'\\].*{message}"):
         read(broken(values, mask), plan_readings(rows, np.array([0, 3]), FIRST_ROWS), rows)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
+def test_codes_may_have_any_type(dtype: str):
+    """Of a store whose categories are not those of the collection."""
+    column = next(column for column in COLUMNS if column.name == "category")
+    part = column.parts[2]
+    assert part.categories is not None
+    assert column.categories is not None
+    codes = np.arange(SIZES[2]) % len(part.categories)
+    changed = replace(part, values=slices_of("values", codes.astype(dtype)))
+    rows = np.arange(FIRST_ROWS[2], FIRST_ROWS[3])[::-1].copy()
+    reader = LabelReader([replace(column, parts=(*column.parts[:2], changed))])
+    (labels,) = read(reader, plan_readings(rows, np.array([0, len(rows)]), FIRST_ROWS), rows)
+    expected = [column.categories.get_loc(part.categories[code]) for code in codes[::-1]]
+    assert labels.codes("category").tolist() == expected
+
+
+def test_padding_rows_are_missing():
+    names = ("category", "bool", "i8", "f4")
+    rows = np.array([3, 41, 50])
+    reader = LabelReader([column for column in COLUMNS if column.name in names])
+    (labels,) = read(reader, plan_readings(rows, np.array([0, 3]), FIRST_ROWS), rows)
+    codes = Codes(labels, 2)
+    assert sorted(codes) == sorted(names)
+    assert len(codes) == 4
+    for name in names:
+        whole, own = codes[name], labels.codes(name)
+        np.testing.assert_array_equal(whole[:3], own)
+        assert whole.dtype == own.dtype
+        assert len(whole) == 5
+    assert codes["category"][3:].tolist() == codes["i8"][3:].tolist() == [-1, -1]
+    assert codes["bool"][3:].tolist() == [False, False]
+    assert np.isnan(codes["f4"][3:]).all()
+    assert f"category=int32 (5,) into {len(codes._rows.places['category'].column.categories)} categories" in repr(codes)
+    assert "f4=float32 (5,)" in repr(codes)
+    values = np.arange(3)
+    assert padded(values, 0) is values
+
+
+def test_each_column_stands_where_its_type_may():
+    """Wide ones first: row numbers, values of 8, 4, 2 bytes and of one."""
+    reader = LabelReader(COLUMNS)
+    at = sorted((place.offset, place.dtype.itemsize) for place in reader._places.values())
+    masks = [(place.mask, 1) for place in reader._places.values() if place.mask is not None]
+    fields = sorted([*at, *masks, (reader._index_at, 8)])
+    assert [offset for offset, _ in fields] == np.cumsum([0, *[size for _, size in fields[:-1]]]).tolist()
+    assert [size for _, size in fields] == sorted((size for _, size in fields), reverse=True)
+    assert len(masks) == 1
+    assert all(not place.column.parts and not place.column.recodes for place in reader._places.values())

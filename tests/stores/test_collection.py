@@ -181,6 +181,7 @@ def test_opening_a_preshuffled_collection(tmp_path: Path):
     assert [store.nnz for store in collection.stores] == [None if i == 3 else a.X.nnz for i, a in enumerate(adatas)]
     assert collection.var_digest == digest_names([f"g{c}" for c in range(4)])
     assert collection.obs_columns == tuple(adatas[0].obs)
+    assert (collection.shuffled, collection.seed) == (True, None)
 
 
 @pytest.mark.filterwarnings("ignore:zarr v3 autosharding")
