@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from annbatch.errors import InputError
 from annbatch.stores.common_type import float32_holds
+from annbatch.stores.manifest import ElementTypes
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types, smallest_unsigned
 
 DTYPES = [bool, *(np.dtype(t) for t in "bBhHiIlLefd")]
@@ -69,6 +70,7 @@ def test_a_merged_scan_is_the_scan_of_the_whole(pieces: list[np.ndarray[Any, Any
         (np.array([2.0**64], np.float64), np.float64),
         (np.array([1.5, 2], np.float64), np.float64),
         (np.array([-1, 3], np.int8), np.int8),
+        (np.array([-1, 3], np.float64), np.float64),
         (np.array([-0.0, 3], np.float32), np.float32),
         (np.array([np.nan, 3], np.float32), np.float32),
         (np.array([np.inf, 3], np.float32), np.float32),
@@ -149,3 +151,51 @@ def test_column_numbers_get_the_smallest_type_too(n_vars: int, dtype: str):
 def test_what_no_unsigned_type_holds():
     with pytest.raises(OverflowError):
         smallest_unsigned(2**64)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "fits"),
+    [
+        (np.array([2**24, -(2**24)]), "f4", True),
+        (np.array([2**24 + 1]), "f4", False),
+        (np.array([-(2**24) - 1]), "f4", False),
+        (np.array([0, 1]), "?", True),
+        (np.array([2]), "?", False),
+        (np.array([-1]), "?", False),
+        (np.array([127, -128]), "i1", True),
+        (np.array([128]), "i1", False),
+        (np.array([-129]), "i1", False),
+        (np.array([0.5]), "f8", True),
+        (np.array([0.5]), "f4", False),
+        (np.array([3.0]), "u1", True),
+        (np.array([], "f8"), "?", True),
+    ],
+    ids=str,
+)
+def test_limits_of_types(values: np.ndarray[Any, Any], dtype: str, fits: bool):
+    assert ValueScan.of(values).fits(np.dtype(dtype)) is fits
+
+
+def test_what_a_scan_says():
+    assert ValueScan.of(np.empty(0, np.int8)) == ValueScan(np.dtype(np.int8), 0, True, 0, 0)
+    assert ValueScan.of(np.array([3, 5])) == ValueScan(np.dtype(int), 2, True, 0, 5)
+    assert ValueScan.of(np.array([-3, -2])) == ValueScan(np.dtype(int), 2, False, -3, 0)
+    for values in ([1, np.inf], [-1.0], [0.5], [-0.0], [np.nan]):
+        assert not ValueScan.of(np.array(values)).countable
+    assert ValueScan.of(np.array([0.0, 5])).countable
+
+
+@pytest.mark.parametrize(("n_vars", "indices"), [(0, "int32"), (2**31, "int32"), (2**31 + 1, "int64")])
+def test_column_numbers_that_are_not_narrowed(n_vars: int, indices: str):
+    assert chosen(np.array([1.5]), n_vars=n_vars, narrow=False).indices == indices
+    assert chosen(np.array([1.5]), n_vars=0).indices == "uint16"
+
+
+def test_the_types_of_all_inputs_are_named():
+    halves = np.array([0.5], np.float64)
+    assert chosen(np.array([2**53, -(2**53)]), halves).original == np.float64
+    with pytest.raises(InputError, match=r"types \['float64', 'int64'\] have the common type float64"):
+        chosen(np.array([2**53 + 1]), halves)
+    present = ElementTypes(np.dtype("f8"), np.dtype("f8"), np.dtype("u2"))
+    with pytest.raises(InputError, match=r"types \['float64', 'int64'\].*, got 9007199254740993"):
+        choose_types("X", [ValueScan.of(np.array([-(2**53) - 1]))], 10, narrow=True, present=present)
