@@ -121,6 +121,9 @@ def _open_standard_files() -> None:
         except OSError:
             # The lowest number that is free is this one.
             os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        # Older versions of SciPy import a module of NumPy that needs one.
+        sys.stderr = os.fdopen(2, "w", closefd=False)
     for stream in (sys.stdout, sys.stderr):
         # Names of files may hold what the terminal cannot show.
         if hasattr(stream, "reconfigure"):

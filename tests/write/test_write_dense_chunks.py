@@ -37,6 +37,10 @@ class Counting(WrapperStore[Any]):
             self.reads[key] += 1
         return await self._store.get(key, *args, **kwargs)
 
+    def with_read_only(self, read_only: bool = False) -> Counting:
+        # zarr has it for stores of this kind since 3.1.4.
+        return Counting(self._store.with_read_only(read_only))
+
 
 def adata() -> ad.AnnData:
     made = ad.AnnData(VALUES, obsm={"pca": OBSM})
