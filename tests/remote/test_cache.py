@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -95,7 +96,12 @@ def some(now: list[Any], later: list[Any]) -> list[Any]:
 
 
 def n_used(kept: Path) -> int:
-    return sum(file.stat().st_blocks * 512 for file in files(kept))
+    found = 0
+    for file in files(kept):
+        # Another process may have removed it in the meantime.
+        with suppress(FileNotFoundError):
+            found += file.stat().st_blocks * 512
+    return found
 
 
 # --- hits and misses --------------------------------------------------------------------------------------------------
@@ -434,10 +440,14 @@ def read_by_others(
     assert readers.stdout is not None
     print(json.dumps([task, place, str(kept), limit, n, str(output)]), file=readers.stdin, flush=True)
     answer = ThreadPoolExecutor(1).submit(readers.stdout.readline)
-    while not answer.done():
-        assert n_used(kept) <= limit
-        time.sleep(0.005)
-    assert answer.result() == "true\n"
+    try:
+        while not answer.done():
+            assert n_used(kept) <= limit
+            time.sleep(0.005)
+    finally:
+        # Not left to whoever asks next.
+        said = answer.result()
+    assert said == "true\n"
     return [pickle.loads((output / f"{i}").read_bytes()) for i in range(len(list(output.glob("?"))))]
 
 

@@ -222,7 +222,7 @@ def test_sizes_that_cannot_be_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.filterwarnings("ignore:zarr v3 autosharding")
 def test_obs_of_modalities(tmp_path: Path):
     root = zarr.open_group(tmp_path / "chunk_0.zarr", mode="w", zarr_format=3)
-    for path, name in (("obs", "n"), ("mod/rna/obs", "own")):
-        ad.io.write_elem(root, path, pd.DataFrame({name: [1, 2, 3]}, index=["c0", "c1", "c2"]))
+    for group, name in ((root, "n"), (root.require_group("mod/rna"), "own")):
+        ad.io.write_elem(group, "obs", pd.DataFrame({name: [1, 2, 3]}, index=["c0", "c1", "c2"]))
     found = plain(tmp_path, modalities={"rna": replace(RNA, nnz=(4,))})
     assert list(found.obs().columns) == ["n", "rna:own"]

@@ -96,13 +96,13 @@ def test_mudata_and_its_modalities(tmp_path: Path, stored: bool) -> None:
             # Says which cells a modality has.
             ad.io.write_elem(file, "varm", {"rna": np.ones(2 * GENES, bool), "adt": np.ones(2 * GENES, bool)})
             for name, one in parts.items():
-                ad.io.write_elem(file, f"mod/{name}", one)
+                ad.io.write_elem(file.require_group("mod"), name, one)
     else:
         obs = pd.DataFrame(index=parts["rna"].obs_names)
         given = SimpleNamespace(mod=parts, obs=obs, obs_names=obs.index, obsm={}, uns=uns)
     with pytest.warns(UserWarning, match="a collection keeps") as seen:
         collection = create_anndata_collection(given, tmp_path / "all", progress=False)
-    said = [str(one.message).rpartition("left out: ")[2] for one in seen]
+    said = [str(one.message).rpartition("left out: ")[2] for one in seen if "a collection keeps" in str(one.message)]
     assert said == ["uns of MuData itself", "obsp/distances, uns", "obsp/distances, uns"]
     of_parts = [f"{name}:{key}" for name in collection.modalities for key in ("uns", "obsp/distances")]
     assert collection.inputs[0].left_out == ("uns", *of_parts)
