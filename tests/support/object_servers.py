@@ -45,7 +45,9 @@ def s3_server(folder: Path, *, keys: bool = True) -> Iterator[int]:
 def _answers(port: int) -> bool:
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5)
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError as refused:
+        # It has a connection, which Python 3.14 asks to close.
+        refused.close()
         return True
     except OSError:
         return False
