@@ -73,6 +73,13 @@ def test_what_becomes_x_is_not_left_out(tmp_path: Path) -> None:
         create_anndata_collection(adata, tmp_path / "all", x="raw/X", progress=False)
 
 
+def test_uns_that_looks_like_categories_of_older_files(tmp_path: Path) -> None:
+    adata = named_adata(np.random.default_rng(0), range(ROWS), range(GENES))
+    adata.uns["donor_categories"] = np.array(["a", "b"])
+    with pytest.warns(UserWarning, match="left out: uns$"):
+        create_anndata_collection(write_adata(adata, tmp_path / "a", "h5ad"), tmp_path / "all", progress=False)
+
+
 def test_nothing_is_said_where_there_is_nothing(tmp_path: Path) -> None:
     adata = named_adata(np.random.default_rng(0), range(ROWS), range(GENES))
     for kind in ("h5ad", "zarr2", "zarr3"):

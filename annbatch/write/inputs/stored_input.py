@@ -79,8 +79,10 @@ class StoredInput:
             return [] if self.element("raw/X") is None else ["X"]
         found = self._group.get(group, ())
         names = [str(name) for name in (found.dtype.names or () if is_array(found) else found)]
-        # AnnData before 0.7 keeps the categories of columns there.
-        return [name for name in names if not (group == "uns" and name.endswith("_categories"))]
+        if group == "uns" and is_array(self._group["obs"]):
+            # AnnData before 0.7 keeps the categories of columns there.
+            return [name for name in names if not name.endswith("_categories")]
+        return names
 
     def element(self, key: str) -> Any:
         """Give an element unread; None if it is not there."""
