@@ -20,6 +20,7 @@ from annbatch.stores.collection import FORMAT, Collection, digest_names
 from annbatch.stores.manifest import ElementTypes, FileEntry, StoreEntry
 from annbatch.write import create_anndata_collection
 from datagen import named_adata, write_inputs
+from nested import put
 
 COUNTS = st.integers(0, 2**40)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -77,15 +78,6 @@ def minimal() -> Collection:
         seed=0,
         software="test",
     )
-
-
-def put(*keys: Any) -> Callable[[Any, Any], None]:
-    def edit(manifest: Any, value: Any) -> None:
-        for key in keys[:-1]:
-            manifest = manifest[key]
-        manifest[keys[-1]] = value
-
-    return edit
 
 
 STORE = ("stores", 0)

@@ -20,6 +20,7 @@ from annbatch.stores.collection import FORMAT, Collection
 from annbatch.stores.location import LocalFolder
 from annbatch.stores.manifest import ElementTypes, FileEntry, InputEntry, StoreEntry, checksum
 from annbatch.stores.modality import ModalityEntry
+from nested import put
 
 U2, F4 = np.dtype("u2"), np.dtype("f4")
 TYPES = ElementTypes(U2, F4, U2)
@@ -67,15 +68,6 @@ def test_a_manifest_is_read_back(collection: Collection):
     assert json.loads(collection.to_json())["format_version"] == (2 if collection.modalities else 1)
     # A line for each field.
     assert collection.to_json().startswith('{\n "format": "annbatch-dlpack-collection",\n "format_version"')
-
-
-def put(*keys: Any) -> Callable[[Any, Any], None]:
-    def edit(manifest: Any, value: Any) -> None:
-        for key in keys[:-1]:
-            manifest = manifest[key]
-        manifest[keys[-1]] = value
-
-    return edit
 
 
 def test_manifests_of_earlier_versions_have_no_inputs_and_groups():
