@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,15 @@ def test_what_becomes_x_is_not_left_out(tmp_path: Path) -> None:
     adata.uns, adata.varm = {}, {}
     with pytest.warns(UserWarning, match="left out: obsp/distances, varp/links$"):
         create_anndata_collection(adata, tmp_path / "all", x="raw/X", progress=False)
+
+
+def test_raw_that_cannot_be_read_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = write_adata(full(), tmp_path / "a", "zarr2")
+    (path / ".zmetadata").unlink()
+    metadata = path / "raw/X/data/.zarray"
+    metadata.write_text(json.dumps(json.loads(metadata.read_text()) | {"filters": [{"id": "pickle"}]}))
+    with pytest.warns(UserWarning, match="left out: obsp/distances, raw, uns"):
+        create_anndata_collection(path, tmp_path / "all", progress=False)
 
 
 def test_uns_that_looks_like_categories_of_older_files(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ class StoredInput:
     def names(self, group: str) -> list[str]:
         """Names of what is in ``layers``, ``obsm`` or the like."""
         if group == "raw":
-            return [] if self.element("raw/X") is None else ["X"]
+            # It may be one that cannot be read, as long as nobody wants it.
+            return ["X"] if self._key("raw/X") in self._group else []
         found = self._group.get(group, ())
         names = [str(name) for name in (found.dtype.names or () if is_array(found) else found)]
         if group == "uns" and is_array(self._group["obs"]):
