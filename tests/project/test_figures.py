@@ -47,9 +47,9 @@ def test_a_result_is_older_than_code_that_changed_since(
     monkeypatch.setattr(measured_code, "ROOT", tmp_path)
     monkeypatch.setitem(measured_code.MEASURED, "cpu", ("annbatch", ":!annbatch/write"))
 
-    def commit(path: str, day: int) -> str:
+    def commit(path: str, day: int, text: str = "") -> str:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(str(day))
+        (tmp_path / path).write_text(text or str(day))
         monkeypatch.setenv("GIT_COMMITTER_DATE", f"2026-01-{day:02}T12:00:00+0000")
         for words in (["add", "."], ["commit", "-q", "-m", path]):
             subprocess.run(["git", *words], cwd=tmp_path, check=True)
@@ -73,6 +73,17 @@ def test_a_result_is_older_than_code_that_changed_since(
     assert older(date="2026-01-09", commit=last, command=command) == "yes"
     assert older(date="2026-01-09", commit=changed, command=command) == "no"
     assert older(date="2026-01-02", commit=f"{first}-dirty") == older(date="2026-01-02", commit="0" * 40) == "yes"
+
+    # Of a module, only what runs is compared: not comments, docstrings and messages.
+    source = '"""A few words."""\ndef f(x: int) -> int:\n    """One."""\n    return g(x, "key", f"no {x}")\n'
+    said = commit("annbatch/words.py", 11, source)
+    new_words = source.replace("One", "Two").replace("no {x}", "not {x}").replace("A few", "# Some")
+    commit("annbatch/words.py", 12, new_words + "# The end.\n")
+    assert older(date="2026-01-11", commit=said) == "no"
+    for day, (old, new) in enumerate((('"key"', '"keys"'), ("{x}", "{-x}"), ("x: int", "x: float")), start=13):
+        before = measured_code.git("rev-parse", "HEAD")
+        commit("annbatch/words.py", day, new_words := new_words.replace(old, new))
+        assert measured_code.age_of(Path("cpu-machine.json"), {"commit": before}).changed == ("annbatch/words.py",)
 
 
 def test_the_headline_is_of_the_newest_result() -> None:
