@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import os
-import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -46,6 +45,7 @@ from annbatch.stats import Stats
 from annbatch.stores.gene_join import How
 from annbatch.stores.gene_selection import Absent, VarNames
 from annbatch.transform import Transform
+from annbatch.warn import warn
 
 WHOLE = Partition(0, 1)
 """The partition of a consumer that is alone."""
@@ -569,7 +569,7 @@ class Loader(LoaderData):
             return
         found = self._mixing()
         if any(one.is_poor for one in found):
-            warnings.warn(advice(found, self.chunk_size * self.preload_nchunks), UserWarning, stacklevel=4)
+            warn(advice(found, self.chunk_size * self.preload_nchunks))
 
     def _begin(self, emit: Emit, partition: Partition, epoch: Epoch) -> Start:
         """Start an epoch for an iterator, in place of the one that is at work, if any."""

@@ -10,7 +10,6 @@ In which order rows come, and how batches are read, is the job of `annbatch.load
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -39,6 +38,7 @@ from annbatch.stores.gene_join import How
 from annbatch.stores.gene_selection import Absent, GeneOptions, VarNames
 from annbatch.summary import Summary
 from annbatch.transform import Transform, Transforms
+from annbatch.warn import warn
 
 Decode = Literal["auto", "cpu", "gpu"]
 
@@ -467,7 +467,7 @@ class LoaderData(Summary):
         if self._decode == "gpu" and (why := dataset.undecodable()):
             raise InputError(f"decode='gpu' is not possible: {why}")
         for text in dataset.differences(before):
-            warnings.warn(text, UserWarning, stacklevel=3)
+            warn(text)
         self._dataset, self._sources = dataset, sources
         dataset.report_paths()
         if self.device != "cpu":

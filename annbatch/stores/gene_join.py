@@ -8,7 +8,6 @@ Nothing here does I/O but reading the lists of genes (`annbatch.stores.gene_list
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ import pandas as pd
 from annbatch.errors import InputError
 from annbatch.stores.gene_lists import GeneLists, Ints
 from annbatch.stores.gene_overlap import few_in_common
+from annbatch.warn import warn
 
 How = Literal["outer", "inner", "same"]
 
@@ -118,7 +118,7 @@ def warn_of_lost_genes(genes: GeneJoin, paths: Sequence[str], *, strict: bool) -
     said = f"{some}{more} are not in the collection: {_some(lost)}"
     if strict:
         raise InputError(f"no gene may be left out (strict=True), but {said}")
-    warnings.warn(f"genes are left out: {said}", UserWarning, stacklevel=3)
+    warn(f"genes are left out: {said}")
 
 
 def placed(names: pd.Index[str], lists: GeneLists) -> GeneJoin:

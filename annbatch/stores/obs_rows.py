@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -25,6 +24,7 @@ from annbatch.stores.cell_names import CellNames, Names, names_in_order
 from annbatch.stores.label_columns import Column, StoreColumn, held
 from annbatch.stores.obs_access import Obs, check_asked, columns_there
 from annbatch.stores.united_columns import Merged, differences, merge_columns
+from annbatch.warn import warn
 
 ROWS_AT_ONCE = 1 << 20
 
@@ -124,7 +124,7 @@ def read_obs(
     """
     merged = open_columns(tables, store_rows, columns, "columns")
     for text in differences(merged):
-        warnings.warn(text, UserWarning, stacklevel=4 if shown is not None else 3)
+        warn(text)
     names = open_names(tables, store_rows)
     pieces = partial(_pieces, store_rows, rows, in_order)
     series = {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 from annbatch.shards.array_metadata import describe
 from annbatch.shards.codecs import Codec as Compressor
 from annbatch.stores.collection import FORMAT, Collection
+from annbatch.warn import warn
 
 Codec = Literal["blosc", "packed", "zstd"]
 """What compresses inner chunks, see `ArrayLayout.codec`."""
@@ -67,11 +67,9 @@ def kept_layout(collection: Collection, codec: Codec | None, chunk_elements: int
     elif found.decoder.codec is Compressor.BLOSC and found.decoder.delta:
         kept = ArrayLayout(min(found.chunk_elements, chunk_elements_of("packed")), codec="packed")
         if codec is None:
-            warnings.warn(
+            warn(
                 f"{collection.path}: its codec, blosc on differences (numcodecs.delta), is no longer written. New "
-                "stores get the codec 'packed'; pass codec='blosc' if programs without this package must read them",
-                UserWarning,
-                stacklevel=3,
+                "stores get the codec 'packed'; pass codec='blosc' if programs without this package must read them"
             )
     else:
         codecs: dict[Compressor, Codec] = {Compressor.PACKED: "packed", Compressor.ZSTD: "zstd"}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +26,7 @@ from annbatch.stores.collection import FORMAT, Collection, digest_names
 from annbatch.stores.gene_join import fit_genes, join_genes, warn_of_lost_genes
 from annbatch.stores.gene_overlap import few_in_common
 from annbatch.stores.manifest import write_whole
+from annbatch.warn import warn
 from annbatch.write.described_inputs import DescribedInputs, describe_all
 from annbatch.write.inputs.agreed_names import (
     Changes,
@@ -164,7 +164,7 @@ def _plan(
     if present is None:
         genes = join_genes(lists, paths, options.join, options.var_names)
         if (few := few_in_common(lists, paths)) is not None:
-            warnings.warn(few, UserWarning, stacklevel=2)
+            warn(few)
         var = with_written_names(inputs.var_columns.joined(genes.names, lists.known), sources)
     else:
         genes, var = fit_genes(lists, paths, present.var.index), present.var

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from annbatch.shards.codecs import numcodecs_are_known
 from annbatch.stores.collection import MANIFEST, Collection, digest_names, types_of
 from annbatch.stores.manifest import InputEntry
 from annbatch.stores.modality import ModalityEntry
+from annbatch.warn import warn
 from annbatch.write.build import Planned, check_output_or_unfinished, plan_rows, software, write_rows
 from annbatch.write.inputs.agreed_names import warn_of_unkept
 from annbatch.write.inputs.append_target import AppendTarget, extended
@@ -245,14 +245,14 @@ def _warn_of_lost(inputs: Sequence[ModalInput], joined: _Joined, *, strict: bool
         remedy = "join_obs='outer' keeps them"
         if strict:
             raise InputError(f"no cell may be left out (strict=True), but cells {said}; {remedy}")
-        warnings.warn(f"cells are left out: {said}; {remedy}", UserWarning, stacklevel=2)
+        warn(f"cells are left out: {said}; {remedy}")
     if left_out := sorted({key for keys in joined.left_out for key in keys}):
         said = f"{summary.short(left_out)} of MuData itself, which belong to no modality"
         if strict:
             raise InputError(f"no element may be left out (strict=True), but there are {said}")
-        warnings.warn(f"elements are left out: {said}", UserWarning, stacklevel=2)
+        warn(f"elements are left out: {said}")
     unkept = {key for one in inputs for key in one.unkept}
-    warn_of_unkept(unkept, " of MuData itself", stacklevel=3)
+    warn_of_unkept(unkept, " of MuData itself")
 
 
 def _part(place: Workplace, number: int) -> Workplace:

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Event
 from typing import TypeVar
 
+from annbatch.warn import with_caller
+
 T = TypeVar("T")
 
 _LOOK_S = 0.2
@@ -26,7 +28,7 @@ def finish_before_raising(work: Callable[[Callable[[], None]], T]) -> T:
             raise InterruptedError("stopped")
 
     with ThreadPoolExecutor(1, thread_name_prefix="annbatch-write") as pool:
-        future = pool.submit(work, checkpoint)
+        future = pool.submit(with_caller(work), checkpoint)
         try:
             # Where the system hands a signal to another thread, this one does not wake for it: it looks every so often.
             while not wait([future], timeout=_LOOK_S).done:

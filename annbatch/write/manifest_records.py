@@ -5,10 +5,10 @@ Everything here is pure: runs have been written, and all values seen.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 
 from annbatch.stores.manifest import ElementTypes, InputEntry
+from annbatch.warn import warn
 from annbatch.write.inputs.agreed_names import Changes
 from annbatch.write.inputs.narrow_types import ValueScan, choose_types
 from annbatch.write.inputs.skipped_inputs import SkippedInputs
@@ -35,11 +35,9 @@ def types_of_elements(
         known = present.get(element.key)
         types = choose_types(element.key, [scans[i] for i in sorted(scans)], job.n_vars, narrow=narrow, present=known)
         if known is not None and known.original != types.original:
-            warnings.warn(
+            warn(
                 f"{element.key}: the type of batches changes from {known.original} to {types.original}, the common "
-                f"type of the collection and the new cells",
-                UserWarning,
-                stacklevel=2,
+                f"type of the collection and the new cells"
             )
         found[element.key] = types if element.kind == "csr" else ElementTypes(types.stored, types.original, None)
     return found

@@ -57,11 +57,12 @@ def test_what_has_no_place_is_named(tmp_path: Path, kind: str) -> None:
     keys = UNKEPT if kind != "loom" else UNKEPT[2:]
     said = f"a collection keeps X, layers, obsm, obs and var; left out: {', '.join(sorted(keys))}$"
     given = KINDS[kind](tmp_path)
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=said) as warned:
         collection = create_anndata_collection(given, tmp_path / "all", strict=True, progress=False)
     assert collection.inputs[0].left_out == keys
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=said) as warned_again:
         collection = append_to_collection(given, tmp_path / "all", obs_names="unique", progress=False)
+    assert {one.filename for one in (*warned, *warned_again)} == {__file__}
     assert [one.left_out for one in collection.inputs] == [keys, keys]
     # Nothing is left to be named.
     reshuffle_collection(tmp_path / "all", tmp_path / "again", progress=False)

@@ -11,7 +11,6 @@ All but the warning is pure.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,6 +20,7 @@ import pandas as pd
 
 from annbatch import summary
 from annbatch.errors import InputError
+from annbatch.warn import warn
 from annbatch.write.inputs.contents import Element, Source, obsm_fault
 from annbatch.write.inputs.element_names import TABLE_NAMES, output_names, warn_renamed
 
@@ -181,25 +181,21 @@ def warn_of_changes(
             names.setdefault(part, {})[written] = own
             paths.setdefault(part, {})[source.name] = None
     for part, changed in names.items():
-        warn_renamed(changed, f"{summary.some_of(list(paths[part]))}: {part}", stacklevel=4)
+        warn_renamed(changed, f"{summary.some_of(list(paths[part]))}: {part}")
     left_out = sorted({key for of_source in found for key in of_source.left_out})
     if left_out:
         named = ", ".join(f"{key!r} {_why(key, sources, kept, in_collection=in_collection)}" for key in left_out)
         if strict:
             raise InputError(f"no element may be left out (strict=True), but {named}")
-        warnings.warn(f"elements are left out: {named}", UserWarning, stacklevel=3)
-    warn_of_unkept({key for of_source in found for key in of_source.unkept}, stacklevel=4)
+        warn(f"elements are left out: {named}")
+    warn_of_unkept({key for of_source in found for key in of_source.unkept})
 
 
-def warn_of_unkept(keys: Collection[str], of_what: str = "", *, stacklevel: int) -> None:
+def warn_of_unkept(keys: Collection[str], of_what: str = "") -> None:
     """Warn of what the inputs hold and no collection has room for, if there is anything."""
     if keys:
         named = ", ".join(sorted(keys))
-        warnings.warn(
-            f"a collection keeps X, layers, obsm, obs and var; left out: {named}{of_what}",
-            UserWarning,
-            stacklevel=stacklevel,
-        )
+        warn(f"a collection keeps X, layers, obsm, obs and var; left out: {named}{of_what}")
 
 
 def _why(key: str, sources: Sequence[Source], kept: Kept, *, in_collection: bool) -> str:

@@ -14,7 +14,6 @@ are for the time when inputs are opened, before any work is done.
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from annbatch.errors import InputError
+from annbatch.warn import warn
 
 TABLE_NAMES = frozenset({"_index"})
 """Names that a column of obs or var cannot have: AnnData's format keeps them for the index."""
@@ -80,14 +80,10 @@ def output_names(names: Iterable[Hashable], where: str, reserved: Collection[str
     return found
 
 
-def warn_renamed(names: Mapping[str, Any], where: str, stacklevel: int = 2) -> None:
+def warn_renamed(names: Mapping[str, Any], where: str) -> None:
     """Warn of what `output_names` calls otherwise, in one warning that names it all."""
     if changed := [f"{own!r} as {written!r}" for written, own in names.items() if written != own]:
-        warnings.warn(
-            f"{where}: elements with names that a zarr store cannot hold are renamed: {', '.join(changed)}",
-            UserWarning,
-            stacklevel=stacklevel + 1,
-        )
+        warn(f"{where}: elements with names that a zarr store cannot hold are renamed: {', '.join(changed)}")
 
 
 def _writable(name: object, reserved: Collection[str]) -> str:

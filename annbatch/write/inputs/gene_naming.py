@@ -9,7 +9,6 @@ Both are pure.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from itertools import chain, count
 
@@ -18,6 +17,7 @@ from anndata.utils import make_index_unique
 
 from annbatch import summary
 from annbatch.errors import InputError
+from annbatch.warn import warn
 from annbatch.write.inputs.text_file import Repeats
 from annbatch.write.inputs.value_names import as_strings
 
@@ -74,11 +74,7 @@ def check_key(key: str, lacking: Sequence[str], n_inputs: int, *, strict: bool) 
     if len(lacking) == n_inputs or (lacking and strict):
         raise InputError(f"var_key must be a column of var, but {key!r} is missing in {summary.some_of(lacking)}")
     if lacking:
-        warnings.warn(
-            f"var has no column {key!r} (var_key) in {summary.some_of(lacking)}, where genes keep their names",
-            UserWarning,
-            stacklevel=3,
-        )
+        warn(f"var has no column {key!r} (var_key) in {summary.some_of(lacking)}, where genes keep their names")
 
 
 def _spare_names() -> chain[str]:

@@ -334,7 +334,7 @@ def _index_name(sources: Sequence[Source], columns: Sequence[str]) -> str | None
     if name is None or name in (*columns, "_index"):
         return None
     names = output_names([name], "obs index", TABLE_NAMES)
-    warn_renamed(names, f"{sources[0].name}: obs index", stacklevel=5)
+    warn_renamed(names, f"{sources[0].name}: obs index")
     (written,) = names
     return None if written in columns else written
 

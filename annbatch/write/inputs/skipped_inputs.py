@@ -7,7 +7,6 @@ records for the manifest. Their genes are kept as those of other inputs are, onc
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from annbatch import summary
 from annbatch.errors import InputError
 from annbatch.stores.gene_join import placed
 from annbatch.stores.manifest import InputEntry
+from annbatch.warn import warn
 from annbatch.write.inputs.spilled_genes import SpilledGeneLists
 
 
@@ -52,7 +52,7 @@ class SkippedInputs:
         if self._names and strict:
             raise InputError(f"no input may be skipped (strict=True), but there are no cells in {names}")
         if self._names:
-            warnings.warn(f"inputs without cells are skipped: {names}", UserWarning, stacklevel=3)
+            warn(f"inputs without cells are skipped: {names}")
 
     def entries(self, var_names: pd.Index[str]) -> list[tuple[int, InputEntry]]:
         """Give their records, and their places among all inputs, for a collection with these genes."""
