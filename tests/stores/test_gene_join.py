@@ -106,15 +106,3 @@ def test_nothing_is_said_where_no_gene_is_lost():
     found = fit_genes(lists_of(["g1"], ["g2", "g1"]), PATHS[:2], pd.Index(["g1", "g2", "g3"], dtype=object))
     for strict in (False, True):
         warn_of_lost_genes(found, PATHS, strict=strict)
-
-
-def test_the_warning_names_the_line_that_builds():
-    found = fit_genes(lists_of(["g1", "x"]), PATHS[:1], pd.Index(["g1"], dtype=object))
-
-    def build() -> None:
-        warn_of_lost_genes(found, PATHS, strict=False)
-
-    with pytest.warns(UserWarning, match="genes are left out") as said:
-        build()
-    assert said[0].filename == __file__
-    assert said[0].lineno > build.__code__.co_firstlineno + 1
