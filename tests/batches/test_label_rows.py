@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, padded
 from annbatch.errors import InputError, StoreError
-from annbatch.plan.window import WindowPlan, plan_readings
+from annbatch.plan.window import Found, Ranges, WindowPlan, plan_readings
 from annbatch.remote.request_pool import Requests
 from annbatch.stores.label_columns import columns_of_frame
 from annbatch.stores.slices import slices_of
@@ -59,8 +62,17 @@ FIRST_ROWS = np.cumsum([0, *SIZES])
 
 @given(st.lists(st.integers(0, sum(SIZES) - 1), max_size=50), st.lists(st.integers(0, 50), max_size=4))
 def test_labels_are_those_of_the_rows(rows, ends):
-    rows = np.array(rows, np.int64)
-    cuts = np.array([0, *sorted(min(end, len(rows)) for end in ends), len(rows)])
+    check_labels(np.array(rows, np.int64), np.array([0, *sorted(min(end, len(rows)) for end in ends), len(rows)]))
+
+
+def test_labels_of_one_window():
+    """All rows, in another order, some of them twice, and an empty batch."""
+    rows = np.random.default_rng(0).permutation(np.append(np.arange(sum(SIZES)), [40, 0, 65]))
+    check_labels(rows, np.array([0, 7, 7, 30, len(rows)]))
+
+
+def check_labels(rows: np.ndarray, cuts: np.ndarray) -> None:
+    """Compare the labels of each batch of a window with the frames of the stores."""
     batches = read(LabelReader(COLUMNS), plan_readings(rows, cuts, FIRST_ROWS, 2), rows)
     # NumPy 2.0 warns of NaN in random bytes.
     with np.errstate(invalid="ignore"):
@@ -156,8 +168,8 @@ def broken(values: np.ndarray, mask: np.ndarray | None = None) -> LabelReader:
 @pytest.mark.parametrize(
     ("values", "mask", "message"),
     [
-        (np.array([6], "i1"), None, r"codes must lie in \[-1, \d+\), got 6"),
-        (np.array([-2], "i1"), None, r"codes must lie in \[-1, \d+\), got -2"),
+        (np.array([6], "i1"), None, r"codes must lie in \[-1, 6\), got 6"),
+        (np.array([-2], "i1"), None, r"codes must lie in \[-1, 6\), got -2"),
         (np.array([200], "u1"), None, "got 200"),
         (np.array([2**63], "u8"), None, "codes must lie in"),
         (np.array([], "i1"), None, "a value for each row"),
@@ -167,9 +179,9 @@ def broken(values: np.ndarray, mask: np.ndarray | None = None) -> LabelReader:
     ],
 )
 def test_codes_that_cannot_be_are_an_error(values, mask, message):
-    rows = np.array([40, 3, 41])
-    with pytest.raises(StoreError, match=f"obs\\['category'\\].*{message}"):
-        read(broken(values, mask), plan_readings(rows, np.array([0, 3]), FIRST_ROWS), rows)
+    for rows in (np.array([40, 3, 41]), np.array([40])):
+        with pytest.raises(StoreError, match=f"1 obs\\['category'\\].*{message}"):
+            read(broken(values, mask), plan_readings(rows, np.array([0, len(rows)]), FIRST_ROWS), rows)
 
 
 @pytest.mark.parametrize("dtype", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
@@ -208,6 +220,51 @@ def test_padding_rows_are_missing():
     assert "f4=float32 (5,)" in repr(codes)
     values = np.arange(3)
     assert padded(values, 0) is values
+
+
+class Lent:
+    """Elements that nobody else holds; all that were lent must be held when others are asked for."""
+
+    def __init__(self, array: np.ndarray, lent: list[weakref.ref]) -> None:
+        self._array, self._lent = array, lent
+        self.dtype = array.dtype
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def begin(self, ranges: Ranges, more: int, requests: Requests) -> Callable[[], Found]:
+        return partial(self._lend, ranges)
+
+    def _lend(self, ranges: Ranges) -> Found:
+        assert all(array() is not None for array in self._lent)
+        values = self._array.copy()
+        self._lent.append(weakref.ref(values))
+        return Found(values, ranges.rows)
+
+
+def test_arrays_are_held_until_all_columns_are_there():
+    """Rows are gathered by addresses, which hold nothing."""
+    lent: list[weakref.ref] = []
+    rows = np.array([2, 0])
+    columns = [
+        replace(
+            column,
+            name=f"{column.name} {i}",
+            parts=(replace(column.parts[0], values=Lent(values, lent), mask=Lent(mask, lent)),),
+            recodes=column.recodes[:1],
+        )
+        for i in range(2)
+        for column, values in (
+            (next(column for column in COLUMNS if column.name == "nullable"), np.array([3, 4, 5])),
+            (next(column for column in COLUMNS if column.name == "nullable bool"), np.array([1, 0, 1], "i1")),
+        )
+        for mask in [np.array([False, False, True])]
+    ]
+    (labels,) = read(LabelReader(columns), plan_readings(rows, np.array([0, 2]), np.array([0, 3])), rows)
+    assert len(lent) == 8
+    assert labels.codes("nullable 1").tolist()[1] == 3
+    assert labels.codes("nullable bool 1").tolist() == [-1, 1]
+    assert labels.frame(rows).isna().to_numpy().tolist() == [[True] * 4, [False] * 4]
 
 
 def test_each_column_stands_where_its_type_may():

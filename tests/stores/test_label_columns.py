@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 import zarr
 
 from annbatch.errors import InputError, StoreError
+from annbatch.stores import label_columns, slices
 from annbatch.stores.label_columns import (
     Column,
     columns_of_file,
     columns_of_frame,
     columns_of_group,
+    has_value,
     held,
     nullable,
     promoted,
@@ -103,6 +106,8 @@ def column_of(*values: Any) -> Column:
         ([[1, 2], [0.5]], "number", "f8", "f8", False),
         ([[0.5], np.array([1], "f4")], "number", "f8", "f4", False),
         ([pd.array([1, None], "Int16")], "number", "i2", "f8", False),
+        ([pd.array([1, None], "UInt64")], "number", "u8", "f8", False),
+        ([pd.array([None], "Int64"), ["a"]], "category of string", "i4", "i4", False),
         ([pd.array([1.5, None], "Float32")], "number", "f4", "f4", False),
         ([[True, False]], "boolean", "i4", "?", True),
         ([pd.array([True, None], "boolean")], "boolean", "i4", "i4", False),
@@ -115,10 +120,26 @@ def column_of(*values: Any) -> Column:
 def test_types_of_codes(values: list[Any], kind: str, gathered: str, codes: str, is_boolean: bool):
     column = column_of(*values)
     assert column.kind == kind
-    assert column.parts[0].kind == kind
+    assert column.parts[-1].kind == kind
     assert column.gathered_dtype == np.dtype(gathered)
     assert column.code_dtype == np.dtype(codes)
     assert column.is_boolean is is_boolean
+
+
+@pytest.mark.parametrize(
+    ("values", "missing"),
+    [
+        (pd.Series(["a", None], dtype=object), None),
+        (pd.array(["a", None], "string"), pd.NA),
+        (pd.array([False, None], "boolean"), pd.NA),
+    ],
+    ids=["object", "string", "boolean"],
+)
+def test_what_is_missing_is_what_the_type_has_for_it(values: Any, missing: Any):
+    series = column_of(values).series(np.array([0, -1], np.int32))
+    assert series.dtype == values.dtype
+    assert series[0] == values[0]
+    assert series[1] is missing
 
 
 def test_columns_are_chosen():
@@ -141,16 +162,42 @@ def test_columns_are_chosen():
 
 def test_arrays_without_an_encoding_are_columns():
     """AnnData 0.7 wrote them so."""
-    group = zarr.create_group({}, attributes={"column-order": ["n", "flag", "odd", "deep"]})
+    group = zarr.create_group({}, attributes={"column-order": ["n", "flag", "odd", "deep", "complex"]})
     group.create_array("n", data=np.arange(3, dtype="i2"))
     group.create_array("flag", data=np.array([True, False, True]))
     group.create_array("odd", data=np.arange(3), attributes={"encoding-type": "odd"})
     group.create_group("deep")
+    group.create_array("complex", data=np.array([1j]), attributes={"encoding-type": "array"})
     found = columns_of_group(group, ["n", "flag"], "s", {})
     assert [(one.name, one.kind, str(one.dtype)) for one in found.values()] == [
         ("s obs['n']", "number", "int16"),
         ("s obs['flag']", "boolean", "bool"),
     ]
-    for name, encoding in (("odd", "'odd'"), ("deep", "None")):
+    for name, encoding in (("odd", "'odd'"), ("deep", "None"), ("complex", "'array'")):
         with pytest.raises(StoreError, match=f"encoding {encoding} cannot be read as a label column"):
             columns_of_group(group, [name], "s", {})
+
+
+def test_stored_categories_have_an_order_only_if_they_say_so():
+    group = zarr.create_group({}, attributes={"column-order": ["c"]})
+    column = group.create_group("c", attributes={"encoding-type": "categorical", "encoding-version": "0.2.0"})
+    column.create_array("codes", data=np.array([1, -1, 0], "i1"))
+    encoding = {"encoding-type": "array", "encoding-version": "0.2.0"}
+    column.create_array("categories", data=np.array([5, 3]), attributes=encoding)
+    for attributes, ordered in (({}, False), ({"ordered": True}, True), ({"ordered": False}, False)):
+        column.attrs.update(attributes)
+        found = columns_of_group(group, ["c"], "s", {})["c"].dtype
+        assert found.categories.tolist() == [5, 3]
+        assert found.ordered is ordered
+
+
+@pytest.mark.parametrize("at", [0, 4, 11, None])
+def test_a_stored_column_is_read_piece_by_piece(at: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Up to its first value or its end, of an array that is too long to be kept."""
+    monkeypatch.setattr(slices, "KEEP_BYTES", 0)
+    monkeypatch.setattr(label_columns, "_ROWS_AT_ONCE", 5)
+    group = zarr.create_group(str(tmp_path / "obs"), attributes={"column-order": ["x"]})
+    group.create_array("x", data=np.where(np.arange(12) == (-1 if at is None else at), 1, np.nan))
+    (column,) = columns_of_group(group, None, "s", {}).values()
+    assert isinstance(column.values, slices.Direct)
+    assert has_value(column) == (at is not None)
