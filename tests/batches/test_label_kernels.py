@@ -111,25 +111,26 @@ def assert_same(batches: list[np.ndarray], expected: list[np.ndarray]) -> None:
 
 
 def test_numbers_reach_their_places():
-    """Of two stores, only the first of which says what is missing."""
+    """Of two stores, only the second of which says what is missing."""
     rng = np.random.default_rng(0)
     places = [np.array([6, 0, 3]), np.array([0, 2])]
-    mask, mask_places = np.array([True, False, False, True]), np.array([0, 2, 3])
-    columns, expected = [], {0: in_window(np.array([True, False, True, False, False]))}
+    mask, mask_places = np.array([True, False, False, True]), np.array([1, 3])
+    columns, expected = [], {0: in_window(np.array([False, False, False, False, True]))}
     for target, dtype in ((16, np.dtype("f8")), (24, np.dtype("f4")), (28, np.dtype("i2")), (30, np.dtype("u1"))):
         stores = [rng.integers(0, 256, n * dtype.itemsize, np.uint8).view(dtype) for n in (7, 4)]
         can_miss = target == 16
         columns += [
+            Column(stores[0], places[0], target, dtype.itemsize, missing=0 if can_miss else -1),
             Column(
-                stores[0],
-                places[0],
+                stores[1],
+                places[1],
                 target,
                 dtype.itemsize,
+                first=3,
                 mask=mask if can_miss else None,
                 mask_places=mask_places if can_miss else None,
                 missing=0 if can_miss else -1,
             ),
-            Column(stores[1], places[1], target, dtype.itemsize, first=3, missing=0 if can_miss else -1),
         ]
         expected[target] = in_window(np.concatenate([values[own] for values, own in zip(stores, places, strict=True)]))
     (failed, _, _), batches = gathered(*columns)

@@ -38,7 +38,7 @@ def frame(n: int, seed: int) -> pd.DataFrame:
         "text": rng.choice(["p", "q", "r"], n),
         "bool": rng.random(n) < 0.5,
         "nullable bool": pd.array(rng.choice([True, False, None], n), dtype="boolean"),
-        "nullable": pd.array(rng.choice([1, -5, 2**62, None], n), dtype="Int64"),
+        "nullable": pd.array(rng.choice([1, -5, 2**62 + 1, None], n), dtype="Int64"),
         "promoted": rng.integers(0, 100, n).astype(["i2", "u2", "i4"][seed]),
     }
     for dtype in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"):

@@ -173,6 +173,7 @@ def test_arrays_without_an_encoding_are_columns():
         ("s obs['n']", "number", "int16"),
         ("s obs['flag']", "boolean", "bool"),
     ]
+    assert found["flag"].categories.tolist() == [False, True]
     for name, encoding in (("odd", "'odd'"), ("deep", "None"), ("complex", "'array'")):
         with pytest.raises(StoreError, match=f"encoding {encoding} cannot be read as a label column"):
             columns_of_group(group, [name], "s", {})
