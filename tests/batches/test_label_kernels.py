@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -115,23 +115,15 @@ def test_numbers_reach_their_places():
     rng = np.random.default_rng(0)
     places = [np.array([6, 0, 3]), np.array([0, 2])]
     mask, mask_places = np.array([True, False, False, True]), np.array([1, 3])
-    columns, expected = [], {0: in_window(np.array([False, False, False, False, True]))}
-    for target, dtype in ((16, np.dtype("f8")), (24, np.dtype("f4")), (28, np.dtype("i2")), (30, np.dtype("u1"))):
-        stores = [rng.integers(0, 256, n * dtype.itemsize, np.uint8).view(dtype) for n in (7, 4)]
-        can_miss = target == 16
-        columns += [
-            Column(stores[0], places[0], target, dtype.itemsize, missing=0 if can_miss else -1),
-            Column(
-                stores[1],
-                places[1],
-                target,
-                dtype.itemsize,
-                first=3,
-                mask=mask if can_miss else None,
-                mask_places=mask_places if can_miss else None,
-                missing=0 if can_miss else -1,
-            ),
-        ]
+    columns, expected = [], {}
+    for target, dtype, missing in ((16, "f8", 0), (24, "f4", 31), (28, "i2", -1), (30, "u1", -1)):
+        stores = [rng.integers(0, 256, n * np.dtype(dtype).itemsize, np.uint8).view(dtype) for n in (7, 4)]
+        first = Column(stores[0], places[0], target, stores[0].itemsize, missing=missing)
+        second = Column(stores[1], places[1], target, stores[1].itemsize, first=3, missing=missing)
+        if missing >= 0:
+            second = replace(second, mask=mask, mask_places=mask_places)
+            expected[missing] = in_window(np.array([False, False, False, False, True]))
+        columns += [first, second]
         expected[target] = in_window(np.concatenate([values[own] for values, own in zip(stores, places, strict=True)]))
     (failed, _, _), batches = gathered(*columns)
     assert failed == -1
