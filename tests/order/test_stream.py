@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from annbatch.order import permutation as permutation_module
+from annbatch.order import stream as stream_module
 from annbatch.order.permutation import Feistel, Held, Identity, Key, Purpose, permutation, shuffled
 from annbatch.order.stream import Passes, Stream, n_blocks_each
+from python_kernels import run_as_python
 
 store_rows = st.lists(st.integers(0, 40), min_size=1, max_size=6).map(tuple).filter(any)
 
@@ -37,6 +40,17 @@ def test_every_row_once_in_blocks_of_neighbours(stream, data):
     np.testing.assert_array_equal(stream.rows(start, stop), rows[start:stop])
     positions = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=20)), np.int64)
     np.testing.assert_array_equal(stream.at(positions), rows[positions])
+
+
+def test_every_part_of_a_stream_with_each_index_checked(monkeypatch: pytest.MonkeyPatch):
+    run_as_python(monkeypatch, stream_module)
+    # Blocks 0 and 1 are of the first store, 2 to 4 of the third one, 5 is of the last one.
+    stream = Stream((5, 0, 7, 1), 3, Held(np.array([3, 0, 5, 1, 4, 2])))
+    rows = [8, 9, 10, 0, 1, 2, 12, 3, 4, 11, 5, 6, 7]
+    for start in range(14):
+        for stop in range(start, 14):
+            assert stream.rows(start, stop).tolist() == rows[start:stop]
+    assert stream.at(np.arange(13)[::-1]).tolist() == rows[::-1]
 
 
 def test_blocks_that_are_too_many_to_hold_come_from_a_network(monkeypatch):

@@ -1,4 +1,4 @@
-"""Are rows of a window sorted right, however far they lie apart?"""
+"""Are rows of a window sorted and split into ranges as they should be, however far they lie apart?"""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annbatch.plan.window import plan_readings
+from annbatch.plan import window as window_module
+from annbatch.plan.window import Ranges, address, plan_readings
+from python_kernels import run_as_python
+
+CASES: dict[str, tuple[list[int], list[int], int]] = {
+    "no row": ([], [0, 5], 3),
+    "the only row": ([0], [0, 1], 0),
+    "two rows": ([1, 0], [0, 2], 0),
+    "repeats": ([5, 5, 3, 9, 5], [0, 4, 4, 6, 10], 0),
+    "first and last rows of stores": ([9, 4, 3, 0, 6, 5], [0, 4, 4, 6, 10], 1),
+    "stores without wanted rows": ([17, 12, 13, 31], [0, 10, 11, 20, 30, 40, 50], 1),
+    "several ranges in each store": ([31, 0, 1, 25, 5, 6, 12, 20, 21, 39], [0, 19, 40], 2),
+    "a digit of 11 bits": ([2047, 0, 2047, 1, 1024], [0, 4096], 0),
+    "a bit more": ([2048, 0, 2049, 2048, 1], [0, 4096], 0),
+    "the same low digits": ([3 << 11, 5 << 22, 1 << 11, 5 << 22, 0], [0, 1 << 20, 1 << 30], 8),
+    "behind other rows": ([10**9 + step for step in (5000, 0, 4999, 2047, 2048)], [0, 10**9, 10**9 + 5001], 1),
+    "high bits": ([2**61 + 3, 2**52 + 7, 9, 2**61, 2**52 + 4000, 7], [0, 2**40, 2**60, 2**62], 1024),
+    "more than half of the highest number": ([2**62 + 9, 2**62 + 5, 2**62 + 2**40], [0, 2**62 + 2**41], 3),
+}
+"""Rows, the number of each store's first row and of all rows, and the longest gap."""
 
 
-@st.composite
-def windows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
-    """Rows of stores that have up to 2**62 of them: of each digit of 11 bits some need it, and some do not."""
-    n_bits = draw(st.integers(1, 62))
-    n_rows = draw(st.integers(1 << n_bits - 1, 1 << n_bits))
-    low = draw(st.integers(0, n_rows - 1) | st.just(0))
-    near = st.integers(0, 5000).map(lambda step: min(low + step, n_rows - 1))
-    rows = draw(st.lists(st.integers(low, n_rows - 1) | near, min_size=1, max_size=40))
-    edges = sorted(draw(st.lists(st.integers(0, n_rows), max_size=3)))
-    return np.array(rows), np.array([0, *edges, n_rows]), draw(st.integers(0, 1024))
-
-
-@given(windows())
-def test_rows_are_sorted_and_split_by_store(window: tuple[np.ndarray, np.ndarray, int]):
-    rows, first_rows, max_gap = window
+def check(rows: np.ndarray, first_rows: np.ndarray, max_gap: int) -> None:
+    """Compare a plan with what NumPy says of the rows."""
     plan = plan_readings(rows, np.array([0, len(rows)]), first_rows, max_gap)
     np.testing.assert_array_equal(plan.order, np.argsort(rows, kind="stable"))
     ordered = rows[plan.order]
@@ -48,6 +54,29 @@ def test_rows_are_sorted_and_split_by_store(window: tuple[np.ndarray, np.ndarray
         np.testing.assert_array_equal(ranges.numbers, np.searchsorted(ranges.starts, local, side="right") - 1)
 
 
+def test_windows_with_each_index_checked(monkeypatch: pytest.MonkeyPatch):
+    run_as_python(monkeypatch, window_module)
+    for rows, first_rows, max_gap in CASES.values():
+        check(np.array(rows, np.int64), np.array(first_rows), max_gap)
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows of stores that have up to 2**62 of them: of each digit of 11 bits some need it, and some do not."""
+    n_bits = draw(st.integers(1, 62))
+    n_rows = draw(st.integers(1 << n_bits - 1, 1 << n_bits))
+    low = draw(st.integers(0, n_rows - 1) | st.just(0))
+    near = st.integers(0, 5000).map(lambda step: min(low + step, n_rows - 1))
+    rows = draw(st.lists(st.integers(low, n_rows - 1) | near, min_size=1, max_size=40))
+    edges = sorted(draw(st.lists(st.integers(0, n_rows), max_size=3)))
+    return np.array(rows), np.array([0, *edges, n_rows]), draw(st.integers(0, 1024))
+
+
+@given(windows())
+def test_rows_are_sorted_and_split_by_store(window: tuple[np.ndarray, np.ndarray, int]):
+    check(*window)
+
+
 def test_a_gap_is_read_if_it_is_no_longer_than_is_allowed():
     for step, n_ranges in ((5, 1), (6, 2)):
         plan = plan_readings(np.array([step, 0]), np.array([0, 2]), np.array([0, 100]), max_gap=4)
@@ -62,3 +91,20 @@ def test_a_gap_is_read_if_it_is_no_longer_than_is_allowed():
 def test_rows_of_no_store_are_refused(rows: list[int]):
     with pytest.raises(IndexError, match="rows must be in range"):
         plan_readings(np.array(rows), np.array([0, len(rows)]), np.array([0, 2**40]))
+
+
+def test_each_range_is_widened_and_moves_those_behind_it():
+    rows, starts, stops = np.array([2, 4, 8, 9, 15]), np.array([2, 8, 15]), np.array([5, 10, 16])
+    ranges = Ranges(rows, starts, stops, np.array([0, 2, 3, 4, 5]), np.array([0, 0, 1, 1, 2]))
+    assert ranges.widened(0) is ranges
+    wider = ranges.widened(2)
+    assert (wider.starts.tolist(), wider.stops.tolist()) == ([2, 8, 15], [7, 12, 18])
+    assert wider.places.tolist() == [0, 2, 5, 6, 9]
+    assert wider.rows is rows
+    assert wider.numbers is ranges.numbers
+
+
+def test_the_address_of_an_array_is_where_its_first_element_lies():
+    array = np.arange(7, dtype=np.uint16)
+    assert address(array) == array.ctypes.data
+    assert address(array[3:]) == address(array) + 6

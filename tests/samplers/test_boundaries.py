@@ -15,14 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from hypothesis import given
-from hypothesis import strategies as st
 
 from annbatch import Loader
 from annbatch.order.schedule import Schedule, Settings
 from annbatch.order.splits import Divisible, split
-from annbatch.samplers import ClassBalanced, Classes, Grouped, MatchedPairs, Stratified, Weighted, weighted
-from annbatch.samplers.weighted import Draws, quantized
+from annbatch.samplers import ClassBalanced, Classes, Grouped, MatchedPairs, Stratified, Weighted
+from annbatch.samplers.weighted import quantized
 from annbatch.stores import obs_rows
 from annbatch.testing.epochs import epoch_batches, row_counts
 
@@ -158,30 +156,3 @@ def test_weights_of_very_different_sizes(ratio: float):
     all_rows = Weighted(weights, n_rows=1000, replace=False)
     bound = Schedule(Settings(all_rows, 100, 10, 10, 0, False), (1000,), classes, None, {})
     assert sorted(row_counts(epoch_batches(bound, 0)).items()) == [(row, 1) for row in range(1000)]
-
-
-@given(
-    st.lists(st.sampled_from([0, 1, 2, 1000, 10**9, 2**40]), min_size=1, max_size=30).filter(any),
-    st.integers(1, 2**32 - 1),
-    st.floats(0, 1, exclude_max=True),
-    st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=8),
-    st.booleans(),
-)
-def test_a_draw_is_the_row_on_which_its_mark_falls(weights, n, share, draws, by_class):
-    """By exact fractions, for up to 2**32 draws; sums are kept for every fourth row."""
-    codes = np.array([-1, 2, 0, 1, 0, 2, -1] * 5, np.int8) if by_class else np.empty(0, np.int8)
-    own = np.array([*weights, 1, 1, 1][:3] if by_class else weights, np.int64)
-    lengths = [int(own[code]) if code >= 0 else 0 for code in codes] if by_class else own.tolist()
-    total = sum(lengths)
-    if not total:
-        return
-    found = Draws(own, codes, weighted._sums(own, codes, 4), n)
-    numbers = np.array([int(draw * n) for draw in draws], np.int64)
-    offset = int(share * total)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weighted, "_STEP", 4)
-        rows = found.find(numbers, offset)
-    ends = np.cumsum([0, *lengths], dtype=object)
-    for number, row in zip(numbers.tolist(), rows.tolist(), strict=True):
-        mark = (number * total + offset) // n
-        assert ends[row] <= mark < ends[row + 1]

@@ -139,6 +139,9 @@ def test_numbers_of_drawn_rows():
     assert counts == {row: 1 if code == 0 else 4 for row, code in enumerate(CODES.tolist()) if code in (0, 1)}
     for weights, n_rows in [({"a": 1, "c": 0}, 4), ({"a": 1, "b": 1}, 7), (None, 8)]:
         assert sum(row_counts([batches(ClassBalanced("kind", weights))]).values()) == n_rows
+    # A class of one row, and a weight of one unit.
+    assert row_counts([batches(ClassBalanced("kind", {"c": 2}, n_rows=5))]) == {4: 5}
+    assert row_counts([batches(Weighted([1, 2**-58, *[0] * 7], n_rows=2, replace=False))]) == {0: 1, 1: 1}
     assert sum(row_counts([batches(Weighted(np.ones(N)))]).values()) == N
     assert len(batches(Weighted(np.ones(N), n_rows=1))) == 1
     assert row_counts([batches(Weighted(CODES == 0, n_rows=4, replace=False))]) == dict.fromkeys((0, 2, 6, 8), 1)
