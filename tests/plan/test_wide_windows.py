@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from annbatch.plan import window as window_module
 from annbatch.plan.window import Ranges, address, plan_readings
-from python_kernels import run_as_python
+from python_kernels import Counted, run_as_python
 
 CASES: dict[str, tuple[list[int], list[int], int]] = {
     "no row": ([], [0, 5], 3),
@@ -58,6 +59,18 @@ def test_windows_with_each_index_checked(monkeypatch: pytest.MonkeyPatch):
     run_as_python(monkeypatch, window_module)
     for rows, first_rows, max_gap in CASES.values():
         check(np.array(rows, np.int64), np.array(first_rows), max_gap)
+
+
+def test_a_window_is_sorted_by_the_digits_in_which_its_rows_differ(monkeypatch: pytest.MonkeyPatch):
+    """Each further digit of 11 bits takes two more looks at each row, wherever in the stores the rows lie."""
+    run_as_python(monkeypatch, window_module)
+    n_reads = []
+    for span in (1, 2**11 - 1, 2**11, 2**22 - 1, 2**22):
+        rows: Any = Counted(2**40 + np.array([span, 0, span, 1]))
+        plan = plan_readings(rows, np.array([0, 4]), np.array([0, 10, 2**41]))
+        assert rows.values[plan.order].tolist() == sorted(rows.values)
+        n_reads.append(rows.n_reads)
+    assert [n - n_reads[0] for n in n_reads] == [0, 0, 8, 8, 16]
 
 
 @st.composite

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from annbatch.samplers import ClassBalanced, Weighted, weighted
 from annbatch.samplers.weighted import Draws
-from python_kernels import run_as_python
+from python_kernels import Counted, run_as_python
 
 NO_CODES = np.empty(0, np.int8)
 
@@ -65,17 +65,6 @@ def test_a_draw_is_the_row_on_which_its_mark_falls(weights, n, share, draws, by_
     total = sum(own[code] for code in codes if code >= 0) if by_class else sum(own)
     if total:
         check(own, codes, n, int(share * total), [int(draw * n) for draw in draws])
-
-
-class Counted:
-    """An array that counts how often its elements are read."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.values, self.size, self.n_reads = values, values.size, 0
-
-    def __getitem__(self, index: int) -> Any:
-        self.n_reads += 1
-        return self.values[index]
 
 
 @pytest.mark.parametrize(
