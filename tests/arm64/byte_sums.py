@@ -27,9 +27,10 @@ sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from annbatch import Collection, Loader, create_anndata_collection
 from annbatch.order.schedule import Schedule, Settings
+from annbatch.testing.epochs import epoch_batches
 from annbatch.write.array_layout import Codec
 from datagen import write_inputs
-from orders import NAMES, classes_of, epoch_batches, sampler_of
+from orders import NAMES, classes_of, sampler_of
 
 PACKAGES = ("numpy", "scipy", "pandas", "anndata", "zarr", "zarrs", "numcodecs", "blosc2", "numba")
 """Those that may change the bytes."""
