@@ -87,7 +87,7 @@ for glibc in $(seq 17 36); do platforms+=(--platform "manylinux_2_${glibc}_aarch
 rm -rf "$root/packages"
 "$python" -m pip install --quiet --target "$root/packages" --only-binary :all: "${platforms[@]}" \
     --python-version "$version" --constraint "$root/constraints.txt" "$root"/wheels/annbatch_dlpack-*.whl \
-    deflate hdf5plugin hypothesis obstore pytest pytest-timeout pytest-xdist
+    deflate hdf5plugin hypothesis obstore pytest pytest-timeout pytest-xdist scikit-learn
 
 say "bytes of collections, orders and batches"
 sums=$(mktemp -d)
@@ -98,6 +98,6 @@ diff "$sums/here" "$sums/arm64" || fail "this machine (<) and arm64 (>) differ"
 grep -v '^version' "$sums/arm64"
 
 say "tests on $(inside uname -m), Python $(inside python3 -c 'import platform; print(platform.python_version())')"
-inside python3 -m pytest --timeout 3600 "${tests[@]}"
+inside python3 -m pytest --timeout 3600 -n "$(nproc)" "${tests[@]}"
 
 say "done: the tests passed, and the bytes are those of $(uname -m)"
