@@ -165,7 +165,7 @@ def test_on_a_stream_that_waits_for_the_other(device: str, make_loader: MakeLoad
     here, there = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
     with here:
         keep_busy()
-        kept = list(CupyLoader(make_loader(device=device)))
+        kept = list(each_batch(CupyLoader(make_loader(device=device))))
         there.wait_event(here.record())
     with there:
         seen = [[part.copy() for part in parts_of(batch)] for batch in kept]
@@ -182,7 +182,7 @@ def test_the_memory_pool_is_not_flushed(make_loader: MakeLoader) -> None:
     del spare
     held = pool.total_bytes()
     assert held >= 1 << 24
-    for _ in CupyLoader(make_loader()):
+    for _ in each_batch(CupyLoader(make_loader())):
         assert pool.total_bytes() >= held
 
 
@@ -196,7 +196,7 @@ def test_under_the_allocator_of_rmm(resource: str, make_loader: MakeLoader, trut
     try:
         with cupy.cuda.using_allocator(allocators.rmm_cupy_allocator), cupy.cuda.Stream(non_blocking=True) as stream:
             ds = CupyLoader(make_loader())
-            batches = [parts_of(batch) for batch in ds]
+            batches = [parts_of(batch) for batch in each_batch(ds)]
             stream.synchronize()
             # Memory of another library has an owner; that of CuPy's own pool has none.
             assert all(isinstance(part.data.mem, cupy.cuda.UnownedMemory) for parts in batches for part in parts)

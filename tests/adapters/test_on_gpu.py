@@ -102,7 +102,7 @@ def test_torch_on_a_stream_that_waits(torch: Any, make_disk_loader: MakeLoader, 
     here, there = torch.cuda.Stream(), torch.cuda.Stream()
     with torch.cuda.stream(here):
         torch.cuda._sleep(500_000_000)
-        kept = list(TorchLoader(make_disk_loader(device="cuda")))
+        kept = list(each_batch(TorchLoader(make_disk_loader(device="cuda"))))
     there.wait_stream(here)
     with torch.cuda.stream(there):
         seen = [[part.clone() for part in parts_of(batch)] for batch in kept]

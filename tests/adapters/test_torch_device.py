@@ -209,7 +209,7 @@ def test_a_gpu_that_lags(layout: Layout, make_loader: MakeLoader, truth: Truth) 
         ds = TorchLoader(core, device="cuda", layout=layout)
         batches = []
         for _ in range(4):
-            for batch in ds:
+            for batch in each_batch(ds):
                 torch.cuda._sleep(20_000_000)
                 batches.append(batch)
     stream.synchronize()

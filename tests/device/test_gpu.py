@@ -61,7 +61,7 @@ def check_same(found: list[Batch], expected: list[Batch]) -> None:
     import cupy
 
     cupy.cuda.Device().synchronize()
-    assert len(found) == len(expected)
+    assert len(found) == len(expected) > 0
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.index, other.index)
         pairs = [(one.data, other.data)]
@@ -121,6 +121,7 @@ def test_chunks_that_only_the_cpu_decodes(collections: dict[str, Collection]) ->
 @pytest.mark.parametrize("decode", DECODES)
 def test_sixteen_bits(ours: Path, decode: Any) -> None:
     expected = list(Loader(**WINDOWS).use_collection(ours).batches(Emit(layout="dense")))
+    assert expected
     ds = Loader(**WINDOWS, device="cuda", decode=decode).use_collection(ours)
     halves = list(ds.batches(Emit(layout="dense", dtype=np.dtype(np.float16))))
     ds.set_epoch(0)
@@ -156,6 +157,7 @@ def test_slow_streams(ours: Path, decode: Any, prefetch: int) -> None:
 
     options = WINDOWS | {"prefetch": prefetch}
     expected = list(Loader(**options).use_collection(ours))
+    assert expected
     streams = [cupy.cuda.Stream(non_blocking=True) for _ in range(3)]
     ds = Loader(**options, device="cuda", decode=decode).use_collection(ours)
     kept = []

@@ -31,6 +31,7 @@ from annbatch.remote.disk_cache import PAGE_NBYTES, DiskCache
 from annbatch.remote.object_reads import fetch
 from annbatch.remote.request_pool import Requests
 from annbatch.stores import slices
+from epochs import each_batch
 from fault_matrix import Batches, contents, two_epochs, write_collection
 from stores import named_stores
 
@@ -78,7 +79,7 @@ def loader(place: Any, kept: Path | None, **options: Any) -> Loader:
 
 def epoch(place: Any, kept: Path | None, **options: Any) -> list[tuple[bytes, ...]]:
     with loader(place, kept, **options) as ds:
-        return [contents(batch) for batch in ds]
+        return [contents(batch) for batch in each_batch(ds)]
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ import scipy.sparse as sp
 
 from annbatch import Loader
 from annbatch.order.schedule import Schedule, Settings
-from annbatch.order.splits import Divisible, split
+from annbatch.order.splits import Divisible, folds, split
 from annbatch.samplers import ClassBalanced, Classes, Grouped, MatchedPairs, Stratified, Weighted
 from annbatch.samplers.weighted import quantized
 from annbatch.stores import obs_rows
+from annbatch.stores.class_columns import classes_of_integers
 from annbatch.testing.epochs import epoch_batches, row_counts
 
 SIZES = [127, 128, 129, 255, 256, 257, 32767, 32768, 32769, 65536, 65537]
@@ -71,6 +72,34 @@ def test_many_classes(n_classes: int, monkeypatch: pytest.MonkeyPatch):
         groups = [set(codes[batch].tolist()) for batch in rows_of(Grouped("kind"))]
         assert {len(group) for group in groups} == {1}
         assert set.union(*groups) == set(codes[codes >= 0].tolist())
+
+
+@pytest.mark.parametrize("n_classes", [n for n in SIZES if n < 1000])
+def test_stratified_parts_and_folds_of_many_classes(n_classes: int):
+    """Each class has two rows, and so have those without one: halves get one of each, and folds all of every other."""
+    kinds = np.arange(-1, n_classes)
+    # The smallest type that holds them.
+    classes = Classes("kind", np.repeat(kinds, 2).astype(np.min_scalar_type(-n_classes)), pd.Index(kinds[1:]))
+    n = len(classes.codes)
+    halves = split({"a": 0.5, "b": 0.5}, Divisible(np.arange(n), n, strata=classes), 0)
+    for half in halves.values():
+        np.testing.assert_array_equal(classes.codes[half.find(np.arange(len(half)))], kinds)
+    parts = [fold["test"] for fold in folds(2, Divisible(np.arange(n), n, by=classes), 0)]
+    held = [np.unique(classes.codes[part.find(np.arange(len(part)))]).tolist() for part in parts]
+    # Of groups of the same size, each goes to the fold that has fewer.
+    assert held == [kinds[::2].tolist(), kinds[1::2].tolist()]
+
+
+@pytest.mark.parametrize("n_values", SIZES)
+def test_classes_of_many_integers(n_values: int):
+    """The first piece has all values but two: one that comes before them, and one between them."""
+    values = np.append(np.arange(n_values)[::-1] * 3, [3, -1, 0, 7])
+    is_missing = np.arange(len(values)) == n_values
+    pieces = np.split(np.ma.MaskedArray(values, is_missing), [n_values])
+    found = classes_of_integers("n", pieces)
+    codes, categories = pd.factorize(pd.Series(values).where(~is_missing), sort=True)
+    np.testing.assert_array_equal(found.codes, codes)
+    np.testing.assert_array_equal(found.categories, categories)
 
 
 @pytest.mark.parametrize("n_classes", SIZES)

@@ -11,7 +11,7 @@ from typing import Any
 from annbatch.write import build
 from annbatch.write.shuffle.budget import Budget
 
-PRELOADED = ["pytest", "annbatch.testing.cells", "annbatch.write", "small_budget", "crash_steps"]
+PRELOADED = ["pytest", "annbatch.testing.cells", "annbatch.write", "small_budget"]
 """What a server imports that forks processes which build; each of them would import it anew."""
 
 

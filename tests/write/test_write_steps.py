@@ -9,16 +9,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 import traceback
+import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,18 +26,15 @@ from annbatch import append_to_collection, create_anndata_collection
 from annbatch.remote.disk_cache import PAGE_NBYTES, DiskCache
 from annbatch.stores.collection import FORMAT, Collection, digest_names
 from annbatch.stores.manifest import StoreEntry
+from annbatch.testing.cells import awkward_obs
 from annbatch.write.output import directory_swap
 from annbatch.write.output.workplace import Mode, claimed, seal
 from crash_steps import stop_before
 from datagen import named_adata, write_adata
-from small_budget import PRELOADED, small_budget
+from forked import in_a_fork
+from small_budget import small_budget
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
-
-T = TypeVar("T")
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(PRELOADED)
 
 ARGUMENTS = {"inputs": [["a.h5ad", 1]], "seed": 0}
 
@@ -77,8 +73,14 @@ def child(folder: Path, number: int | None, log: Path, work: Callable[..., None]
 
 
 def run(folder: Path, number: int | None, log: Path, work: Callable[..., None], *arguments: Any) -> bool:
-    """Let a forked process do the work up to a step; say whether it was stopped there."""
-    pid = os.fork()
+    """Let a forked process do the work up to a step; say whether it was stopped there.
+
+    It has the imports and the compiled kernels of this process, which must have no threads: see `in_a_fork`.
+    """
+    with warnings.catch_warnings():
+        # JAX warns of forks where it was imported.
+        warnings.simplefilter("ignore")
+        pid = os.fork()
     if pid == 0:
         try:
             child(folder, number, log, work, *arguments)
@@ -94,12 +96,6 @@ def run(folder: Path, number: int | None, log: Path, work: Callable[..., None], 
     return code != 0
 
 
-def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in a process that may fork: one without threads, that has imported all that is needed."""
-    with ProcessPoolExecutor(1, mp_context=_context) as pool:
-        return pool.submit(function, *arguments).result()
-
-
 def content(path: Path) -> dict[str, bytes]:
     return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
@@ -113,13 +109,12 @@ def restore(folder: Path, path: Path, before: dict[str, bytes]) -> None:
 
 
 def check_unharmed(path: Path, before: dict[str, bytes], after: dict[str, bytes], may_be_away: bool) -> None:
-    """What can be opened is whole, and is what was there or what was to come."""
+    """What is there can be opened, and is what was there or what was to come, to the byte."""
     if not path.exists():
         assert not before or may_be_away
         return
     found = content(path)
-    collection = Collection.open(path)
-    collection.verify()
+    Collection.open(path)
     whole = after if found["collection.json"] == after["collection.json"] else before
     assert found["collection.json"] == whole["collection.json"]
     # A store that is on its way in is named by no manifest yet.
@@ -136,16 +131,19 @@ def check_each_step(
 ) -> list[str]:
     """Stop the work at each step, look at what is left, and do it again; give the steps.
 
-    Without ``every`` of steps of one name only the first is taken, and none that waits for the disk: what a process
+    Without ``every`` of steps of one name only the first is taken. None is taken that waits for the disk: what a process
     that is killed there leaves is what it leaves at the next step.
     """
     path, log = folder / "store", folder.with_name("steps")
     restore(folder, path, before)
+    if before:
+        Collection.open(path).verify()
     assert not run(folder, None, log, work, path, *arguments)
     assert content(path) == after
+    Collection.open(path).verify()
     names = json.loads(log.read_text())
     for number, name in enumerate(names):
-        if not every and (name == "fsync" or name in names[:number]):
+        if name == "fsync" or (not every and name in names[:number]):
             continue
         restore(folder, path, before)
         # Threads may take a step more or less.
@@ -195,7 +193,7 @@ EVERY = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest
 def test_a_commit_at_each_step(folder: Path, tmp_path: Path, calls: Any, steps: list[str], every: bool):
     before = written(tmp_path / "before", *calls[:-1]) if calls[:-1] else {}
     after = written(tmp_path / "after", *calls)
-    names = in_a_process(check_each_step, every, folder, before, after, write, *calls[-1])
+    names = in_a_fork(lambda: check_each_step(every, folder, before, after, write, *calls[-1]))
     assert set(steps) <= set(names)
     assert {"fsync", "open .collection.json.writing", "rename .collection.json.writing"} <= set(names)
     is_append = calls[-1][0] == "append"
@@ -209,7 +207,7 @@ def test_an_append_to_a_collection_without_a_root_group_at_each_step(folder: Pat
     before = written(tmp_path / "before", FIRST)
     del before["zarr.json"]
     after = written(tmp_path / "after", FIRST, ("append", False, "second"))
-    names = in_a_process(check_each_step, every, folder, before, after, write, "append", False, "second")
+    names = in_a_fork(lambda: check_each_step(every, folder, before, after, write, "append", False, "second"))
     renames = [name for name in names if name.startswith("rename")]
     assert renames.index("rename chunk_3.zarr") < renames.index("rename .zarr.json.writing")
     assert renames.index("rename .zarr.json.writing") < len(renames) - 1 - renames[::-1].index(
@@ -227,7 +225,7 @@ def write_aside(output: Path, *arguments: Any) -> None:
 @EVERY
 def test_a_replacement_where_names_cannot_be_swapped(folder: Path, tmp_path: Path, every: bool):
     before, after = written(tmp_path / "before", FIRST), written(tmp_path / "after", FIRST, ("create", True, "second"))
-    names = in_a_process(check_each_step, every, folder, before, after, write_aside, "create", True, "second")
+    names = in_a_fork(lambda: check_each_step(every, folder, before, after, write_aside, "create", True, "second"))
     assert {"rename store", "rename collection", "rename collection.replaced"} <= set(names)
 
 
@@ -249,11 +247,12 @@ def build(output: Path, inputs: list[Path], append: bool, overwrite: bool) -> No
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("operation", ["create", "replace", "append"])
 def test_a_build_at_each_step(folder: Path, tmp_path: Path, operation: str):
-    rng = np.random.default_rng(0)
-    inputs = [
-        write_adata(named_adata(rng, range(first, first + 24), range(12)), tmp_path / f"{first}", "h5ad")
-        for first in (0, 24)
-    ]
+    """A column of categories and one with a mask stand for all columns."""
+    rng, inputs = np.random.default_rng(0), []
+    for first in (0, 24):
+        rows = range(first, first + 24)
+        adata = named_adata(rng, rows, range(12), obs=awkward_obs(rows)[["cell_type", "age"]])
+        inputs.append(write_adata(adata, tmp_path / f"{first}", "h5ad"))
     before: dict[str, bytes] = {}
     (tmp_path / "old").mkdir()
     if operation != "create":
@@ -262,7 +261,8 @@ def test_a_build_at_each_step(folder: Path, tmp_path: Path, operation: str):
     call = (inputs[1:], operation == "append", operation == "replace")
     build(tmp_path / "old/store", *call)
     after = content(tmp_path / "old/store")
-    names = in_a_process(check_each_step, True, folder, before, after, build, *call)
+    # The builds above have compiled what those in forked processes need.
+    names = in_a_fork(lambda: check_each_step(True, folder, before, after, build, *call))
     assert len(names) > 100
 
 
@@ -305,4 +305,4 @@ def check_the_cache_at_each_step(folder: Path, log: Path) -> None:
 
 
 def test_a_write_of_the_cache_at_each_step(folder: Path, tmp_path: Path):
-    in_a_process(check_the_cache_at_each_step, folder, tmp_path / "steps")
+    in_a_fork(lambda: check_the_cache_at_each_step(folder, tmp_path / "steps"))
