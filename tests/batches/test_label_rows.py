@@ -18,7 +18,7 @@ from annbatch.batches.label_rows import Codes, LabelReader, LabelRows, padded
 from annbatch.errors import InputError, StoreError
 from annbatch.plan.window import Found, Ranges, WindowPlan, plan_readings
 from annbatch.remote.request_pool import Requests
-from annbatch.stores.label_columns import columns_of_frame
+from annbatch.stores.label_columns import Column, StoreColumn, columns_of_frame
 from annbatch.stores.slices import slices_of
 from annbatch.stores.united_columns import merge_columns
 
@@ -198,6 +198,17 @@ def test_codes_may_have_any_type(dtype: str):
     (labels,) = read(reader, plan_readings(rows, np.array([0, len(rows)]), FIRST_ROWS), rows)
     expected = [column.categories.get_loc(part.categories[code]) for code in codes[::-1]]
     assert labels.codes("category").tolist() == expected
+
+
+@pytest.mark.parametrize(("dtype", "n"), [("u1", 256), ("u2", 40_000)])
+def test_unsigned_codes_are_not_negative(dtype: str, n: int):
+    """Codes of a type whose signed one does not hold them."""
+    codes, categories, rows = np.array([n - 1, 0, n // 2 + 1]), pd.RangeIndex(n), np.arange(3)
+    kind = pd.CategoricalDtype(categories)
+    part = StoreColumn("stored", slices_of("values", codes.astype(dtype)), None, categories, kind)
+    reader = LabelReader([Column("kind", categories, kind, (part,), (None,))])
+    (labels,) = read(reader, plan_readings(rows, np.array([0, 3]), np.array([0, 3])), rows)
+    assert labels.codes("kind").tolist() == codes.tolist()
 
 
 def test_padding_rows_are_missing():

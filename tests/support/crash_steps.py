@@ -34,7 +34,9 @@ def stop_before(folder: Path, number: int | None, names: list[str]) -> None:
         elif event in _CHANGES:
             path = os.fspath(arguments[0])
             # What is removed as a tree is named within its directory.
-            if str(path).startswith(inside) or not str(path).startswith(os.sep):
+            is_inside = str(path).startswith(inside) or not str(path).startswith(os.sep)
+            # A directory that is there already is not made.
+            if is_inside and not (event == "os.mkdir" and os.path.isdir(path)):
                 step(f"{event.removeprefix('os.')} {Path(path).name}")
 
     def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
