@@ -169,8 +169,10 @@ def test_an_interrupted_build_goes_on(tmp_path, inputs, monkeypatch):
 
 def test_append_and_reshuffle_know_modalities(tmp_path, inputs):
     truth = joined(inputs, "outer")
-    create_anndata_collection(inputs[:1], tmp_path / "out", join_obs="outer", dense=["adt:X"], **CUT)
+    options: dict[str, Any] = {"join_obs": "outer", "dense": ["adt:X"], "groupby": "src_path"}
+    first = create_anndata_collection(inputs[:1], tmp_path / "out", **options, **CUT)
     grown = append_to_collection(inputs[1:], tmp_path / "out", progress=False)
+    assert (first.grouped_by, grown.grouped_by) == ("src_path", None)
     mixed = reshuffle_collection(
         tmp_path / "out", tmp_path / "mixed", layers=["rna:counts"], obs_columns=["adt:depth"], progress=False
     )

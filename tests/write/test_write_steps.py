@@ -246,7 +246,7 @@ def build(output: Path, inputs: list[Path], append: bool, overwrite: bool) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("operation", ["create", "replace", "append"])
 def test_a_build_at_each_step(folder: Path, tmp_path: Path, operation: str):
     """Beside the names there are a column with a mask, and one of categories: where cells come from."""
@@ -304,6 +304,10 @@ def check_the_cache_at_each_step(folder: Path, log: Path) -> None:
             if before is not None:
                 keep(folder, before)
             assert run(folder, number, log, keep, folder, 1)
+            if number == len(names) - 1:
+                # Pages are written before the marks that say so.
+                (file,) = folder.iterdir()
+                assert file.read_bytes()[PAGE_NBYTES : len(OBJECT)] == OBJECT[PAGE_NBYTES:].tobytes()
             assert kept(folder) in ([False] * 4, [False, False, False, before is not None])
             keep(folder, 0)
             assert kept(folder) == [True] * 4
