@@ -5,7 +5,7 @@
 3. Threads that a test finds at its beginning are not its own.
 4. XLA compiles quickly rather than well, here and in the processes that tests start.
 5. The garbage collector leaves alone what imports and collection made, so that a full collection in a test is short.
-6. Nothing waits for the disk, which only a loss of power would show. `test_write_steps` sees that builds ask for it.
+6. Nothing waits for the disk, which only a loss of power would show. `test_write_power_loss` sees that builds do.
 """
 
 from __future__ import annotations

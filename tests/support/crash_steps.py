@@ -36,7 +36,7 @@ def stop_before(folder: Path, number: int | None, names: list[str]) -> None:
             # What is removed as a tree is named within its directory.
             is_inside = str(path).startswith(inside) or not str(path).startswith(os.sep)
             # A directory that is there already is not made.
-            if is_inside and not (event == "os.mkdir" and os.path.isdir(path)):
+            if is_inside and not (event == "os.mkdir" and Path(path).is_dir()):
                 step(f"{event.removeprefix('os.')} {Path(path).name}")
 
     def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
 """Is everything on the disk before something refers to it?
 
-A killed process loses nothing that it wrote (`test_write_steps.py`). A loss of power may lose all that no process waited
-for. So at each rename that counts, this test compares what is there with what `os.fsync` was called for.
+A killed process loses nothing that it wrote (`test_write_steps.py`). A loss of power may lose everything that no
+process waited for. So at each rename that counts, this test compares what is there with what `os.fsync` was called for.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def test_what_is_referred_to_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.
         assert found.pop("run") > 1
         return found
 
-    once = ("build.json", "runs.json", "0.json", "1.json", "committed.json", "what is committed", "what is in its place")
-    written = Counter(once) + Counter({"runs": 2, "store": 2, "collection.json": 1})
+    names = ["build.json", "runs.json", "0.json", "1.json", "collection.json", "committed.json"]
+    written = Counter([*names, "what is committed", "what is in its place", *["store", "runs"] * 2])
     new = written + Counter({"zarr.json": 1})
     assert seen(20, create_anndata_collection, cells(0)) == new + Counter({"collection": 1})
     # Stores are moved once more, and the manifest is written where it is to be.
