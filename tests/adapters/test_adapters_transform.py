@@ -12,6 +12,7 @@ import pytest
 import scipy.sparse as sp
 
 from annbatch import CSR, Batch, Binarize, InputError, Loader, LogNormalize
+from epochs import each_batch
 
 N_OBS, N_VARS = 21, 11
 
@@ -62,7 +63,7 @@ def torch_batches(counts, transform, **options):
     wanted = {name: options.pop(name) for name in ("layout", "dtype") if name in options}
     if wanted.get("dtype") == "half":
         wanted["dtype"] = torch.float16
-    for batch in annbatch_torch.TorchLoader(loader(counts, transform, **options), **wanted):
+    for batch in each_batch(annbatch_torch.TorchLoader(loader(counts, transform, **options), **wanted)):
 
         def plain(tensor):
             return (tensor.to_dense() if tensor.layout == torch.sparse_csr else tensor).numpy()
@@ -79,7 +80,7 @@ def jax_batches(counts, transform, **options):
         wanted["layout"] = "padded_csr"
     if wanted.get("dtype") == "half":
         wanted["dtype"] = "float16"
-    for batch in annbatch_jax.JaxLoader(loader(counts, transform, **options), **wanted):
+    for batch in each_batch(annbatch_jax.JaxLoader(loader(counts, transform, **options), **wanted)):
         mask = np.asarray(batch.mask)
 
         def plain(matrix, mask=mask):

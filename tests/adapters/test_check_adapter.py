@@ -20,6 +20,7 @@ from annbatch.testing import make_cells, make_collection
 from annbatch.testing.adapter_cases import Samples
 from annbatch.testing.adapter_rules import check_with
 from annbatch.testing.truth import Framework
+from epochs import each_batch
 
 
 class ScipyLoader(Adapter):
@@ -214,7 +215,7 @@ def test_what_is_written_comes_back_in_the_order_of_the_collection(tmp_path: Pat
     first = cells.obs["n_counts"].to_numpy()[rows] // 10
     np.testing.assert_array_equal(np.asarray(cells.X[rows, columns]).ravel(), 100 * first + columns + 1)
     with Loader(batch_size=7).use_collection(tmp_path / "cells") as ds:
-        for batch in ds:
+        for batch in each_batch(ds):
             assert (batch["data"].to_scipy() != cells.X[batch["index"]]).nnz == 0
     with pytest.raises(ValueError, match=r"n_vars must be in \[1, 101\), got 101"):
         make_cells(3, 101)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader  # noqa: E402
 
 from annbatch import InputError, Loader, create_anndata_collection  # noqa: E402
 from annbatch_torch import TorchLoader  # noqa: E402
+from epochs import each_batch  # noqa: E402
 from modal_data import CUT, samples  # noqa: E402
 
 X = sp.csr_matrix((np.arange(60).reshape(10, 6) % 7).astype(np.float32))
@@ -52,7 +53,8 @@ def test_a_dict_holds_what_a_batch_holds(n_workers: int) -> None:
 def test_modalities_are_dicts(tmp_path: Path) -> None:
     create_anndata_collection(samples(), tmp_path / "collection", join_obs="outer", **CUT)
     core = Loader(batch_size=16, shuffle=False).use_collection(tmp_path / "collection", labels=[])
-    for batch, truth in zip(TorchLoader(core.replace(), form="dict", layout="dense"), core, strict=True):
+    batches = each_batch(TorchLoader(core.replace(), form="dict", layout="dense"))
+    for batch, truth in zip(batches, core, strict=True):
         assert type(batch["rna"]) is dict
         for name in ("rna", "adt"):
             np.testing.assert_array_equal(batch[name]["data"].numpy(), truth[name]["data"].to_scipy().toarray())

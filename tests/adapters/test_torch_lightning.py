@@ -25,6 +25,7 @@ from annbatch import Loader  # noqa: E402
 from annbatch.errors import InputError  # noqa: E402
 from annbatch_torch import TorchLoader  # noqa: E402
 from annbatch_torch.lightning import AnnDataModule  # noqa: E402
+from epochs import each_batch  # noqa: E402
 from stores import named_stores  # noqa: E402
 from train_lightning import RowModel, make_trainer  # noqa: E402
 
@@ -40,7 +41,7 @@ pytestmark = [
 
 def epochs_of(loader: Loader, n: int) -> list[list[list[int]]]:
     loader.set_epoch(0)
-    return [[batch["index"].tolist() for batch in TorchLoader(loader)] for _ in range(n)]
+    return [[batch["index"].tolist() for batch in each_batch(TorchLoader(loader))] for _ in range(n)]
 
 
 def flat(batches: list[list[int]]) -> list[int]:

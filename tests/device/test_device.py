@@ -50,6 +50,7 @@ from annbatch.shards.uncached_reads import UncachedChunks
 from annbatch.stores import chunk_arrival
 from datagen import write_inputs
 from device_epochs import both, check_same
+from epochs import each_batch
 from host_device import HostDevice
 from live_threads import background_threads
 from stores import named_stores, opened, write_store
@@ -172,7 +173,7 @@ def test_functions_get_what_was_made_on_the_device(device, collection):
         return batch.replace(data=batch.data.replace(data=batch.data.data * 2))
 
     ds = Loader(**SMALL, device="cuda").use_collection(collection.path, labels=[])
-    batches = list(ds)
+    batches = list(each_batch(ds))
     device.synchronize()
     expected = [batch.data.data * 2 for batch in batches]
     found = list(Loader(**SMALL, device="cuda", transform=scaled).use_collection(collection.path, labels=[]))
@@ -209,7 +210,7 @@ def test_dropped_batches_and_several_streams(device, collection, decode, seed):
     """Each batch is used on its stream and dropped at once, while memory of windows and batches goes round."""
     device.dice.seed(seed)
     streams = [device.users, device.new_stream(), device.new_stream()]
-    expected = list(Loader(**SMALL).use_collection(collection.path))
+    expected = list(each_batch(Loader(**SMALL).use_collection(collection.path)))
     ds = Loader(**SMALL, device="cuda", decode=decode).use_collection(collection.path)
     for _ in range(2):
         ds.set_epoch(0)
@@ -298,7 +299,8 @@ def test_windows_go_round(device, collection, monkeypatch):
 
 def test_bfloat16(device, collection):
     """The bits of what float32 rounds to."""
-    expected = list(Loader(**SMALL).use_collection(collection.path).batches(Emit(layout="dense")))
+    cpu = Loader(**SMALL).use_collection(collection.path)
+    expected = list(each_batch(cpu.batches(Emit(layout="dense")), len(cpu)))
     for decode in ("cpu", "gpu"):
         ds = Loader(**SMALL, device="cuda", decode=decode).use_collection(collection.path)
         found = list(ds.batches(Emit(layout="dense", bfloat16=True)))

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from annbatch import InputError, Loader, create_anndata_collection
 from annbatch.samplers import ClassBalanced, Grouped
+from epochs import each_batch
 
 DONORS = ("ada", "ben", "cy", "dee")
 
@@ -36,7 +37,7 @@ def content(ds: Loader) -> list[Any]:
             {name: codes.tolist() for name, codes in batch.codes.items()},
             batch.labels.astype(str).to_dict("list"),
         )
-        for batch in ds
+        for batch in each_batch(ds)
     ]
     return [batches, {name: list(found) for name, found in ds.categories.items()}, json.dumps(ds.state_dict())]
 

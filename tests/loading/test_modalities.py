@@ -19,6 +19,7 @@ from annbatch import CSR, Batch, Binarize, Collection, InputError, Loader, LogNo
 from annbatch import dataset as dataset_module
 from annbatch import loader_data as loader_module
 from annbatch.samplers import ClassBalanced
+from epochs import each_batch
 from host_device import HostDevice
 from modal_data import CUT, GENES, samples
 
@@ -224,7 +225,7 @@ def test_a_device_gives_the_same(built, monkeypatch):
     monkeypatch.setattr(dataset_module, "missing", lambda: None)
     truth = Truth(built["outer"])
     with Loader(**SMALL, device="cuda", obsm=["rna:X_pca"]).use_collection(built["outer"]) as ds:
-        for batch in ds:
+        for batch in each_batch(ds):
             device.synchronize()
             truth.check(batch)
 

@@ -25,6 +25,7 @@ from annbatch import Collection, InputError, Loader, StoreError
 from annbatch.stores import cell_names, obs_rows
 from annbatch.write.output import store_writer
 from datagen import awkward_obs, named_adata
+from epochs import each_batch
 from stores import named_stores
 
 N = 98
@@ -186,7 +187,7 @@ def test_columns_come_as_classes(stores, labels):
     ds = Loader(**OPTIONS, classes=CLASSES).add_anndatas(adatas, labels=labels)
     wanted = obs.assign(**{name: pd.Categorical(obs[name]) for name in CLASSES if name not in ("donor", "stage")})
     assert set(CLASSES) <= set(ds.categories)
-    for batch in ds:
+    for batch in each_batch(ds):
         for name in CLASSES:
             truth, codes = wanted[name].iloc[batch.index], batch.codes[name]
             assert codes.dtype == np.int32

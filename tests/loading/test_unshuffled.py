@@ -14,6 +14,7 @@ import zarr
 
 from annbatch import InputError, Loader, create_anndata_collection
 from annbatch.order.mixing import measure
+from epochs import each_batch
 
 N_STORES, N_OBS = 5, 2_400
 
@@ -102,7 +103,7 @@ def test_a_collection_of_the_same_rows_is_one_call_away(adatas: list[ad.AnnData]
         read = Loader(batch_size=500, layers=["dense"] if path == mixed.path else []).use_collection(path, labels=["n"])
         assert read.n_obs == n_obs
         assert list(read.var.index) == genes
-        for batch in read:
+        for batch in each_batch(read):
             wanted = whole[batch.labels["n"].to_numpy()][:, genes]
             np.testing.assert_array_equal(batch.data.to_scipy().toarray(), wanted.X.toarray())
             if batch.layers:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from annbatch import CSR, Batch, Emit, Loader
+from epochs import each_batch
 from host_device import HostDevice
 
 
@@ -39,7 +40,9 @@ def both(device: HostDevice, add: Any, emit: Emit = Emit(), **options: Any) -> t
     """Compare an epoch on the device with the same on the CPU."""
     options = {"casting": "unsafe"} | options
     on_cpu = {name: value for name, value in options.items() if name != "decode"}
-    expected = list(add(Loader(**on_cpu)).batches(emit))
+    cpu = add(Loader(**on_cpu))
+    # None if the last batch is dropped, and the only one.
+    expected = list(each_batch(cpu.batches(emit), len(cpu))) if len(cpu) else []
     ds = add(Loader(**options, device="cuda"))
     found = list(ds.batches(emit))
     device.synchronize()

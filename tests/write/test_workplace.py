@@ -282,6 +282,21 @@ def test_another_build_is_refused_and_both_stay(output: Path, mode: Any, change:
         assert names_in(place.temporary) == names_in(place.stores) == []
 
 
+def test_what_another_build_left_is_no_build_while_it_is_removed(output: Path, monkeypatch: pytest.MonkeyPatch):
+    """Who is killed then leaves nothing that the other build would go on with."""
+    path, remove, entries = interrupted(output), shutil.rmtree, Path.iterdir
+
+    def watched(folder: Path, **options: Any) -> None:
+        if folder.parent == path:
+            assert not (path / "build.json").exists()
+        remove(folder, **options)
+
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter(sorted(entries(folder), reverse=True)))
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    with claimed(output, "create", ARGUMENTS | {"seed": 5}, overwrite=True) as place:
+        assert names_in(place.temporary) == names_in(place.stores) == []
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"mode": "create"}', None])
 def test_what_is_no_build_is_removed(output: Path, text: str | None):
     path = interrupted(output)

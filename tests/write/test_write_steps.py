@@ -53,10 +53,21 @@ def collection_of(path: Path, names: tuple[str, ...], what: str) -> Collection:
     return Collection(path, FORMAT, 2 * len(names), 3, digest, tuple(stores), {}, (), True, 0, "test")
 
 
+def use_run(temporary: Path) -> None:
+    """Write a temporary folder that is there whole or not at all, unless a former call did, and use it."""
+    if not (temporary / "run").exists():
+        (temporary / "partial").mkdir()
+        for name in ("keys", "values"):
+            (temporary / "partial" / name).write_text(name)
+        (temporary / "partial").rename(temporary / "run")
+    assert list(content(temporary / "run")) == ["keys", "values"]
+
+
 def write(output: Path, mode: Mode, overwrite: bool, what: str) -> None:
     """Do what a build does to its place."""
     with claimed(output, mode, ARGUMENTS | {"what": what}, overwrite=overwrite) as place:
         if not place.finished:
+            use_run(place.temporary)
             if mode == "create":
                 place.commit(collection_of(place.stores, ("chunk_0.zarr", "chunk_1.zarr"), what))
                 return

@@ -81,7 +81,6 @@ class Workplace:
         if self.mode == "create":
             check_output(self.output, overwrite=self.overwrite)
             write_root_group(self.stores)
-        shutil.rmtree(self.temporary, ignore_errors=True)
         collection.save(self.stores)
         sync_directory(self.stores)
         write_whole(self.path / _COMMITTED, collection.to_json())
@@ -240,6 +239,8 @@ def _taken_up(path: Path, output: Path, mode: Mode, arguments: Mapping[str, Any]
             raise OutputExistsError(_other_build(path, output, found, mode, arguments))
         found = None
     if found is None:
+        # First what says that the rest can be used: this may be interrupted, too.
+        (path / _BUILD).unlink(missing_ok=True)
         for entry in path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         build = {"mode": mode, "overwrite": overwrite, "arguments": arguments, "boot": _boot()}
