@@ -271,7 +271,7 @@ def _written(place: Workplace, plan: Planned, resources: Resources, checkpoint: 
     collection = write_rows(place, plan, resources, checkpoint)
     collection.save(place.stores)
     # The joint obs says where the rows of the others go.
-    for name in ("runs", "transposed"):
+    for name in ("runs", "by_rows"):
         shutil.rmtree(place.temporary / name, ignore_errors=True)
     return collection
 

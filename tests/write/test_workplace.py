@@ -256,6 +256,16 @@ def test_temporary_files_are_not_trusted_after_a_restart(output: Path, monkeypat
         assert names_in(place.stores) == ["chunk_5.zarr"]
 
 
+def test_temporary_files_of_after_a_restart_are_trusted(output: Path, monkeypatch: pytest.MonkeyPatch):
+    interrupted(output)
+    monkeypatch.setattr(workplace, "_boot", lambda: "another")
+    with pytest.raises(KeyboardInterrupt), claimed(output, "create", ARGUMENTS) as place:
+        (place.temporary / "later").mkdir()
+        raise KeyboardInterrupt
+    with claimed(output, "create", ARGUMENTS) as place:
+        assert names_in(place.temporary) == ["later"]
+
+
 def test_temporary_files_that_somebody_removed_are_not_missed(output: Path, monkeypatch: pytest.MonkeyPatch):
     shutil.rmtree(interrupted(output) / "temporary")
     monkeypatch.setattr(workplace, "_boot", lambda: "another")

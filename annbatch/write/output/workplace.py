@@ -238,16 +238,17 @@ def _taken_up(path: Path, output: Path, mode: Mode, arguments: Mapping[str, Any]
         if not overwrite:
             raise OutputExistsError(_other_build(path, output, found, mode, arguments))
         found = None
+    build = {"mode": mode, "overwrite": overwrite, "arguments": arguments, "boot": _boot()}
     if found is None:
         # First what says that the rest can be used: this may be interrupted, too.
         (path / _BUILD).unlink(missing_ok=True)
         for entry in path.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        build = {"mode": mode, "overwrite": overwrite, "arguments": arguments, "boot": _boot()}
         write_whole(path / _BUILD, json.dumps(build))
-    elif found["boot"] != _boot():
+    elif found["boot"] != build["boot"]:
         # Temporary files are not forced to the disk: after a crash of the machine they may be anything.
         shutil.rmtree(place.temporary, ignore_errors=True)
+        write_whole(path / _BUILD, json.dumps(found | {"boot": build["boot"]}))
     shutil.rmtree(place.temporary / "partial", ignore_errors=True)
     place.stores.mkdir(exist_ok=True)
     place.temporary.mkdir(exist_ok=True)
