@@ -38,7 +38,6 @@ from annbatch.write.inputs.spill import load, save
 from annbatch.write.inputs.text_file import Repeats, TextFile, distinct
 from annbatch.write.inputs.value_names import as_strings
 
-"""The obs column that names each cell's source file."""
 NAMES = "names"
 """The text of the cells' names."""
 
