@@ -97,6 +97,76 @@ def test_pieces_are_joined(rows: list[list[Row]], is_sorted: bool, random):
     assert (data[-1], indices[-1]) == (0, 0)
 
 
+def test_a_selection_says_where_columns_go():
+    """Of five columns the last one is wanted, one that the store lacks, and the first one."""
+    selection = Selection.of(np.array([4, -1, 0]), 5)
+    assert selection.lookup.tolist() == [2, -1, -1, -1, 0]
+    assert selection.is_wanted.tolist() == [1, 0, 0, 0, 1]
+    assert not selection.in_order
+
+
+# One digit of six bits, and one more, each with the largest number of columns and with one more.
+N_REVERSED = pytest.mark.parametrize("n", [2, 64, 65, 4096, 4097])
+
+
+def reversed_row(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A row with the first of ``n`` columns, and one with all of them; the value of a column is its number and 1."""
+    return np.append(1, np.arange(n) + 1).astype("f4"), np.append(0, np.arange(n)).astype("i4"), np.array([0, 1, n + 1])
+
+
+def assert_reversed(n: int, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, first: int) -> None:
+    """Column c went to n - 1 - c, but that of the first row to ``first``."""
+    assert indptr.tolist() == [0, 1, n + 1]
+    np.testing.assert_array_equal(indices, np.append(first, np.arange(n)))
+    np.testing.assert_array_equal(data, np.append(1, np.arange(n)[::-1] + 1))
+
+
+@N_REVERSED
+def test_selected_rows_with_all_columns_are_sorted(n: int):
+    data, indices, indptr = reversed_row(n)
+    selection = Selection.of(np.arange(n)[::-1], n)
+    kept = select_columns(data.view(np.uint32), indices, indptr, selection.lookup, n)
+    assert_reversed(n, data, indices, kept, n - 1)
+
+
+@N_REVERSED
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_joined_rows_with_all_columns_are_sorted(n: int, repeats: int):
+    """A row of a column, and one of all columns in descending order, once or in two pieces of all of them."""
+    columns = np.append(0, np.tile(np.arange(n)[::-1], repeats)).astype(np.uint16)
+    values = np.arange(len(columns)).astype(np.uint16)
+    firsts, counts = np.append(0, 1 + n * np.arange(repeats)), np.append(1, [n] * repeats)
+    ends = np.array([1, 1 + repeats])
+    data, indices = np.zeros(len(columns), np.float32), np.zeros(len(columns), np.uint32)
+    indptr = join_pieces(values, columns, firsts, counts, np.arange(1 + repeats), ends, data, indices, n)
+    assert indptr.tolist() == [0, 1, len(columns)]
+    order = np.append(0, 1 + np.argsort(columns[1:], kind="stable"))
+    np.testing.assert_array_equal(indices, columns[order])
+    np.testing.assert_array_equal(data, values[order])
+
+
+# Three rows of which a batch has two: its indptr is a part of a longer one, and more elements lie behind its own.
+PARTLY: list[Row] = [[(1, 5)], [(0, 6), (3, 7)], [(1, 8), (2, 9)]]
+
+
+def test_elements_behind_the_selected_rows_stay():
+    data, indices, indptr = csr(PARTLY)
+    selection = Selection.of(np.array([3, 2, 1, 0]), 4)
+    kept = select_columns(data.view(np.uint32), indices, indptr[:3], selection.lookup, 4)
+    assert kept.tolist() == [0, 1, 3]
+    assert rows_of(data[:3], indices[:3], kept) == [[(2, 5)], [(0, 7), (3, 6)]]
+    assert (indices[3:].tolist(), data[3:].tolist()) == ([1, 2], [8, 9])
+
+
+@pytest.mark.parametrize("lookup", [NO_LOOKUP, np.arange(4, dtype=np.int32)])
+def test_dense_rows_behind_the_last_one_are_zero(lookup: np.ndarray):
+    """More of them than there are columns."""
+    data, indices, indptr = csr(PARTLY)
+    dense = np.full((7, 4), 7, np.float32)
+    fill_dense(data, indices, indptr[:3], lookup, dense)
+    assert dense.tolist() == [[0, 5, 0, 0], [6, 0, 0, 7], *[[0] * 4] * 5]
+
+
 # Of the lists, the first keeps the order of the joined genes, the second does not, and of the third some are left out.
 LISTS = [[1, 2, 6], [5, 3, 0, 4], [-1, 3, -1, 1]]
 N_JOINED = 7
@@ -147,6 +217,46 @@ def test_dense_rows_of_several_lists_are_mapped(numbers: list[int], n_padding: i
             if column >= 0:
                 expected[i, column] = value
     np.testing.assert_array_equal(out, expected)
+
+
+@N_REVERSED
+def test_mapped_rows_with_all_columns_are_sorted(n: int):
+    """The list of the first row has one column, that of the second all of them in descending order."""
+    data, indices, indptr = reversed_row(n)
+    both = ColumnMap.of([np.array([0]), np.arange(n)[::-1]], [0, 1], n)
+    table = both.lookup, both.bounds, both.ascends, both.n_columns
+    out, bad = map_columns(data.view(np.uint32), indices, indptr, both.lists, *table)
+    assert bad == -1
+    assert_reversed(n, data, indices, out, 0)
+
+
+def test_elements_behind_the_mapped_rows_stay():
+    data, indices, indptr = csr(PARTLY)
+    # If it were an end of a row, that row would need more room than there is.
+    indptr[3] = np.iinfo(np.int64).max
+    turned = ColumnMap.of([np.array([3, 2, 1, 0])], [0], 4)
+    table = turned.lookup, turned.bounds, turned.ascends, turned.n_columns
+    out, bad = map_columns(data.view(np.uint32), indices, indptr[:3], np.zeros(3, np.int64)[:2], *table)
+    assert (out.tolist(), bad) == ([0, 1, 3], -1)
+    assert rows_of(data[:3], indices[:3], out) == [[(2, 5)], [(0, 7), (3, 6)]]
+    assert (indices[3:].tolist(), data[3:].tolist()) == ([1, 2], [8, 9])
+
+
+def test_more_dense_rows_than_columns_are_mapped():
+    """Two rows of the third list, and of values and lists those of the next batch; seven rows are padding."""
+    values, out = np.arange(1, 13, dtype=np.uint32), np.full((9, N_JOINED), 7, np.uint32)
+    map_dense(values, np.array([2, 2, 2])[:2], MAP.lookup, MAP.bounds, out)
+    assert out.tolist() == [[0, 4, 0, 2, 0, 0, 0], [0, 8, 0, 6, 0, 0, 0], *[[0] * N_JOINED] * 7]
+    map_dense(np.ones(33, np.uint32), np.zeros(9, np.int64), MAP.lookup, MAP.bounds, out)
+    assert out.tolist() == [[0, 1, 1, 0, 0, 0, 1]] * 9
+
+
+@pytest.mark.parametrize(
+    ("columns", "ascends"),
+    [([0, 1], 1), ([1, 0], 0), ([0, 3, 2], 0), ([2, -1, 5], 1), ([-1, 0, -1, 1], 1), ([5, -1, 2], 0), ([-1], 1)],
+)
+def test_a_list_ascends_if_the_columns_that_are_kept_do(columns: list[int], ascends: int):
+    assert ColumnMap.of([np.array(columns)], [0], 6).ascends.tolist() == [ascends]
 
 
 def test_a_map_says_what_it_does():
