@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -13,11 +17,16 @@ import pytest
 import scipy.sparse as sp
 
 import annbatch.write
-from annbatch import Emit, InputError, Loader
+from annbatch import Emit, InputError, Loader, StoreError
+from annbatch import dataset as dataset_module
 from annbatch.dataset import Dataset
 from annbatch.order.row_selection import Runs
 from annbatch.samplers import Grouped
+from annbatch.stores.anndata_store import Store, Wanted, open_anndata
+from annbatch.stores.gene_selection import Genes
 from annbatch.stores.obs_access import SRC_PATH
+from annbatch.stores.store_genes import StoreGenes
+from annbatch.stores.united_columns import Merged
 
 
 def cells(n: int = 6, first: int = 0, genes: tuple[str, ...] = ("a", "b", "c"), **columns: Any) -> ad.AnnData:
@@ -65,7 +74,11 @@ def test_elements_of_another_width_are_refused():
     adatas = [cells(2), cells(2)]
     for adata, width in zip(adatas, (2, 3), strict=True):
         adata.obsm["pca"] = np.zeros((2, width), np.float32)
-    with pytest.raises(InputError, match=r"obsm/pca must be of one kind and width in all stores, got a Dense.* of 2"):
+    message = (
+        r"obsm/pca must be of one kind and width in all stores, got a DenseMatrix of 2 columns in adatas\[0\] and a "
+        r"DenseMatrix of 3 in adatas\[1\]$"
+    )
+    with pytest.raises(InputError, match=message):
         loader(*adatas, obsm=["pca"])
 
 
@@ -86,24 +99,45 @@ def test_rows_are_divided_by_one_column():
     whole = found.divisible(None, "kind", None, is_ordered=False)
     assert whole.rows.tolist() == list(range(6))
     assert whole.by is not None
+    assert whole.by.categories.tolist() == ["x", "y"]
     assert whole.strata is None
+    assert found.divisible(None, None, "n", is_ordered=False).strata is found.classes("n")
+    both = found.divisible(None, ["kind", "n"], None, is_ordered=False).by
+    assert both is not None
+    assert both.categories.tolist() == [("x", 0), ("x", 2), ("x", 4), ("y", 1), ("y", 3), ("y", 5)]
+    with pytest.raises(InputError, match="by must be the name of an obs column, or a list of distinct names"):
+        found.divisible(None, ["kind", "kind"], None, is_ordered=False)
+
+
+def test_some_rows_are_divided():
+    found = dataset(cells(6))
+    some = found.divisible(Runs.of([4, 1, 2], 6, ordered=True), "n", None, is_ordered=True)
+    assert some.rows.tolist() == [1, 2, 4]
+    assert some.order is not None
+    assert some.order.tolist() == [2, 0, 1]
+    assert (some.n_stored, some.is_ordered) == (6, True)
+    assert some.by is not None
+    assert some.by.codes.tolist() == [1, 2, 4]
 
 
 def mixed(*adatas: ad.AnnData) -> dict[str, list[int]]:
     found = dataset(*adatas)
-    rows = np.arange(0, found.n_obs, 50)
+    rows = np.arange(0, found.n_obs, 49)
     return {name: codes(rows).tolist() for name, codes in found.mixed_columns().items()}
 
 
 def test_what_tells_how_well_rows_are_mixed():
     assert mixed(cells(199)) == {}
-    assert mixed(cells(200)) == {"obs['kind']": [0] * 4}
-    assert mixed(cells(100), cells(100, 100)) == {"source file": [0, 0, 1, 1], "obs['kind']": [0] * 4}
+    assert mixed(cells(200)) == {"obs['kind']": [0, 1, 0, 1, 0]}
+    zones = pd.Categorical(["u", "v"] * 100)
+    assert list(mixed(cells(200, zone=zones))) == ["obs['kind']"]
+    assert mixed(cells(100), cells(100, 100)) == {"source file": [0, 0, 0, 1, 1], "obs['kind']": [0, 1, 0, 1, 0]}
     paths = pd.Categorical(["p", "q"] * 100)
-    assert mixed(cells(200, **{SRC_PATH: paths})) == {"source file": [0] * 4, "obs['kind']": [0] * 4}
+    both = {"source file": [0, 1, 0, 1, 0], "obs['kind']": [0, 1, 0, 1, 0]}
+    assert mixed(cells(200, **{SRC_PATH: paths})) == both
     only_one = [cells(100, **{SRC_PATH: paths[:100]}), cells(100, 100)]
     with pytest.warns(UserWarning, match="obs columns are missing"):
-        assert mixed(*only_one)["source file"] == [0, 0, 1, 1]
+        assert mixed(*only_one)["source file"] == [0, 0, 0, 1, 1]
 
 
 def test_what_was_read_is_kept_only_for_the_same_stores():
@@ -127,6 +161,220 @@ def test_where_chunks_are_decoded_is_logged(caplog: pytest.LogCaptureFixture):
         found.report_decoding("auto")
     assert caplog.messages[0] == "chunks are decoded on the CPU: decode is 'cpu'"
     assert caplog.messages[1] == f"chunks are decoded on the CPU: {found.undecodable()}"
+
+
+def test_categories_of_any_number_keep_their_codes():
+    kinds = [f"kind {i:03}" for i in range(129)]
+    classes = dataset(cells(129, kind=pd.Categorical(kinds, kinds))).classes("kind")
+    assert classes.codes.tolist() == list(range(129))
+
+
+def test_columns_are_opened_if_batches_do_not_carry_them():
+    found = dataset(cells(6), labels=["kind"])
+    assert found.classes("n").codes.tolist() == list(range(6))
+    found.classes("kind")
+    assert found.opened["kind"] is found.columns[0]
+
+
+def test_columns_are_carried_as_classes():
+    found = dataset(cells(6), cells(4, 6), labels=["kind"], classes=["n", "kind"])
+    carried = {column.name: column for column in found.carried}
+    assert list(carried) == ["kind", "n"]
+    assert carried["n"].categories is not None
+    assert carried["n"].categories.tolist() == list(range(10))
+    assert carried["kind"].categories is not None
+    assert carried["kind"].categories.tolist() == ["x", "y"]
+    assert found.obs(["n"], None, in_order=False)["n"].cat.codes.tolist() == list(range(10))
+    with pytest.raises(InputError, match=r"obs\['score'\] must hold categories, text, integers or booleans"):
+        loader(cells(6, score=np.zeros(6)), classes=["score"])
+
+
+def test_a_column_has_a_value_for_each_row_of_a_store_that_lacks_it():
+    with pytest.warns(UserWarning, match="'more' is not in adatas"):
+        found = dataset(cells(2), cells(4, 2, more=range(4)))
+    for column in found.columns:
+        assert [len(part.values) for part in column.parts] == [2, 4]
+
+
+def test_types_of_elements():
+    adatas = [cells(2), cells(2)]
+    for adata, dtype in zip(adatas, ("i1", "i4"), strict=True):
+        adata.X, adata.obsm["pca"] = adata.X.astype(dtype), np.zeros((2, 2), dtype)
+    assert dataset(*adatas, obsm=["pca"]).dtypes == {"X": np.int32, "obsm/pca": np.int32}
+    assert dataset(*adatas, obsm=["pca"], dtype="i8").dtypes == {"X": np.int64, "obsm/pca": np.int32}
+    with pytest.raises(InputError, match=r"adatas\[1\] X: dtype int16 cannot hold all values of int32"):
+        loader(*adatas, dtype="i2")
+
+
+# --- stores of which something is known -------------------------------------------------------------------------------
+
+
+def opened(adata: ad.AnnData, number: int = 0) -> Store:
+    return open_anndata(adata, Wanted(None, ("X",)), f"adatas[{number}]")
+
+
+def of(stores: list[Store], before: Dataset | None = None, genes: Genes | None = None, index: Any = None) -> Dataset:
+    return Dataset.of(stores, None, "safe", genes or Genes(None), before=before, index=index)
+
+
+def test_what_is_known_of_stores_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch):
+    stores, looked_at, look = [opened(cells(6)), opened(cells(4, 6), 1)], [], StoreGenes.of
+
+    def counted(own: Any, lists: Any = None) -> StoreGenes:
+        looked_at.append([name for name, _ in own])
+        return look(own, lists)
+
+    before, both = of(stores[:1]), of(stores)
+    before.classes("n")
+    monkeypatch.setattr(StoreGenes, "of", counted)
+    again = of(stores[:1], before)
+    assert again.read is before.read
+    assert again.opened is before.opened
+    more = of(stores, before)
+    assert more.chosen_names == ["a", "b", "c"]
+    assert more.classes("n").codes.tolist() == list(range(10))
+    assert looked_at == []
+    for others, known in ((stores[::-1], before), (stores[:1], both), ([opened(cells(6))], before)):
+        assert of(others, known).classes("n").categories.tolist() == list(range(sum(one.shape[0] for one in others)))
+        assert looked_at.pop() == [one.name for one in others]
+
+
+def test_stores_that_are_added_may_have_other_genes():
+    stores = [opened(cells(6)), opened(cells(4, 6, genes=("c", "d")), 1)]
+    outer = Genes(None, join="outer")
+    assert of(stores, of(stores[:1], genes=outer), outer).chosen_names == ["a", "b", "c", "d"]
+    with pytest.raises(InputError, match="must have the same genes as"):
+        of(stores, of(stores[:1]))
+
+
+def test_an_index_is_asked_for_the_genes_of_all_stores():
+    stores, asked = [opened(cells(6)), opened(cells(4, 6), 1)], []
+    of(stores, index=SimpleNamespace(lists=asked.append))
+    assert asked == [[store.var for store in stores]]
+
+
+# --- what stores do not share -----------------------------------------------------------------------------------------
+
+
+def test_columns_of_stores_go_where_the_genes_do():
+    """A state knows it, unless all stores have the same genes: states of earlier versions remain valid."""
+    one, outer = opened(cells(6)), Genes(None, join="outer")
+    found = [
+        of([one, opened(cells(4, 6, genes=genes), 1)], genes=outer).fingerprint()
+        for genes in (("a", "b", "c"), ("c", "b", "a"), ("b", "a", "c"))
+    ]
+    assert ["genes" in each for each in found] == [False, True, True]
+    assert found[1].pop("genes") != found[2].pop("genes")
+    assert found[0] == found[1] == found[2]
+
+
+def joint(second: Dataset | None = None) -> Dataset:
+    """RNA and proteins of ten cells in two stores."""
+    adatas = [cells(6), cells(4, 6)]
+    rows = [replace(opened(adata, i), matrices={}, shape=(adata.n_obs, 0)) for i, adata in enumerate(adatas)]
+    proteins = of([opened(cells(len(adata), genes=("p", "q")), i) for i, adata in enumerate(adatas)])
+    rna = of([opened(adata, i) for i, adata in enumerate(adatas)])
+    return Dataset.joint(rows, {"rna": rna, "adt": second or proteins}, ["n"], ["collection"])
+
+
+def test_modalities_of_the_same_rows():
+    found = joint()
+    assert (found.n_obs, found.store_rows) == (10, (6, 4))
+    assert [column.name for column in found.columns] == ["kind", "n"]
+    assert (found.n_vars, found.mask, len(found.var)) == (0, None, 0)
+    assert {name: part.chosen_names for name, part in found.parts.items()} == {"rna": ["a", "b", "c"], "adt": ["p", "q"]}
+    fingerprint = found.fingerprint()
+    assert (fingerprint["n_vars"], fingerprint["collections"]) == (5, ["collection"])
+    assert "genes" not in fingerprint
+    with pytest.raises(InputError, match=r"must hold at least one row, got none in \['adatas\[0\]'\]"):
+        Dataset.joint([opened(cells(0))], {})
+
+
+def test_genes_that_a_store_lacks_are_told_once():
+    def lacking(gene: str) -> Dataset:
+        stores = [opened(cells(6)), opened(cells(4, 6, genes=("a", "b")), 1)]
+        return of(stores, genes=Genes(("a", gene), absent="zero"))
+
+    found = lacking("c")
+    (text,) = found.differences(None)
+    assert "'c' is not in adatas[1]" in text
+    assert found.differences(found) == []
+    both = joint(found)
+    assert both.differences(None) == [text]
+    assert both.differences(both) == []
+    assert both.differences(joint()) == [text]
+    assert joint().differences(None) == []
+
+
+# --- how they are read ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_read_directly_is_named(caplog: pytest.LogCaptureFixture):
+    def matrix(slow: str | None, *, in_file: bool = False) -> Any:
+        return SimpleNamespace(slow=slow, file=Path("file") if in_file else None)
+
+    matrices = {
+        "X": matrix("odd codec"),
+        "layers/direct": matrix(None),
+        "layers/file": matrix(None, in_file=True),
+        "layers/odd": matrix("odd codec"),
+        "obsm/filter": matrix("odd filter", in_file=True),
+        "obsm/codec": matrix("odd codec", in_file=True),
+    }
+    store: Any = SimpleNamespace(name="store", matrices=matrices)
+    found = Dataset((store,), (), {}, Merged((), {}, {}), None, ())
+    of_files = [
+        "h5py, not the direct path, reads store obsm/filter: odd filter",
+        "h5py, not the direct path, reads store obsm/codec: odd codec",
+    ]
+    of_all = ["zarr, not the direct path, reads store X and 1 more: odd codec", *of_files]
+    assert found.slow_paths() == of_all
+    assert found.slow_paths(of_files=True) == of_files
+    with caplog.at_level(logging.INFO, "annbatch"):
+        found.report_paths()
+    assert caplog.messages == of_all
+
+
+def test_what_a_device_cannot_decode(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    plain, other_genes = of([opened(cells(6))]), cells(4, 6, genes=("c", "b", "a"))
+    joined = of([opened(cells(6)), opened(other_genes, 1)], genes=Genes(None, join="outer"))
+    dense = cells(6)
+    dense.X = dense.X.toarray()
+    assert of([opened(dense)]).undecodable() == "there is no sparse matrix"
+
+    def decided(bad: str | None = None, nvcomp: str | None = "unneeded") -> None:
+        """Let a device refuse what is of proteins, and nvCOMP, if it is needed, be missing."""
+        monkeypatch.setattr(
+            dataset_module,
+            "why_not",
+            lambda matrices: bad if matrices and matrices[0][1].shape[1] == 2 else None if matrices else "nothing",
+        )
+        monkeypatch.setattr(dataset_module, "needs_nvcomp", lambda matrices: nvcomp != "unneeded")
+        monkeypatch.setattr(dataset_module, "missing", lambda: nvcomp)
+
+    decided()
+    assert (plain.undecodable(), joint().undecodable()) == (None, None)
+    assert joined.undecodable() == "the stores have different genes, which are joined on the CPU"
+    with caplog.at_level(logging.INFO, "annbatch"):
+        plain.report_decoding("auto")
+    assert caplog.messages == ["chunks are decoded on the device"]
+    decided("odd proteins")
+    assert (plain.undecodable(), joint().undecodable()) == (None, "odd proteins")
+    assert joint(joined).undecodable() == "the stores have different genes, which are joined on the CPU"
+    decided("odd proteins", "nvCOMP is missing")
+    assert (plain.undecodable(), joint().undecodable()) == ("nvCOMP is missing", "odd proteins")
+    decided(nvcomp=None)
+    assert plain.undecodable() is None
+
+
+def test_files_that_changed_are_named(tmp_path: Path):
+    path = tmp_path / "a.h5ad"
+    cells(3).write_h5ad(path)
+    found = Loader(batch_size=2, threads=1).use_h5ad(path)._opened()
+    found.check_files()
+    os.utime(path, (0, 0))
+    with pytest.raises(StoreError, match=r"a\.h5ad: has changed since it was opened"):
+        found.check_files()
 
 
 # --- states -----------------------------------------------------------------------------------------------------------

@@ -157,6 +157,7 @@ DATA: dict[str, tuple[Callable[[], list[ad.AnnData]], tuple[str, ...]]] = {
     "fewer rows": (lambda: [cells(0), cells(12, 11)], ("n_obs", "stores", "classes")),
     "one more gene": (lambda: [cells(0, 12, 4), cells(12, 12, 4)], ("n_vars", "stores", "var_names")),
     "rows in other stores": (lambda: [cells(0, 11), cells(11, 13)], ("stores",)),
+    "a row without elements in another store": (lambda: [cells(0, 13), cells(13, 11)], ("stores",)),
     "one store": (lambda: [cells(0, 24)], ("stores",)),
     "other elements": (other_elements, ("stores",)),
     "one gene renamed": (lambda: renamed(["g0", "g1", "x"]), ("var_names",)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from annbatch.errors import CorruptStoreError, StoreError
 from annbatch.stores.collection import Collection
 from annbatch.stores.preshuffled import PRESHUFFLED
 from annbatch.write import create_anndata_collection
+from annbatch.write.inputs.matrix_rows import Matrix
 from datagen import awkward_obs
+from modal_data import CUT, PROTEINS, samples
 
 N, WIDTH = 8, 5
 CUBE = np.zeros((N, 2, 2))
@@ -91,7 +93,8 @@ for _path in ("X", "layers/raw"):
     for _row in (0, 3, N - 1):
         MATRICES[f"columns of row {_row} of {_path}"] = (
             swap_columns(_path, _row),
-            rf"{_path}: column numbers must ascend within a row and be in \[0, {WIDTH}\), row {_row} has",
+            rf"{_path}: column numbers must ascend within a row and be in \[0, {WIDTH}\), "
+            rf"row {_row} has \[1, 0, 3, 4\]$",
         )
     MATRICES |= {
         f"a column twice in {_path}": (
@@ -246,7 +249,15 @@ def test_other_elements_of_obsm(collection: Collection):
     """Other programs have tables and sparse matrices there, and arrays of three dimensions."""
     root: Any = zarr.open_group(collection.store_paths[0], mode="r+")
     table = pd.DataFrame({"a": range(N), "b": pd.Categorical(["x"] * N)}, index=ad.io.read_elem(root["obs"]).index)
-    held = {"table": table, "sparse": sp.csr_matrix(np.eye(N, 3)), "columns": sp.csc_matrix(np.eye(N, 3)), "cube": CUBE}
+    two = np.tile([2, 0], N), np.arange(0, 2 * N + 1, 2)
+    held = {
+        "table": table,
+        "sparse": sp.csr_matrix(np.eye(N, 3)),
+        "in no order": sp.csr_matrix((np.ones(2 * N), *two), (N, 3)),
+        "columns": sp.csc_matrix(np.eye(N, 3)),
+        "line": np.arange(N),
+        "cube": CUBE,
+    }
     for name, element in held.items():
         ad.io.write_elem(root["obsm"], name, element)
     assert sum(check(collection)) == N
@@ -254,6 +265,10 @@ def test_other_elements_of_obsm(collection: Collection):
     with pytest.raises(CorruptStoreError, match=r"obsm/sparse: column numbers must be in \[0, 3\), row 0 has \[3\]"):
         check(collection)
     edit(root["obsm/sparse/indices"], 0, 0)
+    edit(root["obsm/sparse/indptr"], 0, 1)
+    with pytest.raises(CorruptStoreError, match="obsm/sparse: indptr must start at 0 and never fall"):
+        check(collection)
+    edit(root["obsm/sparse/indptr"], 0, 0)
     for name, element in held.items():
         ad.io.write_elem(root["obsm"], name, element[:-1])
         with pytest.raises(CorruptStoreError, match=f"obsm/{name}: must have {N} rows, got {N - 1}"):
@@ -268,3 +283,127 @@ def test_what_the_manifest_says(collection: Collection, change: dict[str, int]):
         check(replace(collection, stores=(replace(store, **change),)))
     with pytest.raises(CorruptStoreError, match="X: must have the shape"):
         check(replace(collection, n_vars=WIDTH + 1))
+
+
+# --- what is read at a time -------------------------------------------------------------------------------------------
+
+LISTS = [[0, 1, 4], [], [2, 3], [], [0, 1, 2, 3, 4], [3]]
+"""The column numbers of some rows."""
+
+
+def verified(matrix: Matrix, *, ascends: bool) -> list[int]:
+    reported: list[int] = []
+    verify._verify_matrix(matrix, "X", reported.append, ascends=ascends)
+    return reported
+
+
+def by_rows(lists: list[list[int]], dtype: str) -> Matrix:
+    indices = np.array([column for columns in lists for column in columns], dtype)
+    starts = np.cumsum([0, *map(len, lists)])
+    return Matrix("csr", (len(lists), WIDTH), np.dtype("f4"), np.ones(len(indices), np.float32), indices, starts)
+
+
+def with_one_wrong(wrong: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """Put a number in each place, and in the last row, which must not be named unless it is the only one."""
+    for row, columns in enumerate(LISTS):
+        for place in range(len(columns)):
+            lists = [list(columns) for columns in LISTS]
+            lists[row][place] = lists[-1][0] = wrong
+            yield row, lists
+
+
+@pytest.mark.parametrize("block", [1, 3, 5, 2**22])
+def test_the_first_row_that_is_wrong_is_named(block: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verify, "_BLOCK_ELEMENTS", block)
+    for ascends, dtype, numbers, rule in (
+        (True, "u2", [WIDTH], "ascend within a row and be"),
+        (False, "i4", [WIDTH, -1], "be"),
+    ):
+        assert sum(verified(by_rows(LISTS, dtype), ascends=ascends)) == len(LISTS)
+        for wrong in numbers:
+            for row, lists in with_one_wrong(wrong):
+                with pytest.raises(CorruptStoreError) as error:
+                    verified(by_rows(lists, dtype), ascends=ascends)
+                assert str(error.value) == f"X: column numbers must {rule} in [0, 5), row {row} has {lists[row]}"
+    backwards = [columns[::-1] for columns in LISTS]
+    assert sum(verified(by_rows(backwards, "i4"), ascends=False)) == len(LISTS)
+    with pytest.raises(CorruptStoreError, match=r"row 0 has \[4, 1, 0\]$"):
+        verified(by_rows(backwards, "u2"), ascends=True)
+
+
+@pytest.mark.parametrize(
+    ("n_columns", "block", "expected"),
+    [
+        (5, 1, [1] * 8),
+        (5, 10, [2] * 4),
+        (5, 16, [3, 3, 2]),
+        (5, 40, [8]),
+        (1, 3, [3, 3, 2]),
+        (0, 3, [3, 3, 2]),
+    ],
+)
+def test_rows_of_dense_matrices_are_reported(
+    n_columns: int, block: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(verify, "_BLOCK_ELEMENTS", block)
+    values = np.zeros((N, n_columns), np.float32)
+    assert verified(Matrix("dense", values.shape, values.dtype, values), ascends=True) == expected
+
+
+# --- modalities -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    """One store with two modalities of the same cells."""
+    path = tmp_path_factory.mktemp("joint") / "store"
+    found = create_anndata_collection(samples(1, N, aligned=True), path, **CUT)
+    return replace(found, stores=tuple(replace(store, files={}) for store in found.stores))
+
+
+def test_rows_of_modalities_are_reported_once(joint: Collection):
+    assert sum(check(joint)) == N
+    for name, entry in joint.modalities.items():
+        assert sum(check(replace(joint, modalities={name: entry}))) == N
+
+
+def exchange(path: str, rows: list[int]) -> Callable[[Any], None]:
+    def damage(root: Any) -> None:
+        found = root[path][:]
+        found[rows] = found[rows[::-1]]
+        root[path][:] = found
+
+    return damage
+
+
+MODALITIES: dict[str, tuple[Callable[[Any], None], str]] = {
+    "cells of the first in another order": (
+        exchange("mod/rna/obs/_index", [2, 5]),
+        "mod/rna/obs: must have the cells of the store in their order, got another name than 'cell.*' in row 2$",
+    ),
+    "cells of the last in another order": (
+        exchange("mod/adt/obs/_index", [0, 7]),
+        "mod/adt/obs: must have the cells of the store in their order, got another name than 'cell.*' in row 0$",
+    ),
+    "one cell less": (
+        lambda root: shorten(root, "mod/adt/obs/_index"),
+        f"mod/adt/obs: must have the {N} rows of the manifest, got 7",
+    ),
+    "one cell less in the store": (
+        lambda root: shorten(root, "obs/_index"),
+        f"obs: must have the {N} rows of the manifest, got 7",
+    ),
+    "a column beyond the last": (
+        lambda root: edit(root["mod/adt/X/indices"], 0, PROTEINS),
+        "mod/adt/X: column numbers must ascend",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_modalities_that_are_damaged(joint: Collection, tmp_path: Path, name: str):
+    damage, message = MODALITIES[name]
+    copied = replace(joint, path=Path(shutil.copytree(joint.directory, tmp_path / "store")))
+    damage(zarr.open_group(copied.store_paths[0], mode="r+"))
+    with pytest.raises(CorruptStoreError, match=message):
+        check(copied)

@@ -50,7 +50,7 @@ ZSTD_LEVEL = 1
 NAMES_IN_CHUNK = 2048
 """Names in an inner chunk: of fewer, reading all takes longer; of more, reading those of a block of 512 rows."""
 
-# Every chunk is written, also one of zeros only, so that each has its bytes and its checksum.
+# Every chunk of numbers is written, also one of zeros only, so that each has its bytes and its checksum.
 _KEEP_EMPTY: Any = {"write_empty_chunks": True}
 
 
@@ -155,7 +155,7 @@ def _write_matrices(
             writer.abandon()
         raise
     for key, parts in lengths.items():
-        _write_indptr(root, key, np.cumsum(np.concatenate(parts)), layout)
+        _write_plain(root, f"{key}/indptr", np.cumsum(np.concatenate(parts)), layout)
     return files, np.concatenate(records), texts
 
 
@@ -170,15 +170,15 @@ def frame_writer(layout: ArrayLayout, text_rows: int | None = None) -> Callable[
     """
 
     def write(write_elem: Any, group: Any, name: str, elem: Any, *, dataset_kwargs: Any, iospec: Any) -> None:
-        kwargs = dict(dataset_kwargs)
-        if iospec.encoding_type in ("array", "string-array"):
-            # `shards=None` says so explicitly: AnnData's own choice depends on its version and settings.
-            chunks = (max(1, min(layout.plain_rows, len(elem))), *elem.shape[1:])
-            kwargs |= {"chunks": chunks, "shards": None, "config": _KEEP_EMPTY}
         if iospec.encoding_type == "array":
-            kwargs["compressors"] = None
-        elif iospec.encoding_type == "string-array" and text_rows is not None and len(elem) > text_rows:
-            kwargs |= {"chunks": (text_rows,), "shards": (layout.shard(len(elem), text_rows, layout.plain_rows),)}
+            _write_plain(group, name, elem, layout)
+            return
+        kwargs = dict(dataset_kwargs)
+        if iospec.encoding_type == "string-array":
+            # `shards=None` says so explicitly: AnnData's own choice depends on its version and settings.
+            kwargs |= {"chunks": (_plain_rows(elem, layout),), "shards": None}
+            if text_rows is not None and len(elem) > text_rows:
+                kwargs |= {"chunks": (text_rows,), "shards": (layout.shard(len(elem), text_rows, layout.plain_rows),)}
         write_elem(group, name, elem, dataset_kwargs=kwargs)
 
     return write
@@ -283,17 +283,19 @@ def _create_dense(root: zarr.Group, element: Element, contents: StoreContents, l
     )
 
 
-def _write_indptr(root: zarr.Group, key: str, indptr: npt.NDArray[np.int64], layout: ArrayLayout) -> None:
-    array = root.create_array(
-        f"{key}/indptr",
-        shape=indptr.shape,
-        dtype=np.int64,
-        chunks=(min(layout.plain_rows, len(indptr)),),
-        serializer=BytesCodec(endian="little"),
-        filters=None,
+def _write_plain(group: zarr.Group, path: str, values: npt.NDArray[Any], layout: ArrayLayout) -> None:
+    """Write numbers in plain, uncompressed chunks. AnnData would leave out those that consist of zeros."""
+    array = group.create_array(
+        path,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(_plain_rows(values, layout), *values.shape[1:]),
         compressors=None,
-        fill_value=0,
         config=_KEEP_EMPTY,
         attributes=_encoding("array", "0.2.0"),
     )
-    array[:] = indptr
+    array[:] = values
+
+
+def _plain_rows(values: npt.NDArray[Any], layout: ArrayLayout) -> int:
+    return max(1, min(layout.plain_rows, len(values)))
