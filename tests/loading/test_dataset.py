@@ -282,7 +282,10 @@ def test_modalities_of_the_same_rows():
     assert (found.n_obs, found.store_rows) == (10, (6, 4))
     assert [column.name for column in found.columns] == ["kind", "n"]
     assert (found.n_vars, found.mask, len(found.var)) == (0, None, 0)
-    assert {name: part.chosen_names for name, part in found.parts.items()} == {"rna": ["a", "b", "c"], "adt": ["p", "q"]}
+    assert {name: part.chosen_names for name, part in found.parts.items()} == {
+        "rna": ["a", "b", "c"],
+        "adt": ["p", "q"],
+    }
     fingerprint = found.fingerprint()
     assert (fingerprint["n_vars"], fingerprint["collections"]) == (5, ["collection"])
     assert "genes" not in fingerprint
