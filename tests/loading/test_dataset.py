@@ -196,6 +196,14 @@ def test_a_column_has_a_value_for_each_row_of_a_store_that_lacks_it():
         assert [len(part.values) for part in column.parts] == [2, 4]
 
 
+def test_columns_of_two_kinds_are_left_out_or_refused():
+    adatas = [cells(2, more=[1, 2]), cells(2, 2, more=["a", "b"])]
+    with pytest.warns(UserWarning, match=r"left out: obs\['more'\] must be of one kind"):
+        assert loader(*adatas).label_names == ("kind", "n")
+    with pytest.raises(InputError, match=r"obs\['more'\] must be of one kind"):
+        loader(*adatas, labels=["more"])
+
+
 def test_types_of_elements():
     adatas = [cells(2), cells(2)]
     for adata, dtype in zip(adatas, ("i1", "i4"), strict=True):
