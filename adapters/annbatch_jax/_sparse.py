@@ -86,7 +86,7 @@ def densify(csr: PaddedCSR) -> jax.Array:
 
 def _densify(csr: PaddedCSR) -> jax.Array:
     n_rows, n_vars = csr.shape
-    nse = csr.data.shape[0]
+    nse = csr.data.size
     # Every row's end raises the number of its successors' row by one; all ends lie before the padding,
     # which therefore gets row n_rows: out of bounds.
     ends = jnp.zeros(nse, jnp.int32).at[csr.indptr[1:]].add(1, mode="drop", indices_are_sorted=True)

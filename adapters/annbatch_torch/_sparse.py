@@ -60,10 +60,10 @@ def densify(crow_indices: torch.Tensor, col_indices: torch.Tensor, values: torch
     >>> for batch in batches:  # doctest: +SKIP
     ...     scores(*csr_parts(batch["data"]), weight)
     """
-    n_rows = crow_indices.shape[0] - 1
+    n_rows = crow_indices.numel() - 1
     rows = torch.arange(n_rows, device=values.device)
     # Without `output_size` the device would be asked for it, and waited for.
-    rows = rows.repeat_interleave(crow_indices.diff(), output_size=values.shape[0])
+    rows = rows.repeat_interleave(crow_indices.diff(), output_size=values.numel())
     dense = values.new_zeros(n_rows * n_vars)
     dense.scatter_add_(0, rows * n_vars + col_indices, values)
     return dense.view(n_rows, n_vars)
