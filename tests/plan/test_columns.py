@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from annbatch.plan import column_selection
 from annbatch.plan.column_map import ColumnMap, map_columns, map_dense
 from annbatch.plan.column_selection import NO_LOOKUP, Selection, fill_dense, join_pieces, select_columns
 from annbatch.plan.window import plan_readings
+from python_kernels import run_as_python
 
 Row = list[tuple[int, int]]
 """Column and value of each element."""
@@ -127,6 +129,15 @@ def test_selected_rows_with_all_columns_are_sorted(n: int):
     selection = Selection.of(np.arange(n)[::-1], n)
     kept = select_columns(data.view(np.uint32), indices, indptr, selection.lookup, n)
     assert_reversed(n, data, indices, kept, n - 1)
+
+
+def test_rows_are_sorted_with_each_index_checked(monkeypatch: pytest.MonkeyPatch):
+    run_as_python(monkeypatch, column_selection)
+    for n in (2, 64, 65):
+        data, indices, indptr = reversed_row(n)
+        selection = Selection.of(np.arange(n)[::-1], n)
+        kept = column_selection.select_columns(data.view(np.uint32), indices, indptr, selection.lookup, n)
+        assert_reversed(n, data, indices, kept, n - 1)
 
 
 @N_REVERSED
