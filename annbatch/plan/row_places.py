@@ -144,7 +144,7 @@ def _lay_out(order: Any, cuts: Any, edges: Any, table: Any) -> Any:
         size, itemsize, nnz = table[reading, 1], table[reading, 2], table[reading, 4]
         wide, narrow = pointer(table[reading, 0], _INT64), pointer(table[reading, 0], _INT32)
         places = pointer(table[reading, 3], _INT64)
-        last_lo = last_hi = 0
+        last_place, last_hi = np.int64(-1), np.int64(0)
         for i in range(edges[reading], edges[reading + 1]):
             place = places[i - edges[reading]]
             if wrong < 0 and not 0 <= place < size - 1:
@@ -155,10 +155,9 @@ def _lay_out(order: Any, cuts: Any, edges: Any, table: Any) -> Any:
                 begin, end = wide[place], wide[place + 1]
             else:
                 begin, end = np.int64(narrow[place]), np.int64(narrow[place + 1])
-            again = begin == last_lo and end == last_hi
-            if begin < 0 or end < begin or end > nnz or (begin < last_hi and not again):
+            if begin < 0 or end < begin or end > nnz or (begin < last_hi and place != last_place):
                 wrong = reading
-            lo[i], hi[i], last_lo, last_hi = begin, end, begin, end
+            lo[i], hi[i], last_place, last_hi = begin, end, place, end
     if wrong >= 0:
         lo[:] = hi[:] = 0
     batches, offsets, starts = _distribute(order, cuts, lo, hi)

@@ -76,6 +76,7 @@ def of_one_store(rows: list[int]) -> WindowPlan:
         ([0, 2, 0], [0, 4, 4, 9], True),
         ([1, 1], [0, 4, 4, 9], True),
         # Some of the elements of the row before, or all of them and more: they begin, or end, where that does.
+        ([0, 2], [0, 4, 0, 4], False),
         ([0, 2], [0, 4, 0, 2], False),
         ([0, 2], [0, 4, 0, 6], False),
         ([0, 2], [0, 4, 2, 4], False),
