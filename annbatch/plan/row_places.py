@@ -144,7 +144,7 @@ def _lay_out(order: Any, cuts: Any, edges: Any, table: Any) -> Any:
         size, itemsize, nnz = table[reading, 1], table[reading, 2], table[reading, 4]
         wide, narrow = pointer(table[reading, 0], _INT64), pointer(table[reading, 0], _INT32)
         places = pointer(table[reading, 3], _INT64)
-        last_place, last_hi = np.int64(-1), np.int64(0)
+        last_place = last_hi = 0
         for i in range(edges[reading], edges[reading + 1]):
             place = places[i - edges[reading]]
             if wrong < 0 and not 0 <= place < size - 1:
