@@ -9,15 +9,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import traceback
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -32,9 +34,14 @@ from annbatch.write.output.workplace import Mode, claimed, seal
 from crash_steps import stop_before
 from datagen import named_adata, write_adata
 from forked import in_a_fork
-from small_budget import small_budget
+from small_budget import PRELOADED, small_budget
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs signals")
+
+T = TypeVar("T")
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(PRELOADED)
 
 ARGUMENTS = {"inputs": [["a.h5ad", 1]], "seed": 0}
 
@@ -105,6 +112,12 @@ def run(folder: Path, number: int | None, log: Path, work: Callable[..., None], 
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code in (0, -signal.SIGKILL)
     return code != 0
+
+
+def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a small process that has no threads, and so forks quickly."""
+    with ProcessPoolExecutor(1, mp_context=_context) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -206,7 +219,7 @@ EVERY = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest
 def test_a_commit_at_each_step(folder: Path, tmp_path: Path, calls: Any, steps: list[str], every: bool):
     before = written(tmp_path / "before", *calls[:-1]) if calls[:-1] else {}
     after = written(tmp_path / "after", *calls)
-    names = in_a_fork(lambda: check_each_step(every, folder, before, after, write, *calls[-1]))
+    names = in_a_process(check_each_step, every, folder, before, after, write, *calls[-1])
     assert set(steps) <= set(names)
     assert {"fsync", "open .collection.json.writing", "rename .collection.json.writing"} <= set(names)
     is_append = calls[-1][0] == "append"
@@ -220,7 +233,7 @@ def test_an_append_to_a_collection_without_a_root_group_at_each_step(folder: Pat
     before = written(tmp_path / "before", FIRST)
     del before["zarr.json"]
     after = written(tmp_path / "after", FIRST, ("append", False, "second"))
-    names = in_a_fork(lambda: check_each_step(every, folder, before, after, write, "append", False, "second"))
+    names = in_a_process(check_each_step, every, folder, before, after, write, "append", False, "second")
     renames = [name for name in names if name.startswith("rename")]
     assert renames.index("rename chunk_3.zarr") < renames.index("rename .zarr.json.writing")
     assert renames.index("rename .zarr.json.writing") < len(renames) - 1 - renames[::-1].index(
@@ -238,7 +251,7 @@ def write_aside(output: Path, *arguments: Any) -> None:
 @EVERY
 def test_a_replacement_where_names_cannot_be_swapped(folder: Path, tmp_path: Path, every: bool):
     before, after = written(tmp_path / "before", FIRST), written(tmp_path / "after", FIRST, ("create", True, "second"))
-    names = in_a_fork(lambda: check_each_step(every, folder, before, after, write_aside, "create", True, "second"))
+    names = in_a_process(check_each_step, every, folder, before, after, write_aside, "create", True, "second")
     assert {"rename store", "rename collection", "rename collection.replaced"} <= set(names)
 
 
@@ -325,4 +338,4 @@ def check_the_cache_at_each_step(folder: Path, log: Path) -> None:
 
 
 def test_a_write_of_the_cache_at_each_step(folder: Path, tmp_path: Path):
-    in_a_fork(lambda: check_the_cache_at_each_step(folder, tmp_path / "steps"))
+    in_a_process(check_the_cache_at_each_step, folder, tmp_path / "steps")
