@@ -164,7 +164,7 @@ def _encoding(name: str, version: str) -> dict[str, Any]:
 
 
 def frame_writer(layout: ArrayLayout, text_rows: int | None = None) -> Callable[..., None]:
-    """Give the callback that lets AnnData write plain, uncompressed chunks.
+    """Give the callback that writes numbers in plain, uncompressed chunks, and lets AnnData write the rest.
 
     With ``text_rows`` arrays of text that are longer than that have inner chunks of so many rows.
     """
