@@ -30,8 +30,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet
 demo: $(VENV)/.installed-demo
 	$(BIN)/python benchmarks/demo.py $(ARGS)
 
+# Three processes keep two cores busy, also while a test waits.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 3 $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -82,7 +83,7 @@ test-lowest:
 	$(MAKE) --no-print-directory VENV=$(VENV)-lowest .run-lowest
 
 .run-lowest: $(VENV)/.installed-lowest
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 3 $(ARGS)
 
 test-arm64: $(VENV)/.installed-test
 	VENV=$(VENV) tests/arm64/run.sh $(ARGS)
