@@ -1,7 +1,8 @@
 """What do files cost that the operating system does not have in memory?
 
 1. `forget` lets the system drop them: all that it keeps, where this process is root, else those of one folder.
-2. `device_bytes` says what this process has had read from devices since it began.
+2. `load` reads files, so that the system keeps them in memory.
+3. `device_bytes` says what this process has had read from devices since it began.
 
 This runs in the environments of all contenders and imports nothing but the standard library.
 """
@@ -42,6 +43,15 @@ def _forget_each(folder: Path) -> str:
             finally:
                 os.close(fd)
     return "posix_fadvise"
+
+
+def load(path: Path) -> None:
+    """Read a file, or all files of a folder, so that the system has them in memory; a path that is not there has none."""
+    for file in [path, *path.rglob("*")]:
+        if file.is_file():
+            with file.open("rb", buffering=0) as opened:
+                while opened.read(1 << 24):
+                    pass
 
 
 def device_bytes() -> int | None:

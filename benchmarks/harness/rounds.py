@@ -2,7 +2,8 @@
 
 1. `Worker` is one contender's process, waiting to be told to run.
 2. `measure` starts all workers of one setting, lets each warm up for an epoch, and then runs them one at a time,
-   interleaved: A B C, A B C, … A slow one is timed on a fixed number of batches, and its row says so.
+   interleaved: A B C, A B C, … A slow one is timed on a fixed number of batches, and its row says so. It does not
+   warm up for a whole epoch, so the system reads everyone's files into memory first.
 3. The sums that each found in whole epochs are compared with those of the input.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from harness.contenders.registry import CONTENDERS
 from harness.environments import Unavailable
 from harness.jobs import Job
+from harness.page_cache import load
 from harness.settings import Setting
 from harness.stores import Bench, worker_command, worker_environment
 
@@ -111,6 +113,8 @@ def measure(bench: Bench, jobs: Sequence[Job], warm_ups: int = 1) -> list[dict[s
         except Unavailable as error:
             print(f"  left out: {job.label or CONTENDERS[job.contender].title}: {error}", flush=True)
     for worker in list(workers):
+        for path in [worker.job.store] if worker.job.store else worker.job.inputs:
+            load(Path(path))
         try:
             for _ in range(warm_ups):
                 warm_up = worker.run(at_most_s=bench.warm_up_s, thorough=True)
