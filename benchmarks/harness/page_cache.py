@@ -46,7 +46,7 @@ def _forget_each(folder: Path) -> str:
 
 
 def load(path: Path) -> None:
-    """Read a file, or all files of a folder, so that the system has them in memory; a path that is not there has none."""
+    """Read a file, or all files of a folder, so that the system has them in memory."""
     for file in [path, *path.rglob("*")]:
         if file.is_file():
             with file.open("rb", buffering=0) as opened:
