@@ -158,27 +158,28 @@ class Scatter:
         """Do what `_run_kernel` does for codecs and casts that have no kernel."""
         pieces = self.pieces
         for j in self.turns:
-            decoded = self._decoded(workspace, j)
+            own = slice(pieces.bounds[j], pieces.bounds[j + 1])
+            part = pieces.sources[own], pieces.lengths[own], pieces.targets[own]
+            # HDF5 may store an array in one piece, of which the last chunk is shorter than the others.
+            decoded = self._decoded(workspace, j, int((part[0] + part[1]).max(initial=0)))
             if types is None:
                 # A cast that only NumPy makes as NumPy does; what is out of range is its business, not a warning.
                 with np.errstate(all="ignore"):
                     decoded = decoded.astype(self.dtype)
             seen, wanted = types or copy_types(self.dtype)
-            own = slice(pieces.bounds[j], pieces.bounds[j + 1])
-            part = pieces.sources[own], pieces.lengths[own], pieces.targets[own]
             status = scatter_buffer(decoded.view(seen), *part, self._limit(), np.empty(0, wanted))
             if status != Status.OK:
                 self.fail(status, j)
 
-    def _decoded(self, workspace: Workspace, j: int) -> npt.NDArray[Any]:
-        """Give a decoded chunk of its own memory."""
+    def _decoded(self, workspace: Workspace, j: int, n: int) -> npt.NDArray[Any]:
+        """Give a chunk in memory of its own, of which at least the first ``n`` elements are decoded."""
         form, located = self.form, self.located.part(j)
         decoded = np.full(form.chunk_elements, np.frombuffer(form.fill, form.dtype)[0])
         if located.offsets[0] == -1:
             return decoded
         if form.decoder.codec is not Codec.GZIP:
-            whole = [np.array([n], np.int64) for n in (0, decoded.size, decoded.ctypes.data)]
-            pieces = Pieces(self.pieces.chunks[j : j + 1], (0, 1), np.array([0, 1], np.int64), *whole)
+            first = [np.array([value], np.int64) for value in (0, n, decoded.ctypes.data)]
+            pieces = Pieces(self.pieces.chunks[j : j + 1], (0, 1), np.array([0, 1], np.int64), *first)
             one = Scatter(form, self.layouts[self._array_of(j) :][:1], pieces, form.dtype, None, located)
             one.run(workspace)
             return decoded

@@ -126,6 +126,19 @@ def test_options_that_read_otherwise(files: dict[str, Path], cells: ad.AnnData) 
                 assert list(got.where(got.notna(), None)) == list(wanted)
 
 
+def test_casts_that_only_numpy_makes(
+    files: dict[str, Path], cells: ad.AnnData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of an array in one piece, whose last part is shorter than the others."""
+    monkeypatch.setattr(hdf5_chunks, "PIECE_NBYTES", 256)
+    dense = cells.X.toarray()
+    for name in ("contiguous", "gzip"):
+        for dtype in ("f2", "i4"):
+            for batch in each_batch(Loader(**OPTIONS, dtype=dtype, casting="unsafe").use_h5ad(files[name], labels=[])):
+                np.testing.assert_array_equal(batch.data.data, cells.X[batch.index].data.astype(dtype))
+                np.testing.assert_array_equal(batch["layers"]["dense"], dense[batch.index].astype(dtype))
+
+
 def test_backed_anndatas(files: dict[str, Path], cells: ad.AnnData, tmp_path: Path) -> None:
     """A backed AnnData is read as its file is; dense X and what HDF5 has been given otherwise, too."""
     backed = ad.read_h5ad(files["gzip"], backed="r")
