@@ -257,11 +257,12 @@ def held(values: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]
     InputError
         If it does not hold one of them; names that value.
     """
+    # R's NA is a signalling NaN, of which NumPy warns when it casts it.
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = values.astype(dtype, copy=False)
     if np.can_cast(values.dtype, dtype) and (values.dtype.kind == "f" or dtype.kind != "f" or values.itemsize < 8):
         # NumPy lets float64 hold all 64-bit integers, which it does not.
-        return values.astype(dtype, copy=False)
-    with np.errstate(over="ignore"):
-        found = values.astype(dtype, copy=False)
+        return found
     if values.dtype.kind == "f":
         bad = np.isinf(found)
         bad &= np.isfinite(values) if bad.any() else False
