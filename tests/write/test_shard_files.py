@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import math
 import os
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -30,6 +32,8 @@ CODECS: dict[str, tuple[Codec, bool]] = {
     "packed": ("packed", False),
     "packed differences": ("packed", True),
 }
+# numcodecs before 0.16 lets zarr shuffle bytes as values of one byte, whatever the metadata say.
+BLOSC_TAKES_SIZES = "typesize" in inspect.signature(numcodecs.Blosc.__init__).parameters
 
 
 def encoder(name: str, dtype: np.dtype[Any]) -> Encode:
@@ -74,7 +78,8 @@ def test_the_bytes_are_those_of_zarr(name: str, n_rows: int, tmp_path: Path, mon
     monkeypatch.setattr(shard_files, "_CHUNKS_PER_TASK", 2)
     monkeypatch.setattr(shard_files, "_TASKS_AHEAD", 1)
     rows = (np.arange(n_rows) * 977 % 60_000).astype(np.uint16)
-    if CODECS[name][1]:
+    codec, ascends = CODECS[name]
+    if ascends:
         rows.sort()
     with numcodecs_are_known():
         array_in(tmp_path / "zarr", name, rows.shape, rows.dtype)[:] = rows
@@ -86,7 +91,8 @@ def test_the_bytes_are_those_of_zarr(name: str, n_rows: int, tmp_path: Path, mon
             assert list(entries) == [f"X/data/c/{shard}" for shard in range(n_shards)]
             for key, entry in entries.items():
                 assert checksum(tmp_path / str(i) / key) == entry
-                assert (tmp_path / str(i) / key).read_bytes() == (tmp_path / "zarr" / key).read_bytes()
+                if codec != "blosc" or BLOSC_TAKES_SIZES:
+                    assert (tmp_path / str(i) / key).read_bytes() == (tmp_path / "zarr" / key).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["blosc", "zstd"])
