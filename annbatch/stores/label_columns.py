@@ -257,13 +257,16 @@ def held(values: NDArray[Any], dtype: np.dtype[Any], where: str) -> NDArray[Any]
     InputError
         If it does not hold one of them; names that value.
     """
+    if values.dtype == dtype:
+        return values
+    is_float = values.dtype.kind == "f"
+    if not is_float and np.can_cast(values.dtype, dtype) and (dtype.kind != "f" or values.itemsize < 8):
+        # NumPy lets float64 hold all 64-bit integers, which it does not.
+        return values.astype(dtype)
     # R's NA is a signalling NaN, of which NumPy warns when it casts it.
     with np.errstate(over="ignore", invalid="ignore"):
-        found = values.astype(dtype, copy=False)
-    if np.can_cast(values.dtype, dtype) and (values.dtype.kind == "f" or dtype.kind != "f" or values.itemsize < 8):
-        # NumPy lets float64 hold all 64-bit integers, which it does not.
-        return found
-    if values.dtype.kind == "f":
+        found = values.astype(dtype)
+    if is_float:
         bad = np.isinf(found)
         bad &= np.isfinite(values) if bad.any() else False
     else:
