@@ -126,6 +126,7 @@ def is_held(value: object, dtype: np.dtype) -> bool:
         ([np.array([1 / 3, np.inf])], "f4", [1 / 3, np.inf]),
         # R's NA is a signalling NaN, of which NumPy warns.
         ([np.array([0x7FF00000000007A2, 0x3FF8000000000000], "u8").view("f8")], "f4", [np.nan, 1.5]),
+        ([np.array([0x7F8007A2], "u4").view("f4"), np.array([1.5])], "f4", [np.nan, 1.5]),
         ([pd.array([2**53, None], "Int64")], "f8", [2**53, np.nan]),
         ([pd.array([None, -(2**53) - 1], "Int64")], "f8", "-9007199254740993"),
         ([pd.array([1], "Int64"), pd.array([7], "UInt64")], "f8", [1, 7]),
