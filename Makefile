@@ -77,7 +77,7 @@ notebook:
 	$(MAKE) --no-print-directory VENV=$(VENV)-notebook .run-notebook
 
 .run-notebook: $(VENV)/.installed-notebook
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace docs/notebooks/scvi.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.record_timing=False --inplace docs/notebooks/scvi.ipynb
 
 test-lowest:
 	$(MAKE) --no-print-directory VENV=$(VENV)-lowest .run-lowest
