@@ -1,9 +1,9 @@
 """How are contenders timed so that the noise of the machine falls on all of them alike?
 
-1. `Worker` is one contender's process, waiting to be told to run.
+1. `Worker` is one contender's process, waiting to be told to run. Its files are read into the page cache first, because
+   the warm-up of a slow contender ends before it has read them all.
 2. `measure` starts all workers of one setting, lets each warm up for an epoch, and then runs them one at a time,
-   interleaved: A B C, A B C, … A slow one is timed on a fixed number of batches, and its row says so. It does not
-   warm up for a whole epoch, so the system reads everyone's files into memory first.
+   interleaved: A B C, A B C, … A slow one is timed on a fixed number of batches, and its row says so.
 3. The sums that each found in whole epochs are compared with those of the input.
 """
 
@@ -38,6 +38,8 @@ class Worker:
         self.job = job
         self.rounds: list[dict[str, Any]] = []
         self.round: dict[str, Any] = {}
+        for path in [job.store] if job.store else job.inputs:
+            load(Path(path))
         python = bench.python(CONTENDERS[job.contender].environment)
         self._process = subprocess.Popen(
             worker_command(python, "serve", json.dumps(asdict(job))),
@@ -113,8 +115,6 @@ def measure(bench: Bench, jobs: Sequence[Job], warm_ups: int = 1) -> list[dict[s
         except Unavailable as error:
             print(f"  left out: {job.label or CONTENDERS[job.contender].title}: {error}", flush=True)
     for worker in list(workers):
-        for path in [worker.job.store] if worker.job.store else worker.job.inputs:
-            load(Path(path))
         try:
             for _ in range(warm_ups):
                 warm_up = worker.run(at_most_s=bench.warm_up_s, thorough=True)
