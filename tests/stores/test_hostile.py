@@ -174,7 +174,7 @@ def test_mutated_values_are_what_the_writer_would_have_written(tmp_path):
     assert 1 <= (before != after).sum() <= 3
 
 
-@pytest.mark.parametrize("inputs", [100, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inputs", [200, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_mutated_stores(inputs):
     outcomes, findings = fuzz_stores.run(inputs, inputs)
     assert findings == []
