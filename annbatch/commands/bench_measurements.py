@@ -9,6 +9,8 @@ Nothing is written. Files of other programs stay in memory.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import random
 import time
@@ -17,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+import numpy as np
 
 from annbatch.loader import Loader
 from annbatch.stats import Stats
@@ -140,19 +144,21 @@ def forget(files: Sequence[Path]) -> None:
 
 
 def is_kept(path: Path) -> bool | None:
-    """Say whether the middle of a file is in memory; None where the system does not say."""
-    flag = getattr(os, "RWF_NOWAIT", None)
-    if flag is None:
+    """Say whether the middle of a file is in memory; None where the system does not say.
+
+    Linux answers truly only to those who may write to the file (mincore(2)). A read that must not wait (preadv2(2) with
+    RWF_NOWAIT) is no way to ask: Linux begins to read what is not there, and a fast disk may have done so by then.
+    """
+    mincore = getattr(ctypes.CDLL(None), "mincore", None)
+    if mincore is None or not os.access(path, os.W_OK):
         return None
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return os.preadv(fd, [bytearray(1)], path.stat().st_size // 2, flag) > 0
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
+    start = path.stat().st_size // 2 // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    found = np.zeros(1, np.uint8)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ, offset=start) as page:
+        view = np.frombuffer(page, np.uint8)
+        failed = mincore(*map(ctypes.c_void_p, (view.ctypes.data, 1, found.ctypes.data)))
+        del view
+    return None if failed else bool(found[0] & 1)
 
 
 def disk_rates(files: Sequence[Path], threads: int, seconds: float) -> tuple[float | None, float]:
