@@ -1,4 +1,4 @@
-"""Where in which object of a store is each inner chunk of a remote zarr v3 array, and how do chunks get into memory?
+"""Where in which object of a store is each inner chunk of a remote zarr array, and how do chunks get into memory?
 
 1. `ChunkObjects` reads a shard's index on first touch, has it checked (`annbatch.shards.shard_index`), and keeps it.
    Where there is no sharding, the size of the object takes its place.

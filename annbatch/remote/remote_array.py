@@ -1,4 +1,4 @@
-"""How do the elements of a zarr v3 array in an object store get here, without zarr decoding them?
+"""How do the elements of a zarr array in an object store get here, without zarr decoding them?
 
 1. `RemoteArray.open` gives the array, or the reason why zarr has to read it.
 2. `RemoteArray.request` begins to fetch ranges of elements, and gives what waits for them. Of uncompressed arrays
@@ -28,7 +28,7 @@ from annbatch.plan.window import Ints, address
 from annbatch.remote.cached_reads import objects_of
 from annbatch.remote.chunk_objects import ChunkObjects, fetch_chunks, fetch_pieces
 from annbatch.remote.request_pool import Requests
-from annbatch.shards.array_metadata import parse
+from annbatch.shards.array_metadata import METADATA_KEYS, parse
 from annbatch.shards.codecs import Codec, Decoder, Workspace
 from annbatch.shards.decode_kernels import Status
 from annbatch.shards.scatter import Form, Scatter
@@ -37,7 +37,7 @@ from annbatch.shards.scatter_kernels import read_pieces
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RemoteArray:
-    """A one-dimensional, or row-chunked two-dimensional, zarr v3 array in an object store that the kernels can read."""
+    """A one-dimensional, or row-chunked two-dimensional, zarr array in an object store that the kernels can read."""
 
     name: str
     """Its URL."""
@@ -56,7 +56,8 @@ class RemoteArray:
         when it is read.
         """
         objects = objects_of(array.store)
-        metadata = array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
+        key = METADATA_KEYS[array.metadata.zarr_format]
+        metadata = array.metadata.to_buffer_dict(default_buffer_prototype())[key].to_bytes()
         found = parse(json.loads(metadata), PurePosixPath(array.path), f"{objects.name}/", recorded)
         if isinstance(found, str):
             return found

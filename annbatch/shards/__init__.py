@@ -1,8 +1,9 @@
-"""How do the stored bytes of a local zarr v3 array, or of an HDF5 dataset, become elements in their places?
+"""How do the stored bytes of a local zarr array, or of an HDF5 dataset, become elements in their places?
 
 Without zarr or HDF5, and without the GIL. In the order in which an array is read:
 
-1. `array_metadata`: what ``zarr.json`` says, and whether the kernels can read such an array.
+1. `array_metadata`: what the metadata of an array say, and whether the kernels can read it; `zarr_v2`: how those of
+   zarr v2 are translated.
 2. `codecs`: which codec chains are decoded, and by which C functions; `libdeflate`: the faster one for zlib streams.
 3. `shard_index`: which object holds which inner chunks, and what a shard's index says.
 4. `hdf5_chunks`: the same for a dataset of an HDF5 file: which filters are decoded, where its chunks are; `file_stamp`:

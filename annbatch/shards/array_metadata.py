@@ -1,7 +1,8 @@
-"""What does the ``zarr.json`` of an array say, and can our kernels read such an array?
+"""What do the metadata of a zarr array say, and can our kernels read such an array?
 
-1. `describe` reads that file of a local array, and nothing else.
-2. `parse` gives the array's `Description`, or the reason why zarr has to read it.
+1. `describe` reads the file that holds them of a local array, and nothing else.
+2. `parse` gives the array's `Description`, or the reason why zarr has to read it. Those of zarr v2 it translates first
+   (`annbatch.shards.zarr_v2`).
 
 Format: https://zarr-specs.readthedocs.io/en/latest/v3/core/
 """
@@ -22,6 +23,10 @@ import numpy.typing as npt
 
 from annbatch.shards.codecs import Decoder, parse_codecs
 from annbatch.shards.shard_index import ChunkGrid
+from annbatch.shards.zarr_v2 import as_v3
+
+METADATA_KEYS = {2: ".zarray", 3: "zarr.json"}
+"""What holds the metadata of an array, by its zarr format."""
 
 _DTYPES = frozenset(
     ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
@@ -33,7 +38,7 @@ _INDEX_CODECS = [("bytes", {"endian": "little"}), ("crc32c", {})]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Description:
-    """A one-dimensional, or row-chunked two-dimensional, zarr v3 array that the kernels can read."""
+    """A one-dimensional, or row-chunked two-dimensional, zarr array that the kernels can read."""
 
     dtype: np.dtype[Any]
     """Stored dtype."""
@@ -49,12 +54,13 @@ class Description:
     """Which file holds which chunks."""
 
 
-def describe(folder: Path, recorded: Mapping[str, int] | None = None) -> Description | str:
+def describe(folder: Path, recorded: Mapping[str, int] | None = None, *, zarr_format: int = 3) -> Description | str:
     """Describe the array in a directory, or give the reason why zarr has to read it; ``recorded`` as in `ChunkGrid`."""
+    key = METADATA_KEYS[zarr_format]
     try:
-        metadata = json.loads((folder / "zarr.json").read_bytes())
+        metadata = json.loads((folder / key).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        return f"{folder} has no zarr.json that can be read ({type(error).__name__})"
+        return f"{folder} has no {key} that can be read ({type(error).__name__})"
     return parse(metadata, folder.absolute(), "", recorded or {})
 
 
@@ -64,7 +70,7 @@ def parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: Ma
     Parameters
     ----------
     metadata
-        What ``zarr.json`` holds.
+        What ``zarr.json`` holds, or the ``.zarray`` of zarr v2.
     folder, root, recorded
         Those of the `ChunkGrid`.
     """
@@ -77,8 +83,13 @@ def parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: Ma
 def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: Mapping[str, int]) -> Description | str:
     if not hasattr(os, "pread") or sys.maxsize < 2**32:
         return "the platform has no 64-bit pread"
-    if (metadata["zarr_format"], metadata["node_type"]) != (3, "array"):
-        return "it is not a zarr v3 array"
+    if metadata["zarr_format"] == 2:
+        translated = as_v3(metadata)
+        if isinstance(translated, str):
+            return translated
+        metadata = translated
+    if (metadata["zarr_format"], metadata.get("node_type")) != (3, "array"):
+        return "it is not an array of zarr v2 or v3"
     if metadata["data_type"] not in _DTYPES:
         return f"the dtype must be one of {sorted(_DTYPES)}, got {metadata['data_type']!r}"
     if metadata.get("storage_transformers"):

@@ -1,4 +1,4 @@
-"""Where in which file is each inner chunk of a local zarr v3 array, or each chunk of an HDF5 dataset, stored?
+"""Where in which file is each inner chunk of a local zarr array, or each chunk of an HDF5 dataset, stored?
 
 1. `locate_all` reads a shard's index on first touch, has it checked (`annbatch.shards.shard_index`), and keeps it. Of
    HDF5 the places are known (`annbatch.shards.hdf5_chunks`); whether the file has changed is checked each time.

@@ -1,7 +1,7 @@
 """Can this codec chain be decoded without the GIL, and how?
 
-1. `parse_codecs` reads the ``codecs`` of a zarr v3 array (those inside the shard, if it is sharded) and gives a
-   `Decoder`, or the reason why not; `annbatch.shards.hdf5_chunks` does the same for HDF5.
+1. `parse_codecs` reads the ``codecs`` of a zarr array (in terms of v3; those inside the shard, if it is sharded) and
+   gives a `Decoder`, or the reason why not; `annbatch.shards.hdf5_chunks` does the same for HDF5.
 2. `library` loads libblosc2, which decodes blosc, zstd and zlib, and lets it decode known chunks before it is trusted.
 3. A `Workspace` is what one thread needs to decode: contexts of the libraries and its buffers.
 4. `decompressor` chooses which function the kernels call: that of libblosc2, or of libdeflate for zlib streams.
@@ -144,7 +144,7 @@ def parse_codecs(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any], chun
         shuffle = int(steps.pop(0)[1].get("elementsize", 4))
         if shuffle not in (1, 2, 4, 8) or chunk_nbytes % shuffle:
             return f"the shuffle's elementsize must be 1, 2, 4 or 8 and divide {chunk_nbytes}, got {shuffle}"
-    if steps and steps[0][0].removeprefix(_NUMCODECS_PREFIX) in ("blosc", "zstd", "gzip"):
+    if steps and steps[0][0].removeprefix(_NUMCODECS_PREFIX) in ("blosc", "zstd", "gzip", "zlib"):
         name, configuration = steps.pop(0)
         codec = Codec[name.removeprefix(_NUMCODECS_PREFIX).upper()]
         cname = configuration.get("cname", "lz4")
@@ -155,7 +155,7 @@ def parse_codecs(codecs: Sequence[Mapping[str, Any]], dtype: np.dtype[Any], chun
     if steps:
         rest = [name for name, _ in steps]
         return f"the codec chain has codecs beyond [delta, bytes, shuffle, compressor, crc32c]: {rest}"
-    if codec in (Codec.BLOSC, Codec.ZSTD) and isinstance(loaded := library(), str):
+    if codec in (Codec.BLOSC, Codec.ZSTD, Codec.ZLIB) and isinstance(loaded := library(), str):
         return loaded
     return Decoder(codec, shuffle, crc32c, delta)
 

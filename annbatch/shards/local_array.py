@@ -1,4 +1,4 @@
-"""How do the elements of a local zarr v3 array get to their places, without zarr and without the GIL?
+"""How do the elements of a local zarr array get to their places, without zarr and without the GIL?
 
 1. `ShardedArray.open` gives the array, or the reason why zarr has to read it.
 2. `ShardedArray.scatter` locates, reads, decodes and casts many chunks in one call that holds no GIL.
@@ -32,7 +32,7 @@ from annbatch.shards.shard_index import Located
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardedArray:
-    """A one-dimensional, or row-chunked two-dimensional, local zarr v3 array that the kernels can read.
+    """A one-dimensional, or row-chunked two-dimensional, local zarr array that the kernels can read.
 
     It may be used by many threads, after a fork, and unpickled elsewhere.
     """
@@ -47,13 +47,15 @@ class ShardedArray:
     """Where the chunks are stored."""
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], recorded: Mapping[str, int] | None = None) -> ShardedArray | str:
+    def open(
+        cls, path: str | os.PathLike[str], recorded: Mapping[str, int] | None = None, *, zarr_format: int = 3
+    ) -> ShardedArray | str:
         """Open the array in a directory, or give the reason why zarr has to read it.
 
-        Nothing but ``zarr.json`` is read. What is ``recorded`` (keys relative to the directory, and checksums) must be
+        Nothing but its metadata is read. What is ``recorded`` (keys relative to the directory, and checksums) must be
         there, and as it was, when it is read.
         """
-        found = describe(Path(path), recorded)
+        found = describe(Path(path), recorded, zarr_format=zarr_format)
         if isinstance(found, str):
             return found
         form = Form(found.dtype, found.chunk_elements, found.decoder, found.fill.tobytes())

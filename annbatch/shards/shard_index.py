@@ -1,4 +1,4 @@
-"""Which object of a zarr v3 array holds which inner chunks, and what does a shard's index say?
+"""Which object of a zarr array holds which inner chunks, and what does a shard's index say?
 
 Pure: no I/O. An object is a file, or what an object store has under a key.
 

@@ -71,7 +71,7 @@ def own_array(array: Any, recorded: Mapping[str, int]) -> ShardedArray | RemoteA
         return direct_array(array)
     within = f"{array.path}/"
     own = {key.removeprefix(within): crc for key, crc in recorded.items() if key.startswith(within)}
-    if DIRECT and array.metadata.zarr_format == 3 and isinstance(array.store, zarr.storage.ObjectStore):
+    if DIRECT and isinstance(array.store, zarr.storage.ObjectStore):
         return RemoteArray.open(array, own)
     return direct_array(array, own)
 
@@ -84,11 +84,9 @@ def direct_array(array: Any, recorded: Mapping[str, int] | None = None) -> Shard
         return array.own
     if not isinstance(array, zarr.Array):
         return "it is in memory"
-    if array.metadata.zarr_format != 3:
-        return f"it is zarr v{array.metadata.zarr_format}, not v3"
     if type(array.store) is not zarr.storage.LocalStore:
         return f"its store is a {type(array.store).__name__}, not a local directory"
-    return ShardedArray.open(Path(array.store.root) / array.path, recorded)
+    return ShardedArray.open(Path(array.store.root) / array.path, recorded, zarr_format=array.metadata.zarr_format)
 
 
 class _Setting:

@@ -3,7 +3,7 @@
 `Elements` stands for one long array (``X/data`` or ``X/indices`` of one store); `plan_work` turns `Pieces` of the
 arrays of several stores into `Work`: functions without arguments that read chunks once and scatter what is wanted.
 
-1. `DirectElements` are local zarr v3 arrays, and datasets of HDF5 files, whose codecs our kernels know: bytes are read,
+1. `DirectElements` are local zarr arrays, and datasets of HDF5 files, whose codecs our kernels know: bytes are read,
    decoded and cast into their final places without zarr or HDF5 and without the GIL, those of like arrays in one call.
 2. `RemoteElements` are such arrays in an object store: their chunks are fetched long before the work is planned
    (`annbatch.stores.chunk_arrival`), and the same kernels decode them from memory.

@@ -4,7 +4,7 @@
 `ArraySlices.begin` takes `Ranges`; what it gives says, when it is called, in which array their rows lie now, and where.
 
 1. Short arrays are read once, and kept: no element is copied.
-2. Arrays in local zarr v3 stores and HDF5 files are read directly; if uncompressed, nothing but the slices: `Direct`.
+2. Arrays in local zarr stores and HDF5 files are read directly; if uncompressed, nothing but the slices: `Direct`.
 3. Those in object stores are requested, many at once: `Remote`.
 4. Others are sliced through zarr, h5py or NumPy: `Sliced`.
 5. One whose elements are all the same needs no more memory than one of them: `Constant`.
@@ -68,7 +68,7 @@ def _whole(flat: ArraySlices) -> tuple[Ints, Ints]:
 
 
 class Direct:
-    """`ArraySlices` over a local zarr v3 array, or a dataset of an HDF5 file."""
+    """`ArraySlices` over a local zarr array, or a dataset of an HDF5 file."""
 
     def __init__(self, array: ShardedArray) -> None:
         self.array = array
@@ -92,7 +92,7 @@ class Direct:
 
 
 class Remote:
-    """`ArraySlices` over a zarr v3 array in an object store."""
+    """`ArraySlices` over a zarr array in an object store."""
 
     def __init__(self, array: RemoteArray) -> None:
         self._array = array

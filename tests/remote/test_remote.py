@@ -220,7 +220,7 @@ def test_ranges_that_are_cut_small_give_the_same(folder, wanted, monkeypatch):
         assert epoch(store) == wanted
 
 
-@pytest.mark.parametrize("form", [form for form in FORMS if form.startswith("v3")])
+@pytest.mark.parametrize("form", [form for form in FORMS if form.startswith("v")])
 def test_stores_of_other_programs(tmp_path, form):
     adatas, x, _ = named_stores(tmp_path, form)
     remote = []

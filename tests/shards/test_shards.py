@@ -350,7 +350,7 @@ def test_like_arrays_are_scattered_together_and_errors_name_theirs(tmp_path: Pat
 
 REASONS = {
     "not there": ({}, "no zarr.json"),
-    "group": ({"node_type": "group"}, "not a zarr v3 array"),
+    "group": ({"node_type": "group"}, "not an array of zarr v2 or v3"),
     "string": ({"data_type": "string"}, "dtype must be one of"),
     "datetime": ({"data_type": {"name": "numpy.datetime64"}}, "are invalid|dtype must be"),
     "transformers": ({"storage_transformers": [{"name": "x"}]}, "storage transformers"),
