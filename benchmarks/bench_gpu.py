@@ -4,8 +4,10 @@
    to train on. Each contender makes its environment and its store (`harness.stores.prepare`).
 2. Time what the machine can do at best (`harness.contenders.limits`).
 3. For each size of windows, time all contenders in interleaved rounds; every batch is summed up on the GPU.
-4. Train two models on the batches (`harness.training`), and see for which share of the time no step runs.
-5. After each of these, write what there is so far, so that a run that is cut off leaves its results.
+4. Time batches on the CPU with all cores, at the first of these sizes.
+5. Train two models on the batches (`harness.training`), at the largest size, and see for which share of the time no
+   step runs.
+6. After each round, write what there is so far, so that a run that is cut off leaves its results.
 
 Without a CUDA device it says so and ends with exit code 2. ``--device cpu`` then tries its ways as far as they go on
 the CPU; what it measures there means nothing, and goes to the work folder.
@@ -18,22 +20,25 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from harness import BENCHMARKS
 from harness.command_line import options, prepared
-from harness.contenders.registry import CONTENDERS, GPU_CONTENDERS, GPU_LIMITS
+from harness.contenders.registry import CONTENDERS, CPU_CONTENDERS, GPU_CONTENDERS, GPU_LIMITS, PEER, PEER_GPU
 from harness.environments import Unavailable
 from harness.plots import plot_speeds
 from harness.results import print_table, save
 from harness.rounds import measure
-from harness.settings import Setting
-from harness.stores import Bench, jobs_of
+from harness.settings import ON_CPU, Setting
+from harness.stores import Bench, jobs_of, prepare_each
 
 TRAINED = ("gpu-cpu-csr", "gpu-gpu-csr", "gpu-gpu-dense", "gpu-peer-torch")
 """Contenders that models are trained from; where batches are CSR, making them dense is no part of the step."""
+Keep = Callable[[list[dict[str, Any]]], None]
+"""What is given rows that may not be complete."""
 GENES, TYPES, NNZ = 20_000, 100, 1_500
 """Columns, cell types and stored elements a cell of the input to train on."""
 
@@ -77,28 +82,46 @@ def settings_of(names: str, device: str) -> list[Setting]:
     return found
 
 
+def with_one_peer(bench: Bench) -> Bench:
+    """Let the peer's environment for GPUs read on the CPU, too, unless it has one for that."""
+    try:
+        return replace(bench, pythons={PEER.name: bench.python(PEER_GPU)} | bench.pythons)
+    except Unavailable as error:
+        print(f"  {PEER_GPU.name}: {error}", flush=True)
+        return bench
+
+
 def measured(
-    arguments: argparse.Namespace, bench: Bench, names: tuple[str, ...], settings: list[Setting]
+    arguments: argparse.Namespace, bench: Bench, names: tuple[str, ...], settings: list[Setting], keep: Keep
 ) -> Iterator[list[dict[str, Any]]]:
-    """Time the limits, then the contenders at each setting, then training; give the rows of each."""
+    """Time the limits, the contenders at each setting, batches on the CPU, and training; give the rows of each."""
+    prepare_each(bench, [*GPU_LIMITS, *CPU_CONTENDERS, *names])
     print("limits", flush=True)
-    yield measure(bench, jobs_of(bench, GPU_LIMITS, settings[0]), warm_ups=2)
+    yield measure(bench, jobs_of(bench, GPU_LIMITS, settings[0]), warm_ups=2, keep=keep)
     for setting in settings:
         print(f"setting {setting.name}", flush=True)
-        yield measure(bench, jobs_of(bench, names, setting), warm_ups=2)
+        yield measure(bench, jobs_of(bench, names, setting), warm_ups=2, keep=keep)
+    on_cpu = replace(settings[0], name=f"{settings[0].name}{ON_CPU}", device="cpu")
+    print(f"setting {on_cpu.name}", flush=True)
+    yield measure(bench, jobs_of(bench, CPU_CONTENDERS, on_cpu), warm_ups=2, keep=keep)
     if not arguments.train:
         return
     cells = arguments.train_cells or max(1, arguments.cells // 2)
     genes = min(GENES, arguments.genes)
     changes = {"cells": cells, "genes": genes, "nnz": min(NNZ, genes // 4), "types": TYPES}
     training = prepared(arguments, **changes)
+    facts = {key: training.facts[key] for key in ("n_obs", "n_vars", "nnz")}
+    setting = max(settings, key=lambda one: one.window)
+    chosen = [name for name in TRAINED if name in names]
+    prepare_each(training, chosen)
     for model in arguments.train.split(","):
-        for setting in settings[-1:]:
-            print(f"training {model}, setting {setting.name}", flush=True)
-            chosen = tuple(name for name in TRAINED if name in names)
-            rows = measure(training, jobs_of(training, chosen, setting, train=model), warm_ups=2)
-            facts = {key: training.facts[key] for key in ("n_obs", "n_vars", "nnz")}
-            yield [row | {"setting": f"{model}, {row['setting']}", "model": model} | facts for row in rows]
+        print(f"training {model}, setting {setting.name}", flush=True)
+
+        def named(rows: list[dict[str, Any]], model: str = model) -> list[dict[str, Any]]:
+            return [row | {"setting": f"{model}, {row['setting']}", "model": model} | facts for row in rows]
+
+        jobs = jobs_of(training, chosen, setting, train=model)
+        yield named(measure(training, jobs, warm_ups=2, keep=lambda rows, named=named: keep(named(rows))))
 
 
 def main() -> None:
@@ -129,10 +152,14 @@ def main() -> None:
         command = [sys.executable, "-m", "pytest", "-m", "gpu", str(BENCHMARKS.parent / "tests")]
         if status := subprocess.run(command, cwd=BENCHMARKS.parent, check=False).returncode:
             parser.exit(status, "bench_gpu.py stops: the tests that need a GPU failed\n")
-    bench = prepared(arguments)
+    bench = with_one_peer(prepared(arguments))
     rows: list[dict[str, Any]] = []
     settings = settings_of(arguments.settings, arguments.device)
-    for more in measured(arguments, bench, names, settings):
+
+    def keep(more: list[dict[str, Any]]) -> None:
+        save("gpu", arguments, bench.facts, rows + more, software)
+
+    for more in measured(arguments, bench, names, settings, keep):
         rows += more
         path = save("gpu", arguments, bench.facts, rows, software)
         if any(map(is_speed, rows)):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -103,10 +103,16 @@ def choose_round(bench: Bench, setting: Setting, warm_up: dict[str, Any]) -> dic
     return {"cells": max(1, math.ceil(rate * round_s / unit)) * unit}
 
 
-def measure(bench: Bench, jobs: Sequence[Job], warm_ups: int = 1) -> list[dict[str, Any]]:
+def measure(
+    bench: Bench,
+    jobs: Sequence[Job],
+    warm_ups: int = 1,
+    keep: Callable[[list[dict[str, Any]]], None] | None = None,
+) -> list[dict[str, Any]]:
     """Time jobs against each other; give one row each, in the format of the results.
 
     Where the first epoch compiles what others use, ``warm_ups`` is 2: the last one decides how long a round is.
+    ``keep`` is given the rows so far after each round.
     """
     workers = []
     for job in jobs:
@@ -133,6 +139,8 @@ def measure(bench: Bench, jobs: Sequence[Job], warm_ups: int = 1) -> list[dict[s
                 workers.remove(worker)
         rates = ", ".join(f"{worker.rounds[-1]['cells'] / worker.rounds[-1]['seconds']:,.0f}" for worker in workers)
         print(f"  round {number + 1}: {rates} cells/s", flush=True)
+        if keep is not None:
+            keep([as_row(worker) for worker in workers])
     rows = []
     for worker in workers:
         for answer in worker.rounds:

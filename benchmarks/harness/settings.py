@@ -72,6 +72,9 @@ SETTINGS = {
 }
 """Name -> setting of the field; batches of 4096 unless the name begins with their size."""
 
+ON_CPU = ", batches on the CPU"
+"""What follows the name of a GPU benchmark's setting at which batches stay there."""
+
 TITLES = {
     "512x32": "blocks of 512 rows, 32 of them shuffled together",
     "32x256": "blocks of 32 rows, 256 of them shuffled together",

@@ -1,7 +1,8 @@
 """Where does everything lie, and who writes each store?
 
 1. A `Bench` knows the input, the environments and the stores, all of which are kept in the work folder.
-2. `prepare` makes a contender's environment and its store; `jobs_of` leaves out who cannot run here.
+2. `prepare` makes a contender's environment and its store, `prepare_each` those of several at a time; `jobs_of` leaves
+   out who cannot run here.
 3. `write_store` writes one in a process of its own, which `worker_command` and `worker_environment` describe.
 """
 
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,11 @@ from harness import BENCHMARKS
 from harness.contenders.registry import CONTENDERS
 from harness.environments import Environment, Unavailable
 from harness.jobs import Job
+from harness.machine import cores
 from harness.settings import Setting
+
+CORES_OF_WRITER = 4
+"""Cores for each store that is written at the same time as others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +121,23 @@ def prepare(bench: Bench, contender: str) -> Path | None:
     print(f"{owner.title} writes {store}", flush=True)
     done.write_text(json.dumps(write_store(bench, owner.environment, entry.store, store)) + "\n")
     return store
+
+
+def prepare_each(bench: Bench, contenders: Iterable[str]) -> None:
+    """Let contenders write their stores, several at a time where there are cores for it.
+
+    How long each takes then says little.
+    """
+
+    def attempt(contender: str) -> None:
+        try:
+            prepare(bench, contender)
+        except Unavailable as error:
+            print(f"  {CONTENDERS[contender].title}: {error}", flush=True)
+
+    one_of_each = {CONTENDERS[name].store: name for name in contenders}
+    with ThreadPoolExecutor(max(1, cores() // CORES_OF_WRITER)) as pool:
+        list(pool.map(attempt, one_of_each.values()))
 
 
 def write_store(bench: Bench, environment: Environment | None, way: str, store: Path) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def open_peer(job: Job) -> Epoch:
         import zarr
 
         zarr.config.set({"threading.max_workers": job.setting.threads})
-    loader = _opened(job)
+    # What it would do by default depends on what else is installed.
+    loader = _opened(job, preload_to_gpu=False, to=None)
 
     def epoch() -> Iterator[Matrix]:
         for batch in loader:

@@ -127,4 +127,6 @@ CONTENDERS = {
 }
 """Name on the command line -> contender."""
 GPU_CONTENDERS = tuple(name for name in CONTENDERS if name.startswith("gpu-"))
+CPU_CONTENDERS = ("direct", "direct-packed", "peer", "limit")
+"""Who is timed beside them on the CPU."""
 GPU_LIMITS = ("limit-read", "limit-copy", "limit-copy-zstd", "limit-nvcomp", "limit-kvikio")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.report.markdown import Record, cpu_rate, middle, rate, table
 from harness.results import median, ratios
-from harness.settings import TITLES
+from harness.settings import ON_CPU, TITLES
 
 PEER = "scverse annbatch 0.3.1"
 OURS = "annbatch-dlpack"
@@ -50,6 +50,8 @@ def gpu_table(record: Record) -> str:
     """Speeds by size of windows beside the peer's best, what the machine can do at best, and idle time in training."""
     rows = record["rows"]
     speeds = [row for row in rows if "model" not in row and not row["contender"].startswith("limit")]
+    on_cpu = [row for row in speeds if row["setting"].endswith(ON_CPU)]
+    speeds = [row for row in speeds if row not in on_cpu]
     best = max((median(row) for row in speeds if row["contender"].startswith("peer")), default=None)
     text = ""
     for setting in dict.fromkeys(row["setting"] for row in speeds):
@@ -60,6 +62,7 @@ def gpu_table(record: Record) -> str:
         title = TITLES.get(setting, setting)
         head = ("", "cells/s", "against the peer's best of all settings" if best else "", CPU)
         text += f"\n**{title[0].upper()}{title[1:]}**\n\n{table(head, lines)}"
+    text += main_table({"rows": on_cpu})
     limits = [row for row in rows if row["contender"].startswith("limit")]
     if limits:
         lines = [(row["contender"].removeprefix("limit: "), rate(row), cpu_rate(row)) for row in limits]
