@@ -154,10 +154,14 @@ def is_kept(path: Path) -> bool | None:
         return None
     start = path.stat().st_size // 2 // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
     found = np.zeros(1, np.uint8)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ, offset=start) as page:
-        view = np.frombuffer(page, np.uint8)
-        failed = mincore(*map(ctypes.c_void_p, (view.ctypes.data, 1, found.ctypes.data)))
-        del view
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 1, access=mmap.ACCESS_READ, offset=start) as page:
+            view = np.frombuffer(page, np.uint8)
+            failed = mincore(*map(ctypes.c_void_p, (view.ctypes.data, 1, found.ctypes.data)))
+            del view
+    except OSError:
+        # Not every file system can map files.
+        return None
     return None if failed else bool(found[0] & 1)
 
 

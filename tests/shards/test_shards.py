@@ -32,12 +32,12 @@ CHUNK, PER_SHARD, SIZE = 512, 4, 5000
 DTYPES = ["bool", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"]
 
 
-def shuffle(elementsize: int) -> Any:
+def of_numcodecs(name: str, **options: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr says that these codecs are not in its specification
-        from zarr.codecs.numcodecs import Shuffle
+        import zarr.codecs.numcodecs
 
-        return Shuffle(elementsize=elementsize)
+        return getattr(zarr.codecs.numcodecs, name)(**options)
 
 
 def compressors(name: str) -> list[Any]:
@@ -52,8 +52,10 @@ def compressors(name: str) -> list[Any]:
                 out.append(zc.ZstdCodec(level=3))
             case "gzip":
                 out.append(zc.GzipCodec(level=4))
+            case "zlib":
+                out.append(of_numcodecs("Zlib", level=4))
             case "shuffle":
-                out.append(shuffle(int(rest[0])))
+                out.append(of_numcodecs("Shuffle", elementsize=int(rest[0])))
             case "crc32c":
                 out.append(zc.Crc32cCodec())
     return out
@@ -117,6 +119,7 @@ CHAINS = [
     "",
     "zstd",
     "gzip",
+    "zlib",
     "shuffle-2",
     "shuffle-4+zstd",
     "shuffle-2+gzip",
