@@ -117,7 +117,7 @@ def _parse(metadata: Mapping[str, Any], folder: PurePath, root: str, recorded: M
     if min(inner) < 1 or outer[0] < 1 or outer[0] % inner[0]:
         return f"shards must be whole multiples of chunks, got {outer} and {inner}"
     n_chunks = -(-shape[0] // outer[0]) * (outer[0] // inner[0])
-    if min(shape) < 0 or math.prod(shape) >= 2**62 or n_chunks > _MAX_CHUNKS:
+    if min(shape) < 0 or n_chunks > _MAX_CHUNKS:
         return f"there must be at most {_MAX_CHUNKS} chunks, got shape {shape} in chunks {inner} and shards {outer}"
     elements = math.prod(inner)
     decoder = parse_codecs(codecs, dtype, elements * dtype.itemsize)
